@@ -1,0 +1,1 @@
+//! The protocol-neutral domain: topics, partitions, producers, groups.

@@ -1,0 +1,1 @@
+//! The rules an acknowledged record is held to, as code; every fault test uses it.

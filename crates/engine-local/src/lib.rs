@@ -1,0 +1,1 @@
+//! The embedded engine: one shared write-ahead log with group commit on a local disk.

@@ -1,0 +1,3 @@
+//! The `ferrymq` binary: command line, configuration and composition root.
+
+fn main() {}

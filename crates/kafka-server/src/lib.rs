@@ -1,0 +1,1 @@
+//! The Kafka door: sessions and one handler per API.

@@ -1,0 +1,1 @@
+//! Ids, offsets, the record batch and limits: the vocabulary every other crate shares.
