@@ -1,0 +1,346 @@
+//! Records inside a batch: walking them in place, and building uncompressed batches.
+//!
+//! A record is `length attributes timestamp-delta offset-delta key value headers`, all integers zig-zag
+//! varints (Kafka's protocol guide, "Record").
+//!
+//! **Invariants.** Walking never allocates from a declared length, never recurses, and yields slices of the
+//! input. The walker checks structure; meaning (consecutive deltas and such) is the caller's to check.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::batch::{self, Compression, HEADER_BYTES, NO_PRODUCER_ID, NO_SEQUENCE};
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid record: {0}")]
+pub struct RecordError(pub &'static str);
+
+/// One header of a record. Keys are UTF-8 by convention, bytes by format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The header's key.
+    pub key: Bytes,
+    /// The header's value; may be null.
+    pub value: Option<Bytes>,
+}
+
+/// One record, its fields slices of the batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// Milliseconds after the batch's base timestamp.
+    pub timestamp_delta: i64,
+    /// Offset after the batch's base offset.
+    pub offset_delta: i32,
+    /// The key; may be null.
+    pub key: Option<Bytes>,
+    /// The value; may be null (a tombstone).
+    pub value: Option<Bytes>,
+    /// Headers, in order, duplicates kept.
+    pub headers: Vec<Header>,
+}
+
+/// An iterator over the records of an uncompressed payload.
+#[derive(Debug, Clone)]
+pub struct Records {
+    rest: Bytes,
+    left: i32,
+}
+
+impl Records {
+    /// Walks `count` records of `payload` (a batch's bytes after its header, decompressed).
+    #[must_use]
+    pub fn new(payload: Bytes, count: i32) -> Records {
+        Records { rest: payload, left: count }
+    }
+
+    /// Bytes not yet walked; empty after the last record of a well-formed batch.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    fn next_record(&mut self) -> Result<Record, RecordError> {
+        let length = read_length(&mut self.rest)?.ok_or(RecordError("null record"))?;
+        let mut body = self.rest.split_to(length);
+        if body.is_empty() {
+            return Err(RecordError("no attributes"));
+        }
+        let _attributes = body.split_to(1);
+        let timestamp_delta = read_varint(&mut body)?;
+        let offset_delta =
+            i32::try_from(read_varint(&mut body)?).map_err(|_| RecordError("offset delta out of range"))?;
+        let key = read_bytes(&mut body)?;
+        let value = read_bytes(&mut body)?;
+        let headers = read_headers(&mut body)?;
+        if !body.is_empty() {
+            return Err(RecordError("bytes left over in the record"));
+        }
+        Ok(Record { timestamp_delta, offset_delta, key, value, headers })
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            return None;
+        }
+        let item = self.next_record();
+        // After an error the rest has no meaning.
+        self.left = if item.is_ok() { self.left - 1 } else { 0 };
+        Some(item)
+    }
+}
+
+fn read_headers(body: &mut Bytes) -> Result<Vec<Header>, RecordError> {
+    let count =
+        usize::try_from(read_varint(body)?).map_err(|_| RecordError("negative number of headers"))?;
+    // A header takes at least two bytes, so this bounds the allocation by what is really there.
+    if count > body.len() / 2 {
+        return Err(RecordError("more headers than bytes"));
+    }
+    let mut headers = Vec::with_capacity(count.min(64));
+    for _ in 0..count {
+        let key = read_bytes(body)?.ok_or(RecordError("null header key"))?;
+        headers.push(Header { key, value: read_bytes(body)? });
+    }
+    Ok(headers)
+}
+
+fn read_bytes(from: &mut Bytes) -> Result<Option<Bytes>, RecordError> {
+    Ok(read_length(from)?.map(|length| from.split_to(length)))
+}
+
+/// A length that is covered by the bytes that remain; `None` for -1.
+fn read_length(from: &mut Bytes) -> Result<Option<usize>, RecordError> {
+    let length = read_varint(from)?;
+    if length == -1 {
+        return Ok(None);
+    }
+    match usize::try_from(length) {
+        Ok(length) if length <= from.len() => Ok(Some(length)),
+        _ => Err(RecordError("length out of range")),
+    }
+}
+
+fn read_varint(from: &mut Bytes) -> Result<i64, RecordError> {
+    let mut value = 0u64;
+    for index in 0..10 {
+        let byte = *from.get(index).ok_or(RecordError("cut short"))?;
+        if index == 9 && byte > 1 {
+            break;
+        }
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            let _ = from.split_to(index + 1);
+            return Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed());
+        }
+    }
+    Err(RecordError("varint too long"))
+}
+
+fn put_varint(out: &mut BytesMut, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while rest >= 0x80 {
+        out.put_u8((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.put_u8(rest as u8);
+}
+
+fn put_bytes(out: &mut BytesMut, value: Option<&[u8]>) {
+    match value {
+        None => put_varint(out, -1),
+        Some(value) => {
+            put_varint(out, i64::try_from(value.len()).expect("a slice is shorter than i64::MAX"));
+            out.put_slice(value);
+        }
+    }
+}
+
+/// Builds one uncompressed batch, record by record. Base offset 0 and leader epoch 0 until patched.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    out: BytesMut,
+    scratch: BytesMut,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    count: i32,
+    producer: (i64, i16, i32),
+}
+
+impl BatchBuilder {
+    /// An empty batch whose record timestamps count from `base_timestamp` milliseconds.
+    #[must_use]
+    pub fn new(base_timestamp: i64) -> BatchBuilder {
+        let mut out = BytesMut::with_capacity(4096);
+        out.put_bytes(0, HEADER_BYTES);
+        let producer = (NO_PRODUCER_ID, -1, NO_SEQUENCE);
+        let max_timestamp = base_timestamp;
+        BatchBuilder { out, scratch: BytesMut::new(), base_timestamp, max_timestamp, count: 0, producer }
+    }
+
+    /// Makes the batch an idempotent producer's.
+    pub fn producer(&mut self, id: i64, epoch: i16, base_sequence: i32) {
+        self.producer = (id, epoch, base_sequence);
+    }
+
+    /// Appends one record.
+    pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
+        self.scratch.clear();
+        self.scratch.put_u8(0);
+        put_varint(&mut self.scratch, timestamp - self.base_timestamp);
+        put_varint(&mut self.scratch, i64::from(self.count));
+        put_bytes(&mut self.scratch, key);
+        put_bytes(&mut self.scratch, value);
+        put_varint(&mut self.scratch, i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"));
+        for header in headers {
+            put_bytes(&mut self.scratch, Some(&header.key));
+            put_bytes(&mut self.scratch, header.value.as_deref());
+        }
+        let length = i64::try_from(self.scratch.len()).expect("a buffer is shorter than i64::MAX");
+        put_varint(&mut self.out, length);
+        self.out.extend_from_slice(&self.scratch);
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        self.count += 1;
+    }
+
+    /// Records so far.
+    #[must_use]
+    pub fn count(&self) -> i32 {
+        self.count
+    }
+
+    /// Bytes so far, header included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The finished, uncompressed batch.
+    #[must_use]
+    pub fn build(mut self) -> Bytes {
+        let payload = self.out.split_off(HEADER_BYTES);
+        self.seal(Compression::None, &payload)
+    }
+
+    /// The finished batch with its records passed through `compress`.
+    ///
+    /// # Errors
+    /// Whatever `compress` returns.
+    pub fn build_compressed<E>(
+        mut self,
+        compression: Compression,
+        compress: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<Bytes, E> {
+        let payload = self.out.split_off(HEADER_BYTES);
+        let packed = compress(&payload)?;
+        Ok(self.seal(compression, &packed))
+    }
+
+    fn seal(self, compression: Compression, payload: &[u8]) -> Bytes {
+        let mut out = BytesMut::with_capacity(HEADER_BYTES + payload.len());
+        let length = HEADER_BYTES - batch::LENGTH_OVERHEAD + payload.len();
+        let (producer_id, producer_epoch, base_sequence) = self.producer;
+        out.put_i64(0);
+        out.put_i32(i32::try_from(length).expect("a batch is smaller than 2 GiB"));
+        out.put_i32(0);
+        out.put_i8(2);
+        out.put_u32(0);
+        out.put_u16(compression as u16);
+        out.put_i32(self.count - 1);
+        out.put_i64(self.base_timestamp);
+        out.put_i64(self.max_timestamp);
+        out.put_i64(producer_id);
+        out.put_i16(producer_epoch);
+        out.put_i32(base_sequence);
+        out.put_i32(self.count);
+        out.put_slice(payload);
+        batch::set_crc(&mut out);
+        out.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BatchView, Epoch, Offset};
+    use proptest::prelude::*;
+
+    fn arb_record() -> impl Strategy<Value = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>)>
+    {
+        let bytes = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40));
+        let header = (proptest::collection::vec(any::<u8>(), 0..9), bytes());
+        (0i64..1 << 40, bytes(), bytes(), proptest::collection::vec(header, 0..4))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_built_is_walked(records in proptest::collection::vec(arb_record(), 1..20)) {
+            let mut builder = BatchBuilder::new(1000);
+            for (timestamp, key, value, headers) in &records {
+                let headers: Vec<Header> = headers.iter().map(|(key, value)| Header {
+                    key: Bytes::copy_from_slice(key),
+                    value: value.as_deref().map(Bytes::copy_from_slice),
+                }).collect();
+                builder.push(*timestamp, key.as_deref(), value.as_deref(), &headers);
+            }
+            let mut patched = batch::into_mut(builder.build());
+            batch::set_position(&mut patched, Offset(77), Epoch(3));
+            let mut bytes = patched.freeze();
+            let view = BatchView::split_from(&mut bytes).unwrap();
+            prop_assert!(bytes.is_empty());
+            view.verify_crc().unwrap();
+            view.verify_header().unwrap();
+            prop_assert_eq!(view.header.base_offset, 77);
+            prop_assert_eq!(view.header.leader_epoch, 3);
+            let mut walker = Records::new(view.payload(), view.header.record_count);
+            let walked: Vec<Record> = walker.by_ref().collect::<Result<_, _>>().unwrap();
+            prop_assert_eq!(walker.remaining(), 0);
+            prop_assert_eq!(walked.len(), records.len());
+            for (index, (record, expected)) in walked.iter().zip(&records).enumerate() {
+                prop_assert_eq!(record.offset_delta as usize, index);
+                prop_assert_eq!(record.timestamp_delta, expected.0 - 1000);
+                prop_assert_eq!(record.key.as_deref(), expected.1.as_deref());
+                prop_assert_eq!(record.value.as_deref(), expected.2.as_deref());
+                prop_assert_eq!(record.headers.len(), expected.3.len());
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), count in any::<i32>()) {
+            let mut whole = Bytes::from(bytes.clone());
+            let _ = BatchView::split_from(&mut whole);
+            for record in Records::new(Bytes::from(bytes), count) {
+                let _ = record;
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let mut builder = BatchBuilder::new(0);
+        builder.push(0, Some(b"key"), Some(b"value"), &[]);
+        let good = builder.build();
+        for bit in ATTRIBUTES_BIT..good.len() * 8 {
+            let mut bad = BytesMut::from(&good[..]);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let view = BatchView::split_from(&mut bad.freeze()).unwrap();
+            assert!(view.verify_crc().is_err(), "bit {bit}");
+        }
+    }
+    const ATTRIBUTES_BIT: usize = 21 * 8;
+
+    #[test]
+    fn append_time_keeps_the_crc_true() {
+        let mut builder = BatchBuilder::new(5);
+        builder.push(9, None, Some(b"x"), &[]);
+        let mut bytes = batch::into_mut(builder.build());
+        batch::set_append_time(&mut bytes, 1234);
+        let view = BatchView::split_from(&mut bytes.freeze()).unwrap();
+        view.verify_crc().unwrap();
+        assert_eq!(view.header.max_timestamp, 1234);
+        assert_eq!(view.header.timestamp_type(), crate::TimestampType::LogAppendTime);
+    }
+}
