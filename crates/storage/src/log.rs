@@ -51,7 +51,13 @@ pub trait LogStore: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` for an unknown log, `Corrupt` if the first batch to return does not verify. `from` below
     /// start reads from start; `from` at or behind next reads nothing.
-    fn read(&self, log: LogId, from: Offset, until: Offset, max_bytes: usize) -> Pending<Result<Read, StorageError>>;
+    fn read(
+        &self,
+        log: LogId,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+    ) -> Pending<Result<Read, StorageError>>;
 
     /// Describes up to `max` batches from the one that holds `from` on, with the first `prefix` bytes of each
     /// (0: do not touch the data).

@@ -255,12 +255,13 @@ impl BatchHeader {
 
     /// Sequence number of the last record; sequences wrap from `i32::MAX` to 0 (KIP-98).
     #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "the remainder is below 2^31")]
     pub const fn last_sequence(&self) -> i32 {
         if self.base_sequence == NO_SEQUENCE {
             return NO_SEQUENCE;
         }
         let sum = self.base_sequence as i64 + self.last_offset_delta as i64;
-        (sum % (i32::MAX as i64 + 1)) as i32
+        ((sum % (i32::MAX as i64 + 1)) as u32).cast_signed()
     }
 }
 
@@ -349,7 +350,8 @@ pub fn set_position(batch: &mut [u8], base: Offset, epoch: Epoch) {
 /// Marks the batch as stamped by the broker at `now_ms` and computes its CRC anew
 /// (`message.timestamp.type=LogAppendTime`).
 pub fn set_append_time(batch: &mut [u8], now_ms: i64) {
-    let attributes = u16::from_be_bytes([batch[ATTRIBUTES_AT], batch[ATTRIBUTES_AT + 1]]) | TIMESTAMP_TYPE_BIT;
+    let attributes =
+        u16::from_be_bytes([batch[ATTRIBUTES_AT], batch[ATTRIBUTES_AT + 1]]) | TIMESTAMP_TYPE_BIT;
     batch[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
     batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&now_ms.to_be_bytes());
     set_crc(batch);

@@ -94,8 +94,7 @@ impl Iterator for Records {
 }
 
 fn read_headers(body: &mut Bytes) -> Result<Vec<Header>, RecordError> {
-    let count =
-        usize::try_from(read_varint(body)?).map_err(|_| RecordError("negative number of headers"))?;
+    let count = usize::try_from(read_varint(body)?).map_err(|_| RecordError("negative number of headers"))?;
     // A header takes at least two bytes, so this bounds the allocation by what is really there.
     if count > body.len() / 2 {
         return Err(RecordError("more headers than bytes"));
@@ -140,6 +139,7 @@ fn read_varint(from: &mut Bytes) -> Result<i64, RecordError> {
     Err(RecordError("varint too long"))
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "seven bits at a time")]
 fn put_varint(out: &mut BytesMut, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest >= 0x80 {
@@ -194,7 +194,10 @@ impl BatchBuilder {
         put_varint(&mut self.scratch, i64::from(self.count));
         put_bytes(&mut self.scratch, key);
         put_bytes(&mut self.scratch, value);
-        put_varint(&mut self.scratch, i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"));
+        put_varint(
+            &mut self.scratch,
+            i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"),
+        );
         for header in headers {
             put_bytes(&mut self.scratch, Some(&header.key));
             put_bytes(&mut self.scratch, header.value.as_deref());
@@ -268,8 +271,9 @@ mod tests {
     use crate::{BatchView, Epoch, Offset};
     use proptest::prelude::*;
 
-    fn arb_record() -> impl Strategy<Value = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>)>
-    {
+    type Fields = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
+
+    fn arb_record() -> impl Strategy<Value = Fields> {
         let bytes = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40));
         let header = (proptest::collection::vec(any::<u8>(), 0..9), bytes());
         (0i64..1 << 40, bytes(), bytes(), proptest::collection::vec(header, 0..4))
