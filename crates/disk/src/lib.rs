@@ -8,10 +8,15 @@
 
 #![forbid(unsafe_code)]
 
+mod path;
+pub mod real;
+
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use real::RealDisk;
 
 /// A directory tree in which an engine lives.
 pub trait Disk: Send + Sync + 'static {
