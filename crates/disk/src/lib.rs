@@ -10,6 +10,7 @@
 
 mod path;
 pub mod real;
+pub mod sim;
 
 use std::io;
 use std::ops::Range;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use real::RealDisk;
+pub use sim::SimDisk;
 
 /// A directory tree in which an engine lives.
 pub trait Disk: Send + Sync + 'static {
