@@ -131,6 +131,8 @@ struct Owned {
     producers: ProducerState,
     undo: Vec<Taken>,
     batches_since_snapshot: u32,
+    /// A picture of the producers that becomes true once the append with this sequence is durable.
+    snapshot: Option<(u64, Offset, Producers)>,
 }
 
 /// Whether the partition's producers are known yet. They are read from the log when first needed.
@@ -248,6 +250,7 @@ impl Owner {
             producers,
             undo: Vec::new(),
             batches_since_snapshot: 0,
+            snapshot: None,
             partition,
         };
         self.partitions.insert(owned.partition.log, owned);
@@ -339,7 +342,7 @@ impl Owner {
         owned.undo.push(Taken { sequence: owned.sequence, next_before: base, producer });
         owned.next = next;
         owned.in_flight += 1;
-        owned.batches_since_snapshot += u32::from(header.has_producer_id());
+        owned.plan_snapshot(&header);
         let append = Append {
             expect_next: base,
             commit_id: CommitId { writer: self.context.writer, sequence: owned.sequence },
@@ -400,13 +403,9 @@ impl Owner {
             (None, Err(error)) => Err(AppendError::Storage(error)),
             (Some(owned), outcome) => owned.settle(&sent, outcome, now_ms),
         };
-        if let Some(owned) = self.partitions.get_mut(&sent.log)
-            && owned.batches_since_snapshot >= SNAPSHOT_EVERY
-            && owned.in_flight == 0
-            && let ProducerState::Known(producers) = &owned.producers
-        {
-            owned.batches_since_snapshot = 0;
-            load::save_snapshot(&self.context, sent.log, owned.next, producers);
+        let ready = self.partitions.get_mut(&sent.log).and_then(|owned| owned.ready_snapshot(sent.sequence));
+        if let Some((next, producers)) = ready {
+            load::save_snapshot(&self.context, sent.log, next, producers);
         }
         self.answer(sent.request, sent.item, result);
     }
@@ -465,6 +464,23 @@ impl Owner {
 }
 
 impl Owned {
+    /// Takes a picture of the producers every so many batches.
+    fn plan_snapshot(&mut self, header: &BatchHeader) {
+        self.batches_since_snapshot += u32::from(header.has_producer_id());
+        if self.batches_since_snapshot >= SNAPSHOT_EVERY
+            && let ProducerState::Known(producers) = &self.producers
+        {
+            self.batches_since_snapshot = 0;
+            self.snapshot = Some((self.sequence, self.next, producers.clone()));
+        }
+    }
+
+    /// The picture, once all it speaks of is durable.
+    fn ready_snapshot(&mut self, durable: u64) -> Option<(Offset, Producers)> {
+        let (_, next, producers) = self.snapshot.take_if(|(sequence, _, _)| *sequence <= durable)?;
+        Some((next, producers))
+    }
+
     /// Publishes a success or takes a failure back.
     fn settle(&mut self, sent: &Sent, outcome: Outcome, now_ms: i64) -> Result<Appended, AppendError> {
         self.in_flight -= 1;
@@ -476,6 +492,7 @@ impl Owned {
             }
             Err(error) => {
                 self.failing = true;
+                self.snapshot = None;
                 // Behind a failure the others fail by conflict; what the client needs to know is: try again.
                 match error.kind() {
                     ErrorKind::Conflict => Err(AppendError::Retry),

@@ -1,7 +1,6 @@
 //! A partition's producers, read back: the last snapshot and the batch headers since.
 //!
-//! **Invariants.** A snapshot is taken only when nothing is in flight, so it never speaks of a batch that the
-//! log does not hold. A missing or unreadable snapshot costs time, not truth: the headers say it all.
+//! **Invariants.** A snapshot is stored only once every batch it speaks of is durable. A missing or unreadable snapshot costs time, not truth: the headers say it all.
 
 use std::sync::Arc;
 
@@ -69,8 +68,8 @@ async fn read(
 }
 
 /// Stores a snapshot in the background. Losing it costs time at the next start, nothing else.
-pub(super) fn save_snapshot(context: &ShardContext, log: LogId, next: Offset, producers: &Producers) {
-    let snapshot = Snapshot { v: SNAPSHOT_VERSION, next: next.0, producers: producers.clone() };
+pub(super) fn save_snapshot(context: &ShardContext, log: LogId, next: Offset, producers: Producers) {
+    let snapshot = Snapshot { v: SNAPSHOT_VERSION, next: next.0, producers };
     let Ok(value) = serde_json::to_vec(&snapshot) else { return };
     let state = context.state.clone();
     context.tasks.spawn(TaskKind::Background, "producer snapshot", async move {
