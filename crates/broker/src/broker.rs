@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::partition::{Bounds, Partition};
 use crate::producers::Producers;
 use crate::settings::{ConfigCell, TopicConfig, TopicDefaults};
-use crate::shard::{AppendError, AppendItem, Appended, Message, Shard, ShardContext};
+use crate::shard::{AppendError, AppendItem, AppendResults, Message, Shard, ShardContext};
 use crate::topics::{
     DeletingRecord, NewTopic, RECORD_VERSION, Registry, Topic, TopicError, TopicRecord, check_name, log_ids,
 };
@@ -360,9 +360,7 @@ impl Broker {
             Err(TopicError::Partitions(if total == old {
                 format!("Topic already has {old} partition(s).")
             } else {
-                format!(
-                    "The topic currently has {old} partition(s); {total} would not be an increase."
-                )
+                format!("The topic currently has {old} partition(s); {total} would not be an increase.")
             }))
         } else if total > TOPIC_PARTITIONS_MAX || all + added > PARTITIONS_MAX {
             Err(TopicError::Partitions(format!(
@@ -483,8 +481,7 @@ impl Broker {
 
     async fn attach(&self, topic: &Topic, from: usize) {
         for partition in &topic.partitions[from..] {
-            let message =
-                Message::Attach { partition: partition.clone(), next: partition.high_watermark() };
+            let message = Message::Attach { partition: partition.clone(), next: partition.high_watermark() };
             self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;
         }
     }
@@ -493,12 +490,12 @@ impl Broker {
 /// Appends that were handed to their owners.
 pub struct PendingAppends {
     count: usize,
-    parts: Vec<(Vec<usize>, oneshot::Receiver<Vec<Result<Appended, AppendError>>>)>,
+    parts: Vec<(Vec<usize>, oneshot::Receiver<AppendResults>)>,
 }
 
 impl PendingAppends {
     /// Waits for all of them: one result per item, in order.
-    pub async fn wait(self) -> Vec<Result<Appended, AppendError>> {
+    pub async fn wait(self) -> AppendResults {
         let mut results: Vec<_> = (0..self.count).map(|_| Err(AppendError::Gone)).collect();
         for (indexes, answer) in self.parts {
             for (index, result) in indexes.into_iter().zip(answer.await.unwrap_or_default()) {

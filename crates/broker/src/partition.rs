@@ -132,12 +132,7 @@ impl Partition {
     }
 
     /// Reads whole batches from the one that holds `from`, none at or behind `until`.
-    pub fn read(
-        &self,
-        from: Offset,
-        until: Offset,
-        bytes_max: usize,
-    ) -> Pending<Result<Read, StorageError>> {
+    pub fn read(&self, from: Offset, until: Offset, bytes_max: usize) -> Pending<Result<Read, StorageError>> {
         self.store.read(self.log, from, until.min(self.high_watermark()), bytes_max)
     }
 

@@ -123,7 +123,11 @@ impl Producers {
         }
         let last = producer.batches.last().map_or(-1, |batch| batch.last_sequence);
         let expected = if last == i32::MAX { 0 } else { last + 1 };
-        if sequence == expected { Ok(Check::Fresh) } else { Err(ProducerError::OutOfOrder { id, sequence, last }) }
+        if sequence == expected {
+            Ok(Check::Fresh)
+        } else {
+            Err(ProducerError::OutOfOrder { id, sequence, last })
+        }
     }
 
     /// Notes a batch that was, or is being, appended at `base`.
@@ -167,7 +171,8 @@ impl Producers {
 
     /// Forgets producers silent since before `cutoff_ms` (`producer.id.expiration.ms`).
     pub fn expire(&mut self, cutoff_ms: i64) {
-        self.by_id.retain(|_, producer| producer.batches.last().is_some_and(|last| last.seen_ms >= cutoff_ms));
+        self.by_id
+            .retain(|_, producer| producer.batches.last().is_some_and(|last| last.seen_ms >= cutoff_ms));
     }
 
     /// All producers, by id.
@@ -228,10 +233,10 @@ mod tests {
     #[test]
     fn the_last_five_batches_are_known() {
         let mut producers = Producers::default();
-        for index in 0..7 {
+        for index in 0..7i32 {
             append(&mut producers, &batch(1, 0, index * 2, 2), index.cast_unsigned().into());
         }
-        for index in 2..7 {
+        for index in 2..7i32 {
             let duplicate = Check::Duplicate { base: Offset(index.cast_unsigned().into()), timestamp: 5 };
             assert_eq!(producers.check(&batch(1, 0, index * 2, 2)), Ok(duplicate));
         }

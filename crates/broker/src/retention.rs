@@ -69,8 +69,8 @@ async fn trim_point(partition: &Partition, clock: &Clock) -> Result<Option<Offse
         let kept = partition.find(Find::Timestamp(cutoff)).await?;
         // Nothing young enough: everything goes, unless the producer's clock is to blame and records keep
         // coming; then the broker's own time of the last append decides.
-        let all_old = config.timestamp_type == TimestampType::LogAppendTime
-            || partition.last_append_ms() < cutoff;
+        let all_old =
+            config.timestamp_type == TimestampType::LogAppendTime || partition.last_append_ms() < cutoff;
         match kept {
             Some(head) => trim = trim.max(head.base),
             None if all_old => trim = next,

@@ -73,6 +73,9 @@ pub enum AppendError {
     Retry,
 }
 
+/// One result per item of an append, in order.
+pub type AppendResults = Vec<Result<Appended, AppendError>>;
+
 /// What a shard is asked to do.
 pub(crate) enum Message {
     /// Takes over a partition whose log was claimed.
@@ -80,7 +83,7 @@ pub(crate) enum Message {
     /// Lets go of a partition.
     Detach { log: LogId },
     /// Appends batches; one result each, in order.
-    Append { items: Vec<AppendItem>, reply: oneshot::Sender<Vec<Result<Appended, AppendError>>> },
+    Append { items: Vec<AppendItem>, reply: oneshot::Sender<AppendResults> },
     /// Moves a partition's start up; answers with the new start.
     Trim { log: LogId, start: Offset, reply: oneshot::Sender<Result<Offset, AppendError>> },
     /// What is known of a partition's producers.
@@ -153,7 +156,7 @@ struct Taken {
 struct Waiting {
     results: Vec<Option<Result<Appended, AppendError>>>,
     missing: usize,
-    reply: oneshot::Sender<Vec<Result<Appended, AppendError>>>,
+    reply: oneshot::Sender<AppendResults>,
 }
 
 /// One append that was handed to the store.
@@ -268,7 +271,7 @@ impl Owner {
     fn on_append(
         &mut self,
         items: Vec<AppendItem>,
-        reply: oneshot::Sender<Vec<Result<Appended, AppendError>>>,
+        reply: oneshot::Sender<AppendResults>,
         batch: &mut Commit,
     ) {
         let request = self.requests;
@@ -305,7 +308,11 @@ impl Owner {
     }
 
     /// Gives out offsets and prepares the append; `Err` holds an answer that needs no write.
-    fn append(&mut self, item: AppendItem, batch: &mut Commit) -> Result<Sent, Result<Appended, AppendError>> {
+    fn append(
+        &mut self,
+        item: AppendItem,
+        batch: &mut Commit,
+    ) -> Result<Sent, Result<Appended, AppendError>> {
         let AppendItem { partition, mut bytes, header } = item;
         let now_ms = self.context.clock.wall_ms();
         let Some(owned) = self.partitions.get_mut(&partition.log) else { return Err(Err(AppendError::Gone)) };

@@ -110,9 +110,7 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
     } else if name.len() > TOPIC_NAME_BYTES_MAX {
         format!("the length of '{name}' is longer than the max allowed length {TOPIC_NAME_BYTES_MAX}")
     } else if !name.chars().all(legal) {
-        format!(
-            "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
-        )
+        format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")
     } else {
         return Ok(());
     };

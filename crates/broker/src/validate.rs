@@ -21,7 +21,9 @@ pub enum Refusal {
     #[error("{0}")]
     Format(BatchError),
     /// Larger than the topic allows.
-    #[error("the record batch size is {size} bytes, which exceeds the maximum configured value of {max} bytes")]
+    #[error(
+        "the record batch size is {size} bytes, which exceeds the maximum configured value of {max} bytes"
+    )]
     TooLarge {
         /// Bytes of the batch.
         size: usize,
@@ -64,10 +66,16 @@ pub fn check_batch(batch: &BatchView, config: &TopicConfig, now_ms: i64) -> Resu
         other => Refusal::Corrupt(other),
     })?;
     if header.is_control() {
-        return Err(Refusal::Record { index: None, what: "clients are not allowed to write control records" });
+        return Err(Refusal::Record {
+            index: None,
+            what: "clients are not allowed to write control records",
+        });
     }
     if header.has_producer_id() && (header.base_sequence < 0 || header.producer_epoch < 0) {
-        return Err(Refusal::Record { index: None, what: "an idempotent batch needs an epoch and a sequence" });
+        return Err(Refusal::Record {
+            index: None,
+            what: "an idempotent batch needs an epoch and a sequence",
+        });
     }
     let summary = match header.compression() {
         Some(Compression::None) => {

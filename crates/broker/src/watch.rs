@@ -68,8 +68,11 @@ impl Watchers {
     /// Starts a watch; `token` is what [`Watcher::take_changed`] will name it by.
     #[must_use]
     pub fn register(&self, watcher: &Arc<Watcher>, token: u64) -> Arc<Registration> {
-        let registration =
-            Arc::new(Registration { token, marked: AtomicBool::new(false), watcher: Arc::downgrade(watcher) });
+        let registration = Arc::new(Registration {
+            token,
+            marked: AtomicBool::new(false),
+            watcher: Arc::downgrade(watcher),
+        });
         let mut list = self.0.lock();
         // Ended watches are swept here, so that the list is never longer than twice the live ones.
         if list.len() == list.capacity() {

@@ -7,10 +7,7 @@ use super::{BATCH_BYTES_MAX_AS_LONG, Effect, Kind, Setting};
 /// The setting called `name`.
 #[must_use]
 pub fn topic_setting(name: &str) -> Option<&'static Setting> {
-    TOPIC_SETTINGS
-        .binary_search_by(|setting| setting.name.cmp(name))
-        .ok()
-        .map(|index| &TOPIC_SETTINGS[index])
+    TOPIC_SETTINGS.binary_search_by(|setting| setting.name.cmp(name)).ok().map(|index| &TOPIC_SETTINGS[index])
 }
 
 const fn honoured(
@@ -49,7 +46,8 @@ const ANY_LONG: Kind = Kind::Long { min: 0, max: i64::MAX };
 const FROM_MINUS_ONE: Kind = Kind::Long { min: -1, max: i64::MAX };
 const NO_COMPACTION: &str = "log compaction is not supported yet; only cleanup.policy=delete is";
 const NO_TIERING: &str = "tiered storage is not supported";
-const NO_RECOMPRESSION: &str = "batches are stored as the producer compressed them; only the default is supported";
+const NO_RECOMPRESSION: &str =
+    "batches are stored as the producer compressed them; only the default is supported";
 const NO_REPLICATION: &str = "replication throttles do not apply: brokers do not replicate among themselves";
 
 /// Every topic setting, sorted by name.
@@ -255,14 +253,7 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         NO_TIERING,
         "Deletes tiered data when tiering is disabled.",
     ),
-    default_only(
-        "remote.storage.enable",
-        Kind::Bool,
-        "false",
-        None,
-        NO_TIERING,
-        "Enables tiered storage.",
-    ),
+    default_only("remote.storage.enable", Kind::Bool, "false", None, NO_TIERING, "Enables tiered storage."),
     honoured(
         "retention.bytes",
         FROM_MINUS_ONE,

@@ -48,10 +48,8 @@ async fn read(
     let snapshot = stored
         .and_then(|entry| serde_json::from_slice::<Snapshot>(&entry.value).ok())
         .filter(|snapshot| snapshot.v == SNAPSHOT_VERSION && snapshot.next <= until.0);
-    let (mut from, mut producers) =
-        snapshot.map_or((Offset::ZERO, Producers::default()), |snapshot| {
-            (Offset(snapshot.next), snapshot.producers)
-        });
+    let (mut from, mut producers) = snapshot
+        .map_or((Offset::ZERO, Producers::default()), |snapshot| (Offset(snapshot.next), snapshot.producers));
     let now_ms = context.clock.wall_ms();
     while from < until {
         let heads = context.store.headers(partition.log, from, HEADERS_PER_READ, HEADER_BYTES).await?;
