@@ -134,7 +134,7 @@ fn an_unknown_outcome_closes_the_store_and_opening_tells() {
 fn another_owner_closes_the_store() {
     let store = MemoryStore::new();
     let old = open(&store);
-    let new = LogMeta::open(Arc::new(store.clone()), OwnerId(2)).now_or_never().unwrap().unwrap();
+    let new = LogMeta::open(Arc::new(store), OwnerId(2)).now_or_never().unwrap().unwrap();
     assert_eq!(kind(now(create(&old, "a"))), ErrorKind::Fenced);
     assert_eq!(kind(now(create(&old, "a"))), ErrorKind::Closed);
     now(create(&new, "a")).unwrap();
