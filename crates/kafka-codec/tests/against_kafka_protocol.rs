@@ -3,6 +3,7 @@
 //! Random valid bytes, written by a third party (the test writer), must decode in both crates to the same
 //! fields, and both must encode what they decoded to the very same bytes. That is done for every API and
 //! version; `UNKNOWN_TO_THEM` lists the versions that crate does not have.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod support;
 

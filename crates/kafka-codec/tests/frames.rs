@@ -1,4 +1,5 @@
 //! The codec as a server and a client use it: whole frames, headers, version rules, what is copied.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use bytes::{Buf as _, Bytes};
 use ferrymq_kafka_codec::encode::RECORDS_SPLICE_MIN;

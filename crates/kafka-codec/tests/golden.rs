@@ -2,6 +2,7 @@
 //!
 //! Each vector must decode and encode back to itself. For the newest version of each message the vector
 //! also says which value was put into which field.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod support;
 

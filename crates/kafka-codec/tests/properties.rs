@@ -1,4 +1,5 @@
 //! Properties of the building blocks, over arbitrary values.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use bytes::{Buf as _, Bytes};
 use ferrymq_kafka_codec::messages::sasl_authenticate::SaslAuthenticateRequest;
