@@ -104,7 +104,7 @@ mod tests {
         let mut stream = Vec::new();
         for (index, size) in sizes.iter().enumerate() {
             stream.extend_from_slice(&u32::try_from(*size).unwrap().to_be_bytes());
-            stream.extend((0..*size).map(|at| (at + index) as u8));
+            stream.extend((0..*size).map(|at| (at + index).to_le_bytes()[0]));
         }
         for chunk in [1usize, 7, 4096, 100_000, usize::MAX] {
             if chunk == 1 && cfg!(debug_assertions) && stream.len() > 10_000_000 {
@@ -116,7 +116,7 @@ mod tests {
                 assert_eq!(reader.next(&mut from, 10_000_000).await.unwrap(), Next::Frame(*size));
                 let body = reader.body(&mut from, *size).await.unwrap();
                 assert_eq!(body.len(), *size);
-                assert!(body.iter().enumerate().all(|(at, byte)| *byte == (at + index) as u8));
+                assert!(body.iter().enumerate().all(|(at, byte)| *byte == (at + index).to_le_bytes()[0]));
             }
             assert_eq!(reader.next(&mut from, 10).await.unwrap(), Next::End);
         }

@@ -33,5 +33,5 @@ fn served() -> ApiVersionsResponse {
 
 fn entry(api: ApiKey) -> ApiVersion {
     let range = api.advertised();
-    ApiVersion { api_key: api.id(), min_version: range.min, max_version: range.max, ..Default::default() }
+    ApiVersion { api_key: api.id(), min_version: range.min, max_version: range.max }
 }

@@ -127,6 +127,5 @@ fn failed(wanted: &ListOffsetsPartition, code: ErrorCode) -> ListOffsetsPartitio
         timestamp: -1,
         offset: -1,
         leader_epoch: -1,
-        ..Default::default()
     }
 }

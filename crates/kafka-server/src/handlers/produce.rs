@@ -43,6 +43,9 @@ struct Accepted {
     header: BatchHeader,
 }
 
+/// Where an answer belongs: topic, slot in it, and the partition.
+type Place = (usize, usize, Arc<Partition>);
+
 /// A batch that did not.
 struct Refused {
     code: ErrorCode,
@@ -86,7 +89,7 @@ pub(crate) async fn begin(
 /// Waits for the owners and fills in what they answered.
 async fn finish(
     pending: PendingAppends,
-    places: Vec<(usize, usize, Arc<Partition>)>,
+    places: Vec<Place>,
     mut response: ProduceResponse,
     node_id: i32,
     acks: i16,
@@ -218,7 +221,7 @@ fn only_batch(version: i16, records: Option<&Records>) -> Result<BatchView, Refu
 }
 
 /// Cuts the frame into its batches, from the back, so that each owns its bytes.
-fn cut(frame: Bytes, accepted: Vec<Accepted>) -> (Vec<AppendItem>, Vec<(usize, usize, Arc<Partition>)>) {
+fn cut(frame: Bytes, accepted: Vec<Accepted>) -> (Vec<AppendItem>, Vec<Place>) {
     let mut rest: BytesMut = into_mut(frame);
     let mut items = Vec::with_capacity(accepted.len());
     let mut places = Vec::with_capacity(accepted.len());
