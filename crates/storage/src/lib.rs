@@ -16,6 +16,7 @@
 pub mod error;
 pub mod log;
 pub mod memory;
+pub mod memory_meta;
 pub mod meta;
 pub mod validate;
 
