@@ -6,7 +6,7 @@
 use crate::api_key::ApiKey;
 use crate::decode::{DecodeError, Decoder};
 use crate::encode::{EncodeError, Encoder};
-use crate::message::Message as _;
+use crate::message::{Message as _, from_messages};
 
 pub mod add_offsets_to_txn;
 pub mod add_partitions_to_txn;
@@ -395,287 +395,56 @@ impl RequestKind {
     }
 }
 
-impl From<ProduceRequest> for RequestKind {
-    fn from(m: ProduceRequest) -> Self {
-        Self::Produce(m)
-    }
-}
-
-impl From<FetchRequest> for RequestKind {
-    fn from(m: FetchRequest) -> Self {
-        Self::Fetch(m)
-    }
-}
-
-impl From<ListOffsetsRequest> for RequestKind {
-    fn from(m: ListOffsetsRequest) -> Self {
-        Self::ListOffsets(m)
-    }
-}
-
-impl From<MetadataRequest> for RequestKind {
-    fn from(m: MetadataRequest) -> Self {
-        Self::Metadata(m)
-    }
-}
-
-impl From<OffsetCommitRequest> for RequestKind {
-    fn from(m: OffsetCommitRequest) -> Self {
-        Self::OffsetCommit(m)
-    }
-}
-
-impl From<OffsetFetchRequest> for RequestKind {
-    fn from(m: OffsetFetchRequest) -> Self {
-        Self::OffsetFetch(m)
-    }
-}
-
-impl From<FindCoordinatorRequest> for RequestKind {
-    fn from(m: FindCoordinatorRequest) -> Self {
-        Self::FindCoordinator(m)
-    }
-}
-
-impl From<JoinGroupRequest> for RequestKind {
-    fn from(m: JoinGroupRequest) -> Self {
-        Self::JoinGroup(m)
-    }
-}
-
-impl From<HeartbeatRequest> for RequestKind {
-    fn from(m: HeartbeatRequest) -> Self {
-        Self::Heartbeat(m)
-    }
-}
-
-impl From<LeaveGroupRequest> for RequestKind {
-    fn from(m: LeaveGroupRequest) -> Self {
-        Self::LeaveGroup(m)
-    }
-}
-
-impl From<SyncGroupRequest> for RequestKind {
-    fn from(m: SyncGroupRequest) -> Self {
-        Self::SyncGroup(m)
-    }
-}
-
-impl From<DescribeGroupsRequest> for RequestKind {
-    fn from(m: DescribeGroupsRequest) -> Self {
-        Self::DescribeGroups(m)
-    }
-}
-
-impl From<ListGroupsRequest> for RequestKind {
-    fn from(m: ListGroupsRequest) -> Self {
-        Self::ListGroups(m)
-    }
-}
-
-impl From<SaslHandshakeRequest> for RequestKind {
-    fn from(m: SaslHandshakeRequest) -> Self {
-        Self::SaslHandshake(m)
-    }
-}
-
-impl From<ApiVersionsRequest> for RequestKind {
-    fn from(m: ApiVersionsRequest) -> Self {
-        Self::ApiVersions(m)
-    }
-}
-
-impl From<CreateTopicsRequest> for RequestKind {
-    fn from(m: CreateTopicsRequest) -> Self {
-        Self::CreateTopics(m)
-    }
-}
-
-impl From<DeleteTopicsRequest> for RequestKind {
-    fn from(m: DeleteTopicsRequest) -> Self {
-        Self::DeleteTopics(m)
-    }
-}
-
-impl From<DeleteRecordsRequest> for RequestKind {
-    fn from(m: DeleteRecordsRequest) -> Self {
-        Self::DeleteRecords(m)
-    }
-}
-
-impl From<InitProducerIdRequest> for RequestKind {
-    fn from(m: InitProducerIdRequest) -> Self {
-        Self::InitProducerId(m)
-    }
-}
-
-impl From<OffsetForLeaderEpochRequest> for RequestKind {
-    fn from(m: OffsetForLeaderEpochRequest) -> Self {
-        Self::OffsetForLeaderEpoch(m)
-    }
-}
-
-impl From<AddPartitionsToTxnRequest> for RequestKind {
-    fn from(m: AddPartitionsToTxnRequest) -> Self {
-        Self::AddPartitionsToTxn(m)
-    }
-}
-
-impl From<AddOffsetsToTxnRequest> for RequestKind {
-    fn from(m: AddOffsetsToTxnRequest) -> Self {
-        Self::AddOffsetsToTxn(m)
-    }
-}
-
-impl From<EndTxnRequest> for RequestKind {
-    fn from(m: EndTxnRequest) -> Self {
-        Self::EndTxn(m)
-    }
-}
-
-impl From<TxnOffsetCommitRequest> for RequestKind {
-    fn from(m: TxnOffsetCommitRequest) -> Self {
-        Self::TxnOffsetCommit(m)
-    }
-}
-
-impl From<DescribeAclsRequest> for RequestKind {
-    fn from(m: DescribeAclsRequest) -> Self {
-        Self::DescribeAcls(m)
-    }
-}
-
-impl From<CreateAclsRequest> for RequestKind {
-    fn from(m: CreateAclsRequest) -> Self {
-        Self::CreateAcls(m)
-    }
-}
-
-impl From<DeleteAclsRequest> for RequestKind {
-    fn from(m: DeleteAclsRequest) -> Self {
-        Self::DeleteAcls(m)
-    }
-}
-
-impl From<DescribeConfigsRequest> for RequestKind {
-    fn from(m: DescribeConfigsRequest) -> Self {
-        Self::DescribeConfigs(m)
-    }
-}
-
-impl From<AlterConfigsRequest> for RequestKind {
-    fn from(m: AlterConfigsRequest) -> Self {
-        Self::AlterConfigs(m)
-    }
-}
-
-impl From<DescribeLogDirsRequest> for RequestKind {
-    fn from(m: DescribeLogDirsRequest) -> Self {
-        Self::DescribeLogDirs(m)
-    }
-}
-
-impl From<SaslAuthenticateRequest> for RequestKind {
-    fn from(m: SaslAuthenticateRequest) -> Self {
-        Self::SaslAuthenticate(m)
-    }
-}
-
-impl From<CreatePartitionsRequest> for RequestKind {
-    fn from(m: CreatePartitionsRequest) -> Self {
-        Self::CreatePartitions(m)
-    }
-}
-
-impl From<DeleteGroupsRequest> for RequestKind {
-    fn from(m: DeleteGroupsRequest) -> Self {
-        Self::DeleteGroups(m)
-    }
-}
-
-impl From<IncrementalAlterConfigsRequest> for RequestKind {
-    fn from(m: IncrementalAlterConfigsRequest) -> Self {
-        Self::IncrementalAlterConfigs(m)
-    }
-}
-
-impl From<ListPartitionReassignmentsRequest> for RequestKind {
-    fn from(m: ListPartitionReassignmentsRequest) -> Self {
-        Self::ListPartitionReassignments(m)
-    }
-}
-
-impl From<OffsetDeleteRequest> for RequestKind {
-    fn from(m: OffsetDeleteRequest) -> Self {
-        Self::OffsetDelete(m)
-    }
-}
-
-impl From<DescribeClientQuotasRequest> for RequestKind {
-    fn from(m: DescribeClientQuotasRequest) -> Self {
-        Self::DescribeClientQuotas(m)
-    }
-}
-
-impl From<AlterClientQuotasRequest> for RequestKind {
-    fn from(m: AlterClientQuotasRequest) -> Self {
-        Self::AlterClientQuotas(m)
-    }
-}
-
-impl From<DescribeUserScramCredentialsRequest> for RequestKind {
-    fn from(m: DescribeUserScramCredentialsRequest) -> Self {
-        Self::DescribeUserScramCredentials(m)
-    }
-}
-
-impl From<AlterUserScramCredentialsRequest> for RequestKind {
-    fn from(m: AlterUserScramCredentialsRequest) -> Self {
-        Self::AlterUserScramCredentials(m)
-    }
-}
-
-impl From<DescribeClusterRequest> for RequestKind {
-    fn from(m: DescribeClusterRequest) -> Self {
-        Self::DescribeCluster(m)
-    }
-}
-
-impl From<DescribeProducersRequest> for RequestKind {
-    fn from(m: DescribeProducersRequest) -> Self {
-        Self::DescribeProducers(m)
-    }
-}
-
-impl From<DescribeTransactionsRequest> for RequestKind {
-    fn from(m: DescribeTransactionsRequest) -> Self {
-        Self::DescribeTransactions(m)
-    }
-}
-
-impl From<ListTransactionsRequest> for RequestKind {
-    fn from(m: ListTransactionsRequest) -> Self {
-        Self::ListTransactions(m)
-    }
-}
-
-impl From<ConsumerGroupHeartbeatRequest> for RequestKind {
-    fn from(m: ConsumerGroupHeartbeatRequest) -> Self {
-        Self::ConsumerGroupHeartbeat(m)
-    }
-}
-
-impl From<ConsumerGroupDescribeRequest> for RequestKind {
-    fn from(m: ConsumerGroupDescribeRequest) -> Self {
-        Self::ConsumerGroupDescribe(m)
-    }
-}
-
-impl From<DescribeTopicPartitionsRequest> for RequestKind {
-    fn from(m: DescribeTopicPartitionsRequest) -> Self {
-        Self::DescribeTopicPartitions(m)
-    }
-}
+from_messages!(
+    RequestKind,
+    Produce(ProduceRequest),
+    Fetch(FetchRequest),
+    ListOffsets(ListOffsetsRequest),
+    Metadata(MetadataRequest),
+    OffsetCommit(OffsetCommitRequest),
+    OffsetFetch(OffsetFetchRequest),
+    FindCoordinator(FindCoordinatorRequest),
+    JoinGroup(JoinGroupRequest),
+    Heartbeat(HeartbeatRequest),
+    LeaveGroup(LeaveGroupRequest),
+    SyncGroup(SyncGroupRequest),
+    DescribeGroups(DescribeGroupsRequest),
+    ListGroups(ListGroupsRequest),
+    SaslHandshake(SaslHandshakeRequest),
+    ApiVersions(ApiVersionsRequest),
+    CreateTopics(CreateTopicsRequest),
+    DeleteTopics(DeleteTopicsRequest),
+    DeleteRecords(DeleteRecordsRequest),
+    InitProducerId(InitProducerIdRequest),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
+    AddPartitionsToTxn(AddPartitionsToTxnRequest),
+    AddOffsetsToTxn(AddOffsetsToTxnRequest),
+    EndTxn(EndTxnRequest),
+    TxnOffsetCommit(TxnOffsetCommitRequest),
+    DescribeAcls(DescribeAclsRequest),
+    CreateAcls(CreateAclsRequest),
+    DeleteAcls(DeleteAclsRequest),
+    DescribeConfigs(DescribeConfigsRequest),
+    AlterConfigs(AlterConfigsRequest),
+    DescribeLogDirs(DescribeLogDirsRequest),
+    SaslAuthenticate(SaslAuthenticateRequest),
+    CreatePartitions(CreatePartitionsRequest),
+    DeleteGroups(DeleteGroupsRequest),
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    ListPartitionReassignments(ListPartitionReassignmentsRequest),
+    OffsetDelete(OffsetDeleteRequest),
+    DescribeClientQuotas(DescribeClientQuotasRequest),
+    AlterClientQuotas(AlterClientQuotasRequest),
+    DescribeUserScramCredentials(DescribeUserScramCredentialsRequest),
+    AlterUserScramCredentials(AlterUserScramCredentialsRequest),
+    DescribeCluster(DescribeClusterRequest),
+    DescribeProducers(DescribeProducersRequest),
+    DescribeTransactions(DescribeTransactionsRequest),
+    ListTransactions(ListTransactionsRequest),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatRequest),
+    ConsumerGroupDescribe(ConsumerGroupDescribeRequest),
+    DescribeTopicPartitions(DescribeTopicPartitionsRequest),
+);
 
 /// Any response of ours.
 #[derive(Debug, Clone, PartialEq)]
@@ -964,284 +733,53 @@ impl ResponseKind {
     }
 }
 
-impl From<ProduceResponse> for ResponseKind {
-    fn from(m: ProduceResponse) -> Self {
-        Self::Produce(m)
-    }
-}
-
-impl From<FetchResponse> for ResponseKind {
-    fn from(m: FetchResponse) -> Self {
-        Self::Fetch(m)
-    }
-}
-
-impl From<ListOffsetsResponse> for ResponseKind {
-    fn from(m: ListOffsetsResponse) -> Self {
-        Self::ListOffsets(m)
-    }
-}
-
-impl From<MetadataResponse> for ResponseKind {
-    fn from(m: MetadataResponse) -> Self {
-        Self::Metadata(m)
-    }
-}
-
-impl From<OffsetCommitResponse> for ResponseKind {
-    fn from(m: OffsetCommitResponse) -> Self {
-        Self::OffsetCommit(m)
-    }
-}
-
-impl From<OffsetFetchResponse> for ResponseKind {
-    fn from(m: OffsetFetchResponse) -> Self {
-        Self::OffsetFetch(m)
-    }
-}
-
-impl From<FindCoordinatorResponse> for ResponseKind {
-    fn from(m: FindCoordinatorResponse) -> Self {
-        Self::FindCoordinator(m)
-    }
-}
-
-impl From<JoinGroupResponse> for ResponseKind {
-    fn from(m: JoinGroupResponse) -> Self {
-        Self::JoinGroup(m)
-    }
-}
-
-impl From<HeartbeatResponse> for ResponseKind {
-    fn from(m: HeartbeatResponse) -> Self {
-        Self::Heartbeat(m)
-    }
-}
-
-impl From<LeaveGroupResponse> for ResponseKind {
-    fn from(m: LeaveGroupResponse) -> Self {
-        Self::LeaveGroup(m)
-    }
-}
-
-impl From<SyncGroupResponse> for ResponseKind {
-    fn from(m: SyncGroupResponse) -> Self {
-        Self::SyncGroup(m)
-    }
-}
-
-impl From<DescribeGroupsResponse> for ResponseKind {
-    fn from(m: DescribeGroupsResponse) -> Self {
-        Self::DescribeGroups(m)
-    }
-}
-
-impl From<ListGroupsResponse> for ResponseKind {
-    fn from(m: ListGroupsResponse) -> Self {
-        Self::ListGroups(m)
-    }
-}
-
-impl From<SaslHandshakeResponse> for ResponseKind {
-    fn from(m: SaslHandshakeResponse) -> Self {
-        Self::SaslHandshake(m)
-    }
-}
-
-impl From<ApiVersionsResponse> for ResponseKind {
-    fn from(m: ApiVersionsResponse) -> Self {
-        Self::ApiVersions(m)
-    }
-}
-
-impl From<CreateTopicsResponse> for ResponseKind {
-    fn from(m: CreateTopicsResponse) -> Self {
-        Self::CreateTopics(m)
-    }
-}
-
-impl From<DeleteTopicsResponse> for ResponseKind {
-    fn from(m: DeleteTopicsResponse) -> Self {
-        Self::DeleteTopics(m)
-    }
-}
-
-impl From<DeleteRecordsResponse> for ResponseKind {
-    fn from(m: DeleteRecordsResponse) -> Self {
-        Self::DeleteRecords(m)
-    }
-}
-
-impl From<InitProducerIdResponse> for ResponseKind {
-    fn from(m: InitProducerIdResponse) -> Self {
-        Self::InitProducerId(m)
-    }
-}
-
-impl From<OffsetForLeaderEpochResponse> for ResponseKind {
-    fn from(m: OffsetForLeaderEpochResponse) -> Self {
-        Self::OffsetForLeaderEpoch(m)
-    }
-}
-
-impl From<AddPartitionsToTxnResponse> for ResponseKind {
-    fn from(m: AddPartitionsToTxnResponse) -> Self {
-        Self::AddPartitionsToTxn(m)
-    }
-}
-
-impl From<AddOffsetsToTxnResponse> for ResponseKind {
-    fn from(m: AddOffsetsToTxnResponse) -> Self {
-        Self::AddOffsetsToTxn(m)
-    }
-}
-
-impl From<EndTxnResponse> for ResponseKind {
-    fn from(m: EndTxnResponse) -> Self {
-        Self::EndTxn(m)
-    }
-}
-
-impl From<TxnOffsetCommitResponse> for ResponseKind {
-    fn from(m: TxnOffsetCommitResponse) -> Self {
-        Self::TxnOffsetCommit(m)
-    }
-}
-
-impl From<DescribeAclsResponse> for ResponseKind {
-    fn from(m: DescribeAclsResponse) -> Self {
-        Self::DescribeAcls(m)
-    }
-}
-
-impl From<CreateAclsResponse> for ResponseKind {
-    fn from(m: CreateAclsResponse) -> Self {
-        Self::CreateAcls(m)
-    }
-}
-
-impl From<DeleteAclsResponse> for ResponseKind {
-    fn from(m: DeleteAclsResponse) -> Self {
-        Self::DeleteAcls(m)
-    }
-}
-
-impl From<DescribeConfigsResponse> for ResponseKind {
-    fn from(m: DescribeConfigsResponse) -> Self {
-        Self::DescribeConfigs(m)
-    }
-}
-
-impl From<AlterConfigsResponse> for ResponseKind {
-    fn from(m: AlterConfigsResponse) -> Self {
-        Self::AlterConfigs(m)
-    }
-}
-
-impl From<DescribeLogDirsResponse> for ResponseKind {
-    fn from(m: DescribeLogDirsResponse) -> Self {
-        Self::DescribeLogDirs(m)
-    }
-}
-
-impl From<SaslAuthenticateResponse> for ResponseKind {
-    fn from(m: SaslAuthenticateResponse) -> Self {
-        Self::SaslAuthenticate(m)
-    }
-}
-
-impl From<CreatePartitionsResponse> for ResponseKind {
-    fn from(m: CreatePartitionsResponse) -> Self {
-        Self::CreatePartitions(m)
-    }
-}
-
-impl From<DeleteGroupsResponse> for ResponseKind {
-    fn from(m: DeleteGroupsResponse) -> Self {
-        Self::DeleteGroups(m)
-    }
-}
-
-impl From<IncrementalAlterConfigsResponse> for ResponseKind {
-    fn from(m: IncrementalAlterConfigsResponse) -> Self {
-        Self::IncrementalAlterConfigs(m)
-    }
-}
-
-impl From<ListPartitionReassignmentsResponse> for ResponseKind {
-    fn from(m: ListPartitionReassignmentsResponse) -> Self {
-        Self::ListPartitionReassignments(m)
-    }
-}
-
-impl From<OffsetDeleteResponse> for ResponseKind {
-    fn from(m: OffsetDeleteResponse) -> Self {
-        Self::OffsetDelete(m)
-    }
-}
-
-impl From<DescribeClientQuotasResponse> for ResponseKind {
-    fn from(m: DescribeClientQuotasResponse) -> Self {
-        Self::DescribeClientQuotas(m)
-    }
-}
-
-impl From<AlterClientQuotasResponse> for ResponseKind {
-    fn from(m: AlterClientQuotasResponse) -> Self {
-        Self::AlterClientQuotas(m)
-    }
-}
-
-impl From<DescribeUserScramCredentialsResponse> for ResponseKind {
-    fn from(m: DescribeUserScramCredentialsResponse) -> Self {
-        Self::DescribeUserScramCredentials(m)
-    }
-}
-
-impl From<AlterUserScramCredentialsResponse> for ResponseKind {
-    fn from(m: AlterUserScramCredentialsResponse) -> Self {
-        Self::AlterUserScramCredentials(m)
-    }
-}
-
-impl From<DescribeClusterResponse> for ResponseKind {
-    fn from(m: DescribeClusterResponse) -> Self {
-        Self::DescribeCluster(m)
-    }
-}
-
-impl From<DescribeProducersResponse> for ResponseKind {
-    fn from(m: DescribeProducersResponse) -> Self {
-        Self::DescribeProducers(m)
-    }
-}
-
-impl From<DescribeTransactionsResponse> for ResponseKind {
-    fn from(m: DescribeTransactionsResponse) -> Self {
-        Self::DescribeTransactions(m)
-    }
-}
-
-impl From<ListTransactionsResponse> for ResponseKind {
-    fn from(m: ListTransactionsResponse) -> Self {
-        Self::ListTransactions(m)
-    }
-}
-
-impl From<ConsumerGroupHeartbeatResponse> for ResponseKind {
-    fn from(m: ConsumerGroupHeartbeatResponse) -> Self {
-        Self::ConsumerGroupHeartbeat(m)
-    }
-}
-
-impl From<ConsumerGroupDescribeResponse> for ResponseKind {
-    fn from(m: ConsumerGroupDescribeResponse) -> Self {
-        Self::ConsumerGroupDescribe(m)
-    }
-}
-
-impl From<DescribeTopicPartitionsResponse> for ResponseKind {
-    fn from(m: DescribeTopicPartitionsResponse) -> Self {
-        Self::DescribeTopicPartitions(m)
-    }
-}
+from_messages!(
+    ResponseKind,
+    Produce(ProduceResponse),
+    Fetch(FetchResponse),
+    ListOffsets(ListOffsetsResponse),
+    Metadata(MetadataResponse),
+    OffsetCommit(OffsetCommitResponse),
+    OffsetFetch(OffsetFetchResponse),
+    FindCoordinator(FindCoordinatorResponse),
+    JoinGroup(JoinGroupResponse),
+    Heartbeat(HeartbeatResponse),
+    LeaveGroup(LeaveGroupResponse),
+    SyncGroup(SyncGroupResponse),
+    DescribeGroups(DescribeGroupsResponse),
+    ListGroups(ListGroupsResponse),
+    SaslHandshake(SaslHandshakeResponse),
+    ApiVersions(ApiVersionsResponse),
+    CreateTopics(CreateTopicsResponse),
+    DeleteTopics(DeleteTopicsResponse),
+    DeleteRecords(DeleteRecordsResponse),
+    InitProducerId(InitProducerIdResponse),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochResponse),
+    AddPartitionsToTxn(AddPartitionsToTxnResponse),
+    AddOffsetsToTxn(AddOffsetsToTxnResponse),
+    EndTxn(EndTxnResponse),
+    TxnOffsetCommit(TxnOffsetCommitResponse),
+    DescribeAcls(DescribeAclsResponse),
+    CreateAcls(CreateAclsResponse),
+    DeleteAcls(DeleteAclsResponse),
+    DescribeConfigs(DescribeConfigsResponse),
+    AlterConfigs(AlterConfigsResponse),
+    DescribeLogDirs(DescribeLogDirsResponse),
+    SaslAuthenticate(SaslAuthenticateResponse),
+    CreatePartitions(CreatePartitionsResponse),
+    DeleteGroups(DeleteGroupsResponse),
+    IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
+    ListPartitionReassignments(ListPartitionReassignmentsResponse),
+    OffsetDelete(OffsetDeleteResponse),
+    DescribeClientQuotas(DescribeClientQuotasResponse),
+    AlterClientQuotas(AlterClientQuotasResponse),
+    DescribeUserScramCredentials(DescribeUserScramCredentialsResponse),
+    AlterUserScramCredentials(AlterUserScramCredentialsResponse),
+    DescribeCluster(DescribeClusterResponse),
+    DescribeProducers(DescribeProducersResponse),
+    DescribeTransactions(DescribeTransactionsResponse),
+    ListTransactions(ListTransactionsResponse),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
+    ConsumerGroupDescribe(ConsumerGroupDescribeResponse),
+    DescribeTopicPartitions(DescribeTopicPartitionsResponse),
+);

@@ -105,7 +105,7 @@ fn rust_type(field: &Field) -> String {
     if is_option(field) { format!("Option<{plain}>") } else { plain }
 }
 
-/// Records are always optional: even where null is not allowed on the wire there may be none to send.
+/// A field that may be null in some version is an `Option` in all of them.
 fn is_option(field: &Field) -> bool {
     field.nullable.is_some()
 }
@@ -289,7 +289,7 @@ fn read_expr(field: &Field) -> String {
             Kind::Uuid => "d.uuid()?".to_owned(),
             Kind::String => "d.string()?".to_owned(),
             Kind::Bytes => "d.bytes()?".to_owned(),
-            Kind::Records => "d.records()?".to_owned(),
+            Kind::Records => unreachable!("the model admits nullable records only"),
             Kind::Struct(name) => format!("{name}::read(d, v)?"),
             Kind::Array(_) => "d.array(v)?".to_owned(),
         };
@@ -373,7 +373,7 @@ fn write_statement(field: &Field, s: &Struct) -> String {
             Kind::Uuid => format!("e.uuid({value})"),
             Kind::String => format!("e.string(&{value})?"),
             Kind::Bytes => format!("e.bytes(&{value})?"),
-            Kind::Records => format!("e.records(&{value})?"),
+            Kind::Records => unreachable!("the model admits nullable records only"),
             Kind::Struct(_) => format!("{value}.write(e, v)?"),
             Kind::Array(_) => format!("e.array(&{value}, v)?"),
         };
