@@ -1,0 +1,48 @@
+//! Every bound of the system with its default, and the relations between them.
+//!
+//! Nothing may grow without a limit named here. A limit that users may change has its default here and its
+//! option in the configuration reference.
+
+/// Largest request frame accepted, in bytes. Kafka's `socket.request.max.bytes`.
+pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
+/// Largest first frame of a connection that has not yet sent one valid request.
+pub const FIRST_REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest record batch, in bytes: the default of a topic's `max.message.bytes`.
+pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
+/// Largest value `max.message.bytes` can be set to.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest decompressed size of one batch that the broker is willing to look into.
+pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of requests being worked on for one connection before it is no longer read.
+pub const CONNECTION_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+/// Bytes of requests being worked on in the whole server before connections are no longer read.
+pub const SERVER_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
+/// Requests of one connection being worked on at a time.
+pub const CONNECTION_REQUESTS_IN_FLIGHT: usize = 1024;
+/// Connections at a time.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Largest answer to one fetch, in bytes, whatever the client asks. Kafka's `fetch.max.bytes`.
+pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+/// Longest a fetch may wait, whatever the client asks, in milliseconds.
+pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
+/// Incremental fetch sessions at a time. Kafka's `max.incremental.fetch.session.cache.slots`.
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+/// Longest topic name, in bytes. Kafka's `Topic.MAX_NAME_LENGTH`.
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Partitions one topic may have.
+pub const TOPIC_PARTITIONS_MAX: u32 = 100_000;
+/// Partitions in the whole server.
+pub const PARTITIONS_MAX: usize = 200_000;
+/// Batches remembered per idempotent producer and partition (KIP-98, KAFKA-5494).
+pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
+/// Longest group, member, client or transactional id, in bytes.
+pub const NAME_BYTES_MAX: usize = 32_767;
+/// Longest metadata string beside a committed offset. Kafka's `offset.metadata.max.bytes`.
+pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
+
+const _: () = assert!(BATCH_BYTES_MAX_DEFAULT <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(FIRST_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX <= SERVER_BYTES_IN_FLIGHT);
+const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT <= SERVER_BYTES_IN_FLIGHT);
+const _: () = assert!(FETCH_BYTES_MAX < REQUEST_BYTES_MAX);
