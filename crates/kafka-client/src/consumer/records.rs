@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn damage_is_told_once() {
         let mut bytes = batch::into_mut(stored(0, &["abc"], Compression::Gzip).bytes);
-        bytes[70] ^= 0xff;
+        bytes[73] ^= 0xff;
         let batch = BatchView::split_from(&mut bytes.freeze()).unwrap();
         let fetched = fetched(0, vec![batch, stored(1, &["x"], Compression::None)]);
         let mut records = fetched.records();
