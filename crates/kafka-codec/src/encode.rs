@@ -189,11 +189,14 @@ impl Encoder {
     /// An unsigned varint.
     #[inline]
     pub fn uvarint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.buffer.push((value & 0x7f) as u8 | 0x80);
+        loop {
+            let [.., low] = value.to_be_bytes();
             value >>= 7;
+            if value == 0 {
+                return self.buffer.push(low & 0x7f);
+            }
+            self.buffer.push(low | 0x80);
         }
-        self.buffer.push(value as u8);
     }
 
     /// A compact length: one more than the value, zero for null.
