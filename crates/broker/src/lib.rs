@@ -1,1 +1,3 @@
 //! The protocol-neutral domain: topics, partitions, producers, groups.
+
+pub mod groups;
