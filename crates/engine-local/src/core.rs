@@ -24,7 +24,7 @@ use crate::options::SeededBug;
 use crate::shared::Shared;
 use crate::stage::{Accepted, Staging};
 
-mod maintain;
+pub(crate) mod maintain;
 mod publish;
 
 static ZEROS: [u8; 4096] = [0; 4096];

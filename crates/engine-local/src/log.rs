@@ -175,18 +175,21 @@ impl LogState {
         self.segments.range(from..).take_while(move |segment| segment.base < end)
     }
 
+    /// Keeps an entry of a file that has no index yet; the position of the entry before it.
+    pub(crate) fn put_dense(&mut self, file: FileId, entry: Entry) -> Option<u32> {
+        if let Some((_, entries)) = self.dense.iter_mut().find(|(id, _)| *id == file) {
+            let before = entries.last().map(|last| last.position);
+            entries.push(entry);
+            return before;
+        }
+        self.dense.push((file, vec![entry]));
+        None
+    }
+
     /// Adds a batch at its place by offset.
     fn push(&mut self, header: &RecordHeader, file: FileId) {
         let entry = Entry::of(header);
-        let at = match self.dense.iter().position(|(id, _)| *id == file) {
-            Some(at) => at,
-            None => {
-                self.dense.push((file, Vec::new()));
-                self.dense.len() - 1
-            }
-        };
-        let before = self.dense[at].1.last().map(|last| last.position);
-        self.dense[at].1.push(entry);
+        let before = self.put_dense(file, entry);
         self.bytes += u64::from(entry.bytes);
         let index = self.segments.partition_point(|segment| segment.base <= entry.base);
         if let Some(last) = index.checked_sub(1).and_then(|index| self.segments.get_mut(index)) {

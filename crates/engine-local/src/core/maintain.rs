@@ -86,6 +86,15 @@ impl Core {
     /// Writes a checkpoint of everything published. Everything written must be durable and published.
     pub(crate) fn write_checkpoint(&mut self) -> io::Result<()> {
         self.sync_wal()?;
+        self.write_checkpoint_after(self.checkpoint)
+    }
+
+    /// The first checkpoint after a recovery that began from checkpoint `loaded`.
+    pub(crate) fn checkpoint_after_recovery(&mut self, loaded: u64) -> io::Result<()> {
+        self.write_checkpoint_after(loaded)
+    }
+
+    fn write_checkpoint_after(&mut self, previous: u64) -> io::Result<()> {
         let number = self.checkpoint + 1;
         let mut files: Vec<_> = {
             let files = self.shared.files.read();
@@ -108,10 +117,10 @@ impl Core {
         }
         let bytes = encoder.finish();
         let sync = !self.shared.options.has(SeededBug::ForgetCheckpointSync);
-        checkpoint::write(&*self.shared.disk, number, self.checkpoint, &bytes, sync)?;
+        checkpoint::write(&*self.shared.disk, number, previous, &bytes, sync)?;
         Counters::add(&self.shared.counters.bytes_written, bytes.len() as u64);
         Counters::add(&self.shared.counters.checkpoints, 1);
-        self.checkpoint_previous = self.checkpoint;
+        self.checkpoint_previous = previous;
         self.checkpoint = number;
         for data in self.shared.files.read().values() {
             let dead = data.is_sealed() && data.live() == 0;
