@@ -14,7 +14,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrymq_storage::{Claim, ErrorKind, Group, Outcome, StorageError};
+use ferrymq_storage::validate::{check_claim, check_group};
+use ferrymq_storage::{Action, Claim, ErrorKind, Group, Outcome, StorageError};
 use ferrymq_types::{LogId, OwnerId};
 
 use crate::counters::Counters;
@@ -41,6 +42,15 @@ pub enum Work {
         /// For whom.
         owner: OwnerId,
     },
+}
+
+impl Work {
+    fn replaces(&self) -> bool {
+        match self {
+            Work::Group(group) => group.iter().any(|op| matches!(op.action, Action::Replace { .. })),
+            Work::Claim { .. } => false,
+        }
+    }
 }
 
 /// What came of it.
@@ -150,8 +160,22 @@ impl Failure {
 }
 
 impl Core {
-    /// Does all of `work` in one write group. Every piece is answered before this returns.
+    /// Does all of `work`, in one write group if it can. Every piece is answered before this returns.
     pub fn execute(&mut self, work: Vec<Submission>) {
+        let mut together = Vec::with_capacity(work.len());
+        for submission in work {
+            // A replacement looks at what is published: what comes before it must be.
+            if submission.work.replaces() && !together.is_empty() {
+                self.execute_round(std::mem::take(&mut together));
+            }
+            together.push(submission);
+        }
+        if !together.is_empty() {
+            self.execute_round(together);
+        }
+    }
+
+    fn execute_round(&mut self, work: Vec<Submission>) {
         if !self.stopped {
             self.check_space();
         }
@@ -181,6 +205,12 @@ impl Core {
             }
         }
         self.retire_files();
+    }
+
+    /// A reader of what is published.
+    #[must_use]
+    pub fn reader(&self) -> crate::read::Reader {
+        crate::read::Reader { shared: self.shared.clone() }
     }
 
     /// Whether the writer has stopped for good.
@@ -219,11 +249,13 @@ impl Core {
     fn stage_one(&mut self, work: Work) -> Result<(Accepted, Done), StorageError> {
         match work {
             Work::Claim { logs, owner } => {
+                check_claim(&logs)?;
                 let (accepted, claims) = self.staging.claim(&logs, owner)?;
                 Ok((accepted, Done::Claim(Ok(claims))))
             }
             Work::Group(group) => {
-                let mut accepted = self.staging.group(group, self.full, &self.shared.options)?;
+                check_group(&group, true)?;
+                let mut accepted = self.staging.group(group, self.full, &self.shared)?;
                 if self.shared.options.has(SeededBug::AckGroupPartially) && accepted.records.len() > 1 {
                     accepted.records.truncate(accepted.records.len() / 2);
                 }

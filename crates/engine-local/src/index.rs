@@ -129,12 +129,15 @@ pub(crate) struct IndexCache {
     parts: Mutex<Parts>,
 }
 
+/// Entries and when they were last used.
+type Held = (Arc<Vec<Entry>>, u64);
+
 #[derive(Default)]
 struct Parts {
     bytes: usize,
     bytes_max: usize,
     tick: u64,
-    by_key: HashMap<(FileId, u64), (Arc<Vec<Entry>>, u64)>,
+    by_key: HashMap<(FileId, u64), Held>,
     by_tick: BTreeMap<u64, (FileId, u64)>,
     directories: HashMap<FileId, Arc<Vec<DirectoryEntry>>>,
 }

@@ -26,7 +26,7 @@ mod index;
 mod log;
 pub mod options;
 mod queue;
-mod read;
+pub mod read;
 mod recovery;
 mod scan;
 mod shared;

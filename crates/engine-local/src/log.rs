@@ -151,14 +151,14 @@ impl LogState {
 
     /// The files whose entries applying this record will need.
     pub(crate) fn touched_by(&self, header: &RecordHeader, payload: &[u8]) -> Vec<FileId> {
-        let ranges = match header.kind {
-            Kind::Trim => vec![0..header.base],
-            Kind::Discard => decode_ranges(payload),
-            Kind::Replace => vec![header.a..header.b],
+        let single = match header.kind {
+            Kind::Trim => Some(0..header.base),
+            Kind::Replace => Some(header.a..header.b),
+            Kind::Discard => None,
             _ => return Vec::new(),
         };
         let mut files = Vec::new();
-        for range in ranges {
+        for range in single.into_iter().chain(decode_ranges(payload)) {
             for segment in self.overlapping(&range) {
                 let whole = segment.base >= range.start && segment.next <= range.end;
                 if !whole && self.dense(segment.file).is_none() && !files.contains(&segment.file) {
@@ -184,6 +184,36 @@ impl LogState {
         }
         self.dense.push((file, vec![entry]));
         None
+    }
+
+    /// First offset, offset behind the last and epoch of each batch that lies entirely inside `range`; `None`
+    /// if entries cannot be had.
+    pub(crate) fn inside(
+        &self,
+        log: u64,
+        range: &Range<u64>,
+        from: &dyn Entries,
+    ) -> Option<Vec<(u64, u64, u32)>> {
+        let mut found = Vec::new();
+        for segment in self.overlapping(range) {
+            let loaded;
+            let entries: &[Entry] = match self.dense(segment.file) {
+                Some(dense) => dense,
+                None => {
+                    loaded = from.entries(log, segment.file)?;
+                    &loaded
+                }
+            };
+            let entries = segment.slice(entries).iter();
+            let inside = entries.filter(|entry| entry.base >= range.start && entry.next() <= range.end);
+            found.extend(inside.map(|entry| (entry.base, entry.next(), segment.epoch)));
+        }
+        Some(found)
+    }
+
+    /// A copy of what says which batches there are, to try changes on.
+    pub(crate) fn scratch(&self) -> LogState {
+        LogState { segments: self.segments.clone(), dense: self.dense.clone(), ..LogState::default() }
     }
 
     /// Adds a batch at its place by offset.

@@ -24,8 +24,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// How often free space is looked at, at most, in milliseconds.
     pub space_check_interval_ms: u64,
-    /// Offsets reserved ahead for batches of class `Memory`.
-    pub memory_reserve_offsets: u64,
+    /// Offsets reserved ahead for batches of the classes `Os` and `Memory`; a crash leaves a gap of as many.
+    pub reserve_offsets: u64,
     /// Bytes kept in `quarantine/`, at most.
     pub quarantine_bytes_max: u64,
     /// Sealed WAL files are moved when this many of them wait.
@@ -51,7 +51,7 @@ impl Default for Options {
             index_cache_bytes: 16 << 20,
             reserve_bytes: 64 << 20,
             space_check_interval_ms: 100,
-            memory_reserve_offsets: 1_000_000,
+            reserve_offsets: 1_000_000,
             quarantine_bytes_max: 1 << 30,
             move_files_min: 4,
             move_extent_bytes_max: 4 << 20,
@@ -73,7 +73,7 @@ impl Options {
             index_cache_bytes: 64 << 10,
             reserve_bytes: 0,
             space_check_interval_ms: 0,
-            memory_reserve_offsets: 100,
+            reserve_offsets: 100,
             move_files_min: 2,
             move_extent_bytes_max: 1 << 20,
             ..Options::default()

@@ -380,3 +380,64 @@ fn verifies(shared: &Shared, id: u64, pick: &Pick, payload: &[u8]) -> bool {
     let place = Place { log: id, base: entry.base, span: entry.span, epoch: pick.epoch };
     place_crc(shared.identity(pick.file.id), place, entry.position, payload) == entry.crc
 }
+
+/// Reads without a runtime: for tests that drive [`Core`](crate::core::Core) step by step.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// See [`ferrymq_storage::LogStore::read`]; may wait for the device.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, log: u64, from: u64, until: u64, bytes_max: usize) -> Result<Read, StorageError> {
+        let wanted = Wanted { from, until, bytes_max: bytes_max as u64, count_max: usize::MAX };
+        read(&self.shared, log, wanted, Mode::Blocking).map_err(into_error)
+    }
+
+    /// See [`ferrymq_storage::LogStore::headers`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn headers(
+        &self,
+        log: u64,
+        from: u64,
+        max: usize,
+        prefix: usize,
+    ) -> Result<Vec<ferrymq_storage::BatchHead>, StorageError> {
+        describe::headers(&self.shared, log, from, max, prefix, Mode::Blocking).map_err(into_error)
+    }
+
+    /// See [`ferrymq_storage::LogStore::stat`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stat(&self, log: u64) -> Result<ferrymq_storage::Stat, StorageError> {
+        describe::stat(&self.shared, log)
+    }
+
+    /// How the store is.
+    #[must_use]
+    pub fn health(&self) -> crate::Health {
+        self.shared.health.lock().clone()
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.shared.counters.clone()
+    }
+}
+
+/// The error for the caller.
+pub(crate) fn into_error(stop: Stop) -> StorageError {
+    match stop {
+        Stop::Failed(error) => error,
+        Stop::WouldBlock | Stop::Mismatch(_) => {
+            StorageError::new(ErrorKind::Internal, "a read ended without an answer")
+        }
+    }
+}

@@ -6,14 +6,16 @@
 //! Deliberately absent: I/O; what readers see.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 use bytes::Bytes;
 use ferrymq_storage::{Action, Append, Batch, Claim, ErrorKind, Group, Op, Space, StorageError};
 use ferrymq_types::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
 
 use crate::format::{FileKind, Kind, Record, RecordHeader, encode_ranges};
-use crate::options::{Options, SeededBug};
+use crate::options::SeededBug;
+use crate::shared::Shared;
+
+mod replace;
 
 /// A log as it will be.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,18 +144,19 @@ impl Staging {
         Ok((accepted, claims))
     }
 
-    /// Accepts a group whole or not at all. `full`: only the reserve is left.
+    /// Accepts a group whole or not at all. Its replacements look at what is published: nothing of their logs
+    /// may be staged and not yet published but what the group itself does. `full`: only the reserve is left.
     pub(crate) fn group(
         &mut self,
         group: Group,
         full: bool,
-        options: &Options,
+        shared: &Shared,
     ) -> Result<Accepted, StorageError> {
         let mark = self.undo.len();
         let deleted_mark = self.deleted_now.len();
         let mut accepted = Accepted::default();
         for op in group {
-            if let Err(error) = self.op(op, full, options, &mut accepted) {
+            if let Err(error) = self.op(op, full, shared, &mut accepted) {
                 self.take_back_to(mark);
                 self.deleted_now.truncate(deleted_mark);
                 return Err(error);
@@ -170,7 +173,7 @@ impl Staging {
         &mut self,
         op: Op,
         full: bool,
-        options: &Options,
+        shared: &Shared,
         accepted: &mut Accepted,
     ) -> Result<(), StorageError> {
         let log = op.log.0;
@@ -178,14 +181,14 @@ impl Staging {
             return Err(StorageError::new(ErrorKind::NotFound, format!("no such log: {log}")));
         };
         let fenced = op.epoch.0 != pending.epoch || op.owner != pending.owner;
-        if fenced && !options.has(SeededBug::SkipFence) {
+        if fenced && !shared.options.has(SeededBug::SkipFence) {
             let text = format!("log {log} is at epoch {}, the caller at {}", pending.epoch, op.epoch);
             return Err(StorageError::new(ErrorKind::Fenced, text));
         }
         self.remember(log);
         let header = |kind| RecordHeader::new(kind, log, pending.epoch);
         match op.action {
-            Action::Append(append) => self.append(log, append, full, options, accepted)?,
+            Action::Append(append) => self.append(log, append, full, shared, accepted)?,
             Action::Trim(to) => {
                 let to = to.0.min(pending.next);
                 if to > pending.start {
@@ -196,17 +199,19 @@ impl Staging {
                 accepted.needs_sync = true;
             }
             Action::Discard(ranges) => {
-                let payload = checked_ranges(log, &ranges)?;
+                let filled = ranges.iter().filter(|range| range.start < range.end);
+                let payload = encode_ranges(filled.map(|range| (range.start.0, range.end.0)));
                 accepted.wal(Record { header: header(Kind::Discard), payload });
                 accepted.needs_sync = true;
             }
             Action::Replace { range, batches } => {
-                check_replacement(log, &range, &batches, pending.next)?;
+                let epochs = replace::epochs(shared, log, &range, &batches, &accepted.records)?;
                 let (a, b) = (range.start.0, range.end.0);
                 let replace = RecordHeader { a, b, ..header(Kind::Replace) };
                 accepted.wal(Record { header: replace, payload: Bytes::new() });
-                for batch in batches {
-                    accepted.wal(record(header(Kind::ReplaceBatch), batch));
+                for (batch, epoch) in batches.into_iter().zip(epochs) {
+                    let header = RecordHeader { epoch, ..header(Kind::ReplaceBatch) };
+                    accepted.wal(record(header, batch));
                 }
                 accepted.needs_sync = true;
             }
@@ -229,11 +234,11 @@ impl Staging {
         log: u64,
         append: Append,
         full: bool,
-        options: &Options,
+        shared: &Shared,
         accepted: &mut Accepted,
     ) -> Result<(), StorageError> {
-        let skip_fence = options.has(SeededBug::SkipFence);
-        let end = checked_append(log, &append)?;
+        let skip_fence = shared.options.has(SeededBug::SkipFence);
+        let end = append.batches.last().map_or(0, |batch| batch.next().0);
         let pending = self.change(log);
         if append.expect_next.0 != pending.next && !skip_fence {
             let text = format!("log {log} goes on at {}, the caller expects {}", pending.next, append.expect_next);
@@ -252,14 +257,13 @@ impl Staging {
             ..RecordHeader::new(Kind::Append, log, epoch)
         };
         accepted.needs_sync |= append.class == Durability::Sync;
-        if append.class == Durability::Memory {
-            if end > pending.reserved {
-                pending.reserved = end.saturating_add(options.memory_reserve_offsets).min(Offset::MAX.0);
-                let header =
-                    RecordHeader { base: pending.reserved, ..RecordHeader::new(Kind::Reserve, log, epoch) };
-                accepted.wal(Record { header, payload: Bytes::new() });
-                accepted.needs_sync = true;
-            }
+        // A batch that a power cut may take must not leave its offsets to another.
+        if append.class != Durability::Sync && end > pending.reserved {
+            pending.reserved = end.saturating_add(shared.options.reserve_offsets).min(Offset::MAX.0);
+            let header =
+                RecordHeader { base: pending.reserved, ..RecordHeader::new(Kind::Reserve, log, epoch) };
+            accepted.wal(Record { header, payload: Bytes::new() });
+            accepted.needs_sync = true;
         }
         let kind = if append.class == Durability::Memory { FileKind::Volatile } else { FileKind::Wal };
         accepted.records.extend(append.batches.into_iter().map(|batch| (record(header, batch), kind)));
@@ -286,54 +290,4 @@ pub(crate) fn halves(owner: OwnerId) -> (u64, u64) {
         u64::from_be_bytes(out)
     };
     (half(0), half(8))
-}
-
-fn invalid(text: String) -> StorageError {
-    StorageError::new(ErrorKind::InvalidArgument, text)
-}
-
-/// Checks that batches ascend from `floor` without overlap; the offset behind the last.
-fn checked_batches(log: u64, floor: u64, batches: &[Batch]) -> Result<u64, StorageError> {
-    let mut floor = floor;
-    for batch in batches {
-        let end = batch.base.0.saturating_add(u64::from(batch.span));
-        if batch.base.0 < floor || batch.span == 0 || end > Offset::MAX.0 {
-            return Err(invalid(format!("batch at {} of log {log} does not ascend", batch.base)));
-        }
-        if u32::try_from(batch.bytes.len()).is_err() {
-            return Err(StorageError::new(ErrorKind::LimitExceeded, "a batch is larger than 4 GiB"));
-        }
-        floor = end;
-    }
-    Ok(floor)
-}
-
-fn checked_append(log: u64, append: &Append) -> Result<u64, StorageError> {
-    if append.batches.is_empty() {
-        return Err(invalid(format!("append without batches to log {log}")));
-    }
-    checked_batches(log, append.expect_next.0, &append.batches)
-}
-
-fn checked_ranges(log: u64, ranges: &[Range<Offset>]) -> Result<Bytes, StorageError> {
-    if let Some(bad) = ranges.iter().find(|range| range.start > range.end) {
-        return Err(invalid(format!("range {}..{} of log {log} runs backwards", bad.start, bad.end)));
-    }
-    let ranges = ranges.iter().filter(|range| range.start < range.end);
-    Ok(encode_ranges(ranges.map(|range| (range.start.0, range.end.0))))
-}
-
-fn check_replacement(
-    log: u64,
-    range: &Range<Offset>,
-    batches: &[Batch],
-    next: u64,
-) -> Result<(), StorageError> {
-    if range.start > range.end || range.end.0 > next {
-        return Err(invalid(format!("range {}..{} of log {log} is not in it", range.start, range.end)));
-    }
-    if checked_batches(log, range.start.0, batches)? > range.end.0 {
-        return Err(invalid(format!("a replacement in log {log} reaches beyond its range")));
-    }
-    Ok(())
 }

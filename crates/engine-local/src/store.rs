@@ -23,7 +23,7 @@ use crate::counters::{Counters, Health};
 use crate::options::Options;
 use crate::queue::{Queue, Queued};
 use crate::read::describe::{find, headers, stat};
-use crate::read::{Mode, Stop, Wanted, read};
+use crate::read::{Mode, Stop, Wanted, into_error, read};
 use crate::shared::Shared;
 
 /// The embedded engine. Dropping it without [`LocalStore::stop`] leaves the directory as a crash would.
@@ -309,13 +309,4 @@ where
         Counters::add(&shared.counters.reads_blocking, 1);
         blocking(move || what(&shared, Mode::Blocking)).await.map_err(into_error)
     })
-}
-
-fn into_error(stop: Stop) -> StorageError {
-    match stop {
-        Stop::Failed(error) => error,
-        Stop::WouldBlock | Stop::Mismatch(_) => {
-            StorageError::new(ErrorKind::Internal, "a read ended without an answer")
-        }
-    }
 }

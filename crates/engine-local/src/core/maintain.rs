@@ -217,6 +217,10 @@ impl Core {
         data.file.sync_data()?;
         let logs = std::mem::take(&mut self.wal.logs);
         seal_file(&self.shared, &data, &logs, self.wal.position);
+        // Every offset given out is known now: a clean stop leaves no gap.
+        for log in self.shared.logs.read().values() {
+            log.state.write().reserved = 0;
+        }
         self.write_checkpoint()?;
         let text = format!("{} {} {}\n", self.seq, data.id.0, self.wal.position);
         let disk = &self.shared.disk;
