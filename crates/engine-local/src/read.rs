@@ -115,7 +115,7 @@ pub(crate) fn corrupt(shared: &Shared, id: u64, pick: &Pick) -> StorageError {
 /// The newest batches, if they are all that is wanted.
 fn from_tail(state: &LogState, wanted: Wanted) -> Option<Read> {
     let from = wanted.from.max(state.start);
-    if from >= state.next || wanted.from >= wanted.until {
+    if from >= state.next {
         return Some(Read::default());
     }
     let first = state.tail.partition_point(|cached| cached.next <= from);
@@ -150,7 +150,8 @@ pub(crate) fn plan(state: &LogState, id: u64, wanted: Wanted) -> Result<Vec<Plan
     let mut planned = Vec::new();
     let (mut bytes, mut count) = (0, 0);
     for segment in state.segments.range(first..).take(SEGMENTS_MAX) {
-        if segment.base >= until || bytes >= wanted.bytes_max || count >= wanted.count_max {
+        let enough = !planned.is_empty() && (bytes >= wanted.bytes_max || count >= wanted.count_max);
+        if segment.base >= until || enough {
             break;
         }
         let dense = state.dense(segment.file).map(|entries| {

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use ferrymq_disk::Disk;
 use ferrymq_runtime::{Clock, Rng, blocking, spawn_thread};
@@ -26,10 +27,12 @@ use crate::read::describe::{find, headers, stat};
 use crate::read::{Mode, Stop, Wanted, into_error, read};
 use crate::shared::Shared;
 
-/// The embedded engine. Dropping it without [`LocalStore::stop`] leaves the directory as a crash would.
+/// The embedded engine. Dropping it without [`LocalStore::stop`] leaves the directory as a killed process
+/// would; it waits for the group being written.
 pub struct LocalStore {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
+    writer: Option<JoinHandle<()>>,
 }
 
 struct Inbox {
@@ -65,10 +68,9 @@ impl LocalStore {
         let inbox = Arc::new(Inbox { state: Mutex::default(), arrived: Condvar::new() });
         let writer_inbox = inbox.clone();
         let started = spawn_thread("ferrymq-wal", move || write_until_stopped(core, &writer_inbox));
-        if let Err(error) = started {
-            return Err(StorageError::new(ErrorKind::Closed, "cannot start the writer").caused_by(error));
-        }
-        Ok(LocalStore { shared, inbox })
+        let failed =
+            |error| StorageError::new(ErrorKind::Closed, "cannot start the writer").caused_by(error);
+        Ok(LocalStore { shared, inbox, writer: Some(started.map_err(failed)?) })
     }
 
     /// Finishes what was accepted, writes a checkpoint and the clean-stop marker, and lets the directory go.
@@ -152,6 +154,12 @@ impl Drop for LocalStore {
             state.abandoned = true;
         }
         self.inbox.arrived.notify_all();
+        // One group at most is being written; then the directory is free again.
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer's thread panicked");
+        }
     }
 }
 

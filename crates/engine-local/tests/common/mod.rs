@@ -4,6 +4,8 @@
 //!
 //! Deliberately absent: threads, tokio, time.
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -145,6 +147,17 @@ impl Workload {
         }
     }
 
+    /// The same promises with another future.
+    pub fn fork(&self, seed: u64) -> Workload {
+        Workload {
+            rng: Rng::seeded(seed),
+            model: self.model.clone(),
+            classes: self.classes.clone(),
+            owners: self.owners + 1000,
+            stale: self.stale.clone(),
+        }
+    }
+
     fn below(&self, bound: u64) -> u64 {
         self.rng.below(bound)
     }
@@ -166,6 +179,18 @@ impl Workload {
             self.note(done, note);
         }
         !core.is_stopped()
+    }
+
+    /// What an owner does after a restart: it claims all its logs.
+    pub fn claim_all(&mut self, core: &mut Core) {
+        let living = |log: &Log| log.deleted.is_none() && log.epoch > 0;
+        let logs: Vec<u64> =
+            self.model.logs.iter().filter(|(_, log)| living(log)).map(|(id, _)| *id).collect();
+        self.owners += 1;
+        let ids = logs.iter().map(|log| LogId(*log)).collect();
+        let work = Work::Claim { logs: ids, owner: OwnerId(self.owners) };
+        let done = execute(core, vec![work]).remove(0);
+        self.note(done, Note::Claim(logs, self.owners));
     }
 
     fn ask_claim(&mut self) -> Option<Asked> {
@@ -389,6 +414,12 @@ impl Workload {
     /// The process has ended and a new one begins: what was of class `Memory` is gone.
     pub fn restarted(&mut self, power_cut: bool) {
         for log in self.model.logs.values_mut() {
+            // What was asked for and not acknowledged may not have happened.
+            let given = log.batches.iter().filter_map(|(base, all)| {
+                let known = all.iter().find(|known| known.there == Fact::Yes)?;
+                Some(base + u64::from(known.span))
+            });
+            log.next = given.max().unwrap_or(0);
             for known in log.batches.values_mut().flatten() {
                 if known.class == Durability::Memory {
                     known.there = Fact::No;
