@@ -4,8 +4,8 @@
 //!
 //! - A count or length is compared with the bytes left before anything is allocated for it: an array of N
 //!   elements needs at least N times the least size of an element.
-//! - What an array reserves at first is also bounded in bytes of memory ([`RESERVE_PER_BYTE`]); it grows
-//!   only by elements that were really there. All arrays together stay under a limit per frame.
+//! - What an array reserves at first is also bounded in bytes of memory ([`RESERVE_PER_BYTE`]); it takes
+//!   the rest only when the first share was really there. All arrays together stay under a limit per frame.
 //! - Strings, byte fields and records are slices of the frame.
 //! - An error leaves the decoder in an unspecified place; the frame is to be given up.
 //!
@@ -36,7 +36,6 @@ pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
 
 /// Why bytes are not the message they were said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum DecodeError {
     /// The frame ends inside a value.
     Truncated,
@@ -312,8 +311,9 @@ impl<'a> Decoder<'a> {
         self.grow(&mut elements, count.min(affordable.max(1)))?;
         for _ in 0..count {
             if elements.len() == elements.capacity() {
-                let wanted = count.min(elements.capacity().saturating_mul(2));
-                self.grow(&mut elements, wanted)?;
+                // The first share held what it claimed. Going to the end at once costs less than doubling,
+                // which would have two large copies alive.
+                self.grow(&mut elements, count)?;
             }
             elements.push(T::read(self, version)?);
         }

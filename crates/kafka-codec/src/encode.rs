@@ -29,7 +29,6 @@ pub const RECORDS_SPLICE_MIN: usize = 512;
 
 /// Why a message cannot be written in a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum EncodeError {
     /// The field holds something and the version has no place for it.
     FieldNotInVersion {
@@ -189,11 +188,14 @@ impl Encoder {
     /// An unsigned varint.
     #[inline]
     pub fn uvarint(&mut self, mut value: u32) {
-        while value >= 0x80 {
-            self.buffer.push((value & 0x7f) as u8 | 0x80);
+        loop {
+            let [.., low] = value.to_be_bytes();
             value >>= 7;
+            if value == 0 {
+                return self.buffer.push(low & 0x7f);
+            }
+            self.buffer.push(low | 0x80);
         }
-        self.buffer.push(value as u8);
     }
 
     /// A compact length: one more than the value, zero for null.

@@ -10,12 +10,12 @@ use std::fmt;
 /// Declares the enum and its facts from one table: variant, code, Kafka's name, whether a client may
 /// retry, Kafka's text.
 macro_rules! error_codes {
-    ($($variant:ident $code:literal $name:literal $retriable:literal $message:literal;)*) => {
+    ($($(#[$attribute:meta])* $variant:ident $code:literal $name:literal $retriable:literal $message:literal;)*) => {
         /// A Kafka error code.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
         #[repr(i16)]
         pub enum ErrorCode {
-            $(#[doc = $message] $variant = $code,)*
+            $($(#[$attribute])* #[doc = $message] $variant = $code,)*
         }
 
         impl ErrorCode {
@@ -56,6 +56,7 @@ macro_rules! error_codes {
 
 error_codes! {
     UnknownServerError -1 "UNKNOWN_SERVER_ERROR" false "The server experienced an unexpected error when processing the request.";
+    #[default]
     None 0 "NONE" false "No error.";
     OffsetOutOfRange 1 "OFFSET_OUT_OF_RANGE" false "The requested offset is not within the range of offsets maintained by the server.";
     CorruptMessage 2 "CORRUPT_MESSAGE" true "This message has failed its CRC checksum, exceeds the valid size, has a null key for a compacted topic, or is otherwise corrupt.";
@@ -196,12 +197,6 @@ impl ErrorCode {
     /// The number on the wire.
     pub const fn code(self) -> i16 {
         self as i16
-    }
-}
-
-impl Default for ErrorCode {
-    fn default() -> Self {
-        Self::None
     }
 }
 

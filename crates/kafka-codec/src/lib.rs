@@ -46,3 +46,8 @@ pub use messages::{RequestKind, ResponseKind};
 pub use records::Records;
 pub use str_bytes::StrBytes;
 pub use uuid::Uuid;
+
+/// The README's example, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

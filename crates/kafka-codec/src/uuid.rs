@@ -63,7 +63,7 @@ mod tests {
         let mut one = [0; 16];
         one[15] = 1;
         assert_eq!(Uuid(one).to_string(), "AAAAAAAAAAAAAAAAAAAAAQ");
-        let all: [u8; 16] = std::array::from_fn(|i| (i as u8) * 17);
+        let all: [u8; 16] = std::array::from_fn(|i| u8::try_from(i * 17).unwrap());
         assert_eq!(Uuid(all).to_string(), "ABEiM0RVZneImaq7zN3u_w");
     }
 }

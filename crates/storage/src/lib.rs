@@ -19,6 +19,7 @@ pub mod error;
 pub mod log;
 pub mod log_meta;
 pub mod memory;
+pub mod memory_meta;
 pub mod meta;
 pub mod validate;
 

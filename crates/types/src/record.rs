@@ -1,4 +1,4 @@
-//! Records inside a batch: walking them in place, and building uncompressed batches.
+//! Records inside a batch: walking them in place, and building batches.
 //!
 //! A record is `length attributes timestamp-delta offset-delta key value headers`, all integers zig-zag
 //! varints (Kafka's protocol guide, "Record").
@@ -143,7 +143,7 @@ fn put_bytes(out: &mut BytesMut, value: Option<&[u8]>) {
     match value {
         None => put_varint(out, -1),
         Some(value) => {
-            put_varint(out, i64::try_from(value.len()).expect("a slice is shorter than i64::MAX"));
+            put_varint(out, signed(value.len()));
             out.put_slice(value);
         }
     }
@@ -262,11 +262,29 @@ fn decode_varint(bytes: &[u8]) -> Result<(i64, usize), RecordError> {
     Err(RecordError("varint too long"))
 }
 
-/// Builds one uncompressed batch, record by record. Base offset 0 and leader epoch 0 until patched.
+/// Bytes that [`put_varint`] writes for `value`.
+#[inline]
+fn varint_bytes(value: i64) -> usize {
+    let rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    ((70 - (rest | 1).leading_zeros()) / 7) as usize
+}
+
+/// Bytes that [`put_bytes`] writes for `value`.
+#[inline]
+fn field_bytes(value: Option<&[u8]>) -> usize {
+    value.map_or(1, |value| varint_bytes(signed(value.len())) + value.len())
+}
+
+fn signed(length: usize) -> i64 {
+    i64::try_from(length).expect("a slice is shorter than i64::MAX")
+}
+
+/// Builds one batch, record by record. Base offset 0 and leader epoch 0 until patched.
+///
+/// Records are written once, behind room for the header; an uncompressed batch is finished in place.
 #[derive(Debug)]
 pub struct BatchBuilder {
     out: BytesMut,
-    scratch: BytesMut,
     base_timestamp: i64,
     max_timestamp: i64,
     count: i32,
@@ -277,11 +295,16 @@ impl BatchBuilder {
     /// An empty batch whose record timestamps count from `base_timestamp` milliseconds.
     #[must_use]
     pub fn new(base_timestamp: i64) -> BatchBuilder {
-        let mut out = BytesMut::with_capacity(4096);
+        BatchBuilder::with_capacity(base_timestamp, 4096)
+    }
+
+    /// As [`new`](Self::new), with room for `bytes` of batch.
+    #[must_use]
+    pub fn with_capacity(base_timestamp: i64, bytes: usize) -> BatchBuilder {
+        let mut out = BytesMut::with_capacity(bytes.max(HEADER_BYTES));
         out.put_bytes(0, HEADER_BYTES);
         let producer = (NO_PRODUCER_ID, -1, NO_SEQUENCE);
-        let max_timestamp = base_timestamp;
-        BatchBuilder { out, scratch: BytesMut::new(), base_timestamp, max_timestamp, count: 0, producer }
+        BatchBuilder { out, base_timestamp, max_timestamp: base_timestamp, count: 0, producer }
     }
 
     /// Makes the batch an idempotent producer's.
@@ -291,23 +314,26 @@ impl BatchBuilder {
 
     /// Appends one record.
     pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
-        self.scratch.clear();
-        self.scratch.put_u8(0);
-        put_varint(&mut self.scratch, timestamp - self.base_timestamp);
-        put_varint(&mut self.scratch, i64::from(self.count));
-        put_bytes(&mut self.scratch, key);
-        put_bytes(&mut self.scratch, value);
-        put_varint(
-            &mut self.scratch,
-            i64::try_from(headers.len()).expect("a slice is shorter than i64::MAX"),
-        );
+        let delta = timestamp - self.base_timestamp;
+        let index = i64::from(self.count);
+        let body = 1 + varint_bytes(delta) + varint_bytes(index) + field_bytes(key) + field_bytes(value);
+        let length = headers.iter().fold(body + varint_bytes(signed(headers.len())), |sum, header| {
+            sum + field_bytes(Some(&header.key)) + field_bytes(header.value.as_deref())
+        });
+        self.out.reserve(length + 10);
+        put_varint(&mut self.out, signed(length));
+        let start = self.out.len();
+        self.out.put_u8(0);
+        put_varint(&mut self.out, delta);
+        put_varint(&mut self.out, index);
+        put_bytes(&mut self.out, key);
+        put_bytes(&mut self.out, value);
+        put_varint(&mut self.out, signed(headers.len()));
         for header in headers {
-            put_bytes(&mut self.scratch, Some(&header.key));
-            put_bytes(&mut self.scratch, header.value.as_deref());
+            put_bytes(&mut self.out, Some(&header.key));
+            put_bytes(&mut self.out, header.value.as_deref());
         }
-        let length = i64::try_from(self.scratch.len()).expect("a buffer is shorter than i64::MAX");
-        put_varint(&mut self.out, length);
-        self.out.extend_from_slice(&self.scratch);
+        debug_assert_eq!(self.out.len() - start, length);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.count += 1;
     }
@@ -327,8 +353,8 @@ impl BatchBuilder {
     /// The finished, uncompressed batch.
     #[must_use]
     pub fn build(mut self) -> Bytes {
-        let payload = self.out.split_off(HEADER_BYTES);
-        self.seal(Compression::None, &payload)
+        self.seal(Compression::None);
+        self.out.freeze()
     }
 
     /// The finished batch with its records passed through `compress`.
@@ -340,31 +366,32 @@ impl BatchBuilder {
         compression: Compression,
         compress: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
     ) -> Result<Bytes, E> {
-        let payload = self.out.split_off(HEADER_BYTES);
-        let packed = compress(&payload)?;
-        Ok(self.seal(compression, &packed))
+        let packed = compress(&self.out[HEADER_BYTES..])?;
+        self.out.truncate(HEADER_BYTES);
+        self.out.extend_from_slice(&packed);
+        self.seal(compression);
+        Ok(self.out.freeze())
     }
 
-    fn seal(self, compression: Compression, payload: &[u8]) -> Bytes {
-        let mut out = BytesMut::with_capacity(HEADER_BYTES + payload.len());
-        let length = HEADER_BYTES - batch::LENGTH_OVERHEAD + payload.len();
+    /// Writes the header in front of the records.
+    fn seal(&mut self, compression: Compression) {
+        let length = self.out.len() - batch::LENGTH_OVERHEAD;
         let (producer_id, producer_epoch, base_sequence) = self.producer;
-        out.put_i64(0);
-        out.put_i32(i32::try_from(length).expect("a batch is smaller than 2 GiB"));
-        out.put_i32(0);
-        out.put_i8(2);
-        out.put_u32(0);
-        out.put_u16(compression as u16);
-        out.put_i32(self.count - 1);
-        out.put_i64(self.base_timestamp);
-        out.put_i64(self.max_timestamp);
-        out.put_i64(producer_id);
-        out.put_i16(producer_epoch);
-        out.put_i32(base_sequence);
-        out.put_i32(self.count);
-        out.put_slice(payload);
-        batch::set_crc(&mut out);
-        out.freeze()
+        let mut head = &mut self.out[..HEADER_BYTES];
+        head.put_i64(0);
+        head.put_i32(i32::try_from(length).expect("a batch is smaller than 2 GiB"));
+        head.put_i32(0);
+        head.put_i8(2);
+        head.put_u32(0);
+        head.put_u16(compression as u16);
+        head.put_i32(self.count - 1);
+        head.put_i64(self.base_timestamp);
+        head.put_i64(self.max_timestamp);
+        head.put_i64(producer_id);
+        head.put_i16(producer_epoch);
+        head.put_i32(base_sequence);
+        head.put_i32(self.count);
+        batch::set_crc(&mut self.out);
     }
 }
 

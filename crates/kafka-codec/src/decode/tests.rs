@@ -16,28 +16,28 @@ fn check<T: PartialEq + fmt::Debug>(
 
 #[test]
 fn varints() {
-    check(&[0], true, Decoder::uvarint, Ok(0));
-    check(&[0x7f], true, Decoder::uvarint, Ok(127));
-    check(&[0x80, 0x01], true, Decoder::uvarint, Ok(128));
-    check(&[0xff, 0xff, 0xff, 0xff, 0x0f], true, Decoder::uvarint, Ok(u32::MAX));
-    check(&[0xff, 0xff, 0xff, 0xff, 0x1f], true, Decoder::uvarint, Err(DecodeError::VarintTooLong));
-    check(&[0x80, 0x80, 0x80, 0x80, 0x80, 0], true, Decoder::uvarint, Err(DecodeError::VarintTooLong));
-    check(&[0x80, 0x80], true, Decoder::uvarint, Err(DecodeError::Truncated));
-    check(&[], true, Decoder::uvarint, Err(DecodeError::Truncated));
+    check(&[0], true, |d| d.uvarint(), Ok(0));
+    check(&[0x7f], true, |d| d.uvarint(), Ok(127));
+    check(&[0x80, 0x01], true, |d| d.uvarint(), Ok(128));
+    check(&[0xff, 0xff, 0xff, 0xff, 0x0f], true, |d| d.uvarint(), Ok(u32::MAX));
+    check(&[0xff, 0xff, 0xff, 0xff, 0x1f], true, |d| d.uvarint(), Err(DecodeError::VarintTooLong));
+    check(&[0x80, 0x80, 0x80, 0x80, 0x80, 0], true, |d| d.uvarint(), Err(DecodeError::VarintTooLong));
+    check(&[0x80, 0x80], true, |d| d.uvarint(), Err(DecodeError::Truncated));
+    check(&[], true, |d| d.uvarint(), Err(DecodeError::Truncated));
 }
 
 #[test]
 fn strings() {
-    check(&[0, 2, b'h', b'i'], false, Decoder::string, Ok("hi".into()));
-    check(&[3, b'h', b'i'], true, Decoder::string, Ok("hi".into()));
-    check(&[0xff, 0xff], false, Decoder::nullable_string, Ok(None));
-    check(&[0], true, Decoder::nullable_string, Ok(None));
-    check(&[0xff, 0xff], false, Decoder::string, Err(DecodeError::InvalidNull));
-    check(&[0], true, Decoder::string, Err(DecodeError::InvalidNull));
-    check(&[0xff, 0xfe], false, Decoder::string, Err(DecodeError::InvalidLength));
-    check(&[0, 3, b'h', b'i'], false, Decoder::string, Err(DecodeError::Truncated));
-    check(&[3, 0xc3, 0x28], true, Decoder::string, Err(DecodeError::InvalidUtf8));
-    check(&[0x81, 0x80, 0x02], true, Decoder::string, Err(DecodeError::InvalidLength));
+    check(&[0, 2, b'h', b'i'], false, |d| d.string(), Ok("hi".into()));
+    check(&[3, b'h', b'i'], true, |d| d.string(), Ok("hi".into()));
+    check(&[0xff, 0xff], false, |d| d.nullable_string(), Ok(None));
+    check(&[0], true, |d| d.nullable_string(), Ok(None));
+    check(&[0xff, 0xff], false, |d| d.string(), Err(DecodeError::InvalidNull));
+    check(&[0], true, |d| d.string(), Err(DecodeError::InvalidNull));
+    check(&[0xff, 0xfe], false, |d| d.string(), Err(DecodeError::InvalidLength));
+    check(&[0, 3, b'h', b'i'], false, |d| d.string(), Err(DecodeError::Truncated));
+    check(&[3, 0xc3, 0x28], true, |d| d.string(), Err(DecodeError::InvalidUtf8));
+    check(&[0x81, 0x80, 0x02], true, |d| d.string(), Err(DecodeError::InvalidLength));
 }
 
 #[test]
@@ -63,6 +63,18 @@ fn arrays_are_bounded_in_memory() {
     let mut decoder = Decoder::with_memory_limit(&frame, 999 * size_of::<StrBytes>());
     decoder.set_flexible(true);
     assert_eq!(decoder.array::<StrBytes>(0), Err(DecodeError::MemoryLimit));
+}
+
+#[test]
+fn a_lie_about_a_count_costs_little() {
+    // A thousand strings are promised, as many bytes follow, and the first of them is no string.
+    let frame = Bytes::from([&[0xe9, 0x07][..], &[0; 1000]].concat());
+    let memory = allocation_counter::measure(|| {
+        let mut decoder = Decoder::new(&frame);
+        decoder.set_flexible(true);
+        assert_eq!(decoder.array::<StrBytes>(0), Err(DecodeError::InvalidNull));
+    });
+    assert!(memory.bytes_max <= 1000 * RESERVE_PER_BYTE as u64, "{memory:?}");
 }
 
 #[test]
