@@ -94,8 +94,8 @@ struct InFlight {
 
 enum Work {
     Transactions(Vec<(Request, Revision)>),
-    /// The revision after it, and its bytes.
-    Snapshot(Revision, u64),
+    /// The offset behind it, and its bytes.
+    Snapshot(Offset, u64),
 }
 
 /// A transaction on its way.
@@ -252,7 +252,7 @@ impl Inner {
         if let Some(flight) = writer.in_flight.take() {
             match flight.what {
                 Work::Transactions(requests) => self.settle(writer, requests, outcomes),
-                Work::Snapshot(revision, bytes) => self.settle_snapshot(writer, revision, bytes, outcomes),
+                Work::Snapshot(next, bytes) => settle_snapshot(writer, next, bytes, outcomes),
             }
         }
         if writer.closed.is_none() && writer.log_bytes > SNAPSHOT_BYTES_MIN.max(self.snapshot_due()) {
@@ -376,27 +376,20 @@ impl Inner {
         let behind = next.plus(records.len() as u64);
         let append = self.append(writer, next, records, Durability::Sync, Space::Reserve);
         let group = vec![append, self.op(Action::Trim(next))];
-        InFlight { outcomes: self.store.commit(vec![group]), what: Work::Snapshot(Revision(behind.0), bytes) }
+        InFlight { outcomes: self.store.commit(vec![group]), what: Work::Snapshot(behind, bytes) }
     }
+}
 
-    fn settle_snapshot(
-        &self,
-        writer: &mut Writer,
-        revision: Revision,
-        bytes: u64,
-        mut outcomes: Vec<Outcome>,
-    ) {
-        match outcomes.pop() {
-            Some(Err(error)) => {
-                close_if_fatal(writer, &error);
-                // Not at once again: the next one is due when as much has been written once more.
-                writer.log_bytes = 0;
-            }
-            _ => {
-                writer.next = Offset(revision.0);
-                writer.log_bytes = bytes;
-                self.state.write().advance(revision);
-            }
+fn settle_snapshot(writer: &mut Writer, next: Offset, bytes: u64, mut outcomes: Vec<Outcome>) {
+    match outcomes.pop() {
+        Some(Err(error)) => {
+            close_if_fatal(writer, &error);
+            // Not at once again: the next one is due when as much has been written once more.
+            writer.log_bytes = 0;
+        }
+        _ => {
+            writer.next = next;
+            writer.log_bytes = bytes;
         }
     }
 }

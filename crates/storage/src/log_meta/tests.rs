@@ -109,6 +109,43 @@ fn what_certainly_did_not_happen_fails_alone() {
 }
 
 #[test]
+fn of_those_that_wait_together_one_wins() {
+    let store = MemoryStore::new();
+    let meta = open(&store);
+    let first = future::join_all([create(&meta, "a"), create(&meta, "a")]).now_or_never().unwrap();
+    assert_eq!(*first[0].as_ref().unwrap(), Revision(1));
+    assert_eq!(first[1].as_ref().unwrap_err().kind(), ErrorKind::Conflict);
+    // A question about what is not durable yet is answered when it is, or when it has failed.
+    for failure in [None, Some(ErrorKind::Full)] {
+        failure.into_iter().for_each(|kind| store.fail_next(kind, false));
+        let next = Revision(now(store.stat(META_LOG)).unwrap().next.0 + 1);
+        let key = format!("b{}", next.0);
+        let question = Compare { key: key.clone(), revision: Some(next) };
+        let pair = [create(&meta, &key), meta.txn(vec![question], vec![])];
+        let answers = future::join_all(pair).now_or_never().unwrap();
+        match failure {
+            None => assert_eq!(*answers[1].as_ref().unwrap(), next),
+            Some(_) => assert_eq!(answers[1].as_ref().unwrap_err().kind(), ErrorKind::Conflict),
+        }
+    }
+}
+
+#[test]
+fn the_revision_does_not_fall_when_heartbeats_are_lost() {
+    let store = MemoryStore::new();
+    let meta = open(&store);
+    now(create(&meta, "a")).unwrap();
+    let heartbeat = now(meta.heartbeat(1, Bytes::new())).unwrap();
+    // What a restart does to a batch of the class `Memory`.
+    let lost = Action::Discard(vec![Offset(heartbeat.0 - 1)..Offset(heartbeat.0)]);
+    now(store.commit(vec![vec![meta.inner.op(lost)]])).remove(0).unwrap();
+    let again = open(&store);
+    let listing = now(again.list("", Revision(0))).unwrap();
+    assert_eq!((listing.entries.len(), listing.revision), (1, heartbeat));
+    assert!(now(create(&again, "b")).unwrap() > heartbeat);
+}
+
+#[test]
 fn an_unknown_outcome_closes_the_store_and_opening_tells() {
     for applied in [false, true] {
         let store = MemoryStore::new();
