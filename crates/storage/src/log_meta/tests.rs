@@ -5,9 +5,12 @@ use std::task::{Context, Waker};
 
 use futures_util::{FutureExt as _, future};
 
+use ferrymq_types::CommitId;
+
+use super::writer::{SNAPSHOT_BYTES_MIN, SNAPSHOT_FACTOR};
 use super::*;
-use crate::MemoryStore;
 use crate::conformance::meta::{self, OpenedMeta};
+use crate::{Action, Append, Batch, MemoryStore, Space};
 
 fn open(store: &MemoryStore) -> LogMeta {
     let owner = OwnerId(1);
