@@ -66,7 +66,10 @@ pub(crate) struct Pick {
 
 impl std::fmt::Debug for Pick {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pick").field("file", &self.file.id).field("entry", &self.entry).finish_non_exhaustive()
+        f.debug_struct("Pick")
+            .field("file", &self.file.id)
+            .field("entry", &self.entry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -328,10 +331,13 @@ fn read_region(
     let length = range_of(&last.entry).end - begin;
     let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
     let read = match mode {
-        Mode::Cached => first.file.file.read_cached(&mut buffer, begin).map(|read| read.ok_or(Stop::WouldBlock)),
+        Mode::Cached => {
+            first.file.file.read_cached(&mut buffer, begin).map(|read| read.ok_or(Stop::WouldBlock))
+        }
         Mode::Blocking => first.file.file.read_at(&mut buffer, begin).map(Ok),
     };
-    let failed = |error| StorageError::new(ErrorKind::Unavailable, "cannot read a data file").caused_by(error);
+    let failed =
+        |error| StorageError::new(ErrorKind::Unavailable, "cannot read a data file").caused_by(error);
     let read = read.map_err(failed)??;
     if read < buffer.len() && mode == Mode::Cached {
         return Err(Stop::WouldBlock);
