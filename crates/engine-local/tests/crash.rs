@@ -49,7 +49,13 @@ fn without_a_crash_everything_is_as_promised() {
 }
 
 /// Cuts the power at each `stride`-th step and looks at `cuts` of the states it may leave.
-fn cut_everywhere(seed: u64, rounds: u64, stride: u64, cuts: u64, bug: Option<SeededBug>) -> Result<u64, String> {
+fn cut_everywhere(
+    seed: u64,
+    rounds: u64,
+    stride: u64,
+    cuts: u64,
+    bug: Option<SeededBug>,
+) -> Result<u64, String> {
     let disk = SimDisk::new(seed);
     run(&disk, seed, rounds, bug);
     let steps = disk.counts().steps();

@@ -357,12 +357,8 @@ impl Workload {
     fn ask_delete(&mut self, id: u64) -> Asked {
         let log = self.model.logs.get_mut(&id).unwrap();
         log.deleted = Some(Fact::Perhaps);
-        let op = Op {
-            log: LogId(id),
-            epoch: Epoch(log.epoch),
-            owner: OwnerId(log.owner),
-            action: Action::Delete,
-        };
+        let op =
+            Op { log: LogId(id), epoch: Epoch(log.epoch), owner: OwnerId(log.owner), action: Action::Delete };
         let note = Note::Group { adds: Vec::new(), frees: Vec::new(), deletes: Some(id) };
         Asked { work: Work::Group(vec![op]), note }
     }
@@ -509,7 +505,8 @@ fn check_log(
             Some(_) => {}
         }
     }
-    for (base, known) in log.batches.iter().flat_map(|(base, all)| all.iter().map(move |known| (base, known))) {
+    for (base, known) in log.batches.iter().flat_map(|(base, all)| all.iter().map(move |known| (base, known)))
+    {
         let is_shown = found.get(base).is_some_and(|batch| batch.2 == known.bytes);
         if known.there == Fact::Yes && known.freed == Fact::No && log.deleted.is_none() && !is_shown {
             return Err(format!("log {id}: an acknowledged batch is lost at {base}"));
