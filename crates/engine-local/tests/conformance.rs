@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: crashes; see `crash.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::sync::Arc;
 
 use ferrymq_disk::{Disk, RealDisk, SimDisk};
