@@ -172,15 +172,15 @@ pub(crate) fn plan(state: &LogState, id: u64, wanted: Wanted) -> Result<Vec<Plan
     Ok(planned)
 }
 
-/// As many entries as fit, at least one.
+/// The entries that fit and the first that does not, so that whoever picks from them stops there.
 fn take_wanted(entries: &[Entry], bytes_max: u64, count_max: usize) -> Vec<Entry> {
     let mut bytes = 0;
-    let fits = |entry: &&Entry| {
-        let first = bytes == 0;
+    let begins_inside = |entry: &&Entry| {
+        let inside = bytes <= bytes_max;
         bytes += u64::from(entry.bytes);
-        first || bytes <= bytes_max
+        inside
     };
-    entries.iter().take(count_max.max(1)).take_while(fits).copied().collect()
+    entries.iter().take(count_max.max(1)).take_while(begins_inside).copied().collect()
 }
 
 /// Where to stop because of lost offsets.

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: crashes; see `crash.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::sync::Arc;
 
 use ferrymq_disk::{Disk, RealDisk, SimDisk};
@@ -66,4 +68,11 @@ fn defaults_on_a_real_disk() {
         })
     };
     conformance::run_all(&factory, &on_tokio);
+}
+
+#[test]
+fn random_lives_on_a_simulated_disk() {
+    let factory =
+        || -> Pending<Opened> { Box::pin(async { opened(Arc::new(SimDisk::new(3)), Options::tiny()) }) };
+    conformance::random::run(&factory, &on_tokio, 2_000);
 }
