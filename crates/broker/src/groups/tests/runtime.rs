@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use ferrymq_runtime::{Clock, Rng, Tasks};
@@ -144,7 +143,7 @@ fn heartbeat(group: &str, member: &str, generation: i32) -> HeartbeatRequest {
 /// Asks, lets the shard work, and says whether the answer still waits.
 async fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
     for _ in 0..20 {
-        if let Poll::Ready(_) = futures_util::poll!(&mut *future) {
+        if futures_util::poll!(&mut *future).is_ready() {
             return false;
         }
         tokio::task::yield_now().await;
@@ -330,6 +329,36 @@ async fn callers_that_go_away_leave_the_group_whole() {
     let again = fixture.groups.join(join("g", "a", &a)).await.unwrap();
     assert_eq!(again.members.len(), 2);
     assert_eq!(b_again.await.unwrap().generation, again.generation);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_costs_no_member_its_session() {
+    let fixture = start(&MemoryStore::new(), 1, config());
+    fixture.loaded().await;
+    let joined = fixture.groups.join(JoinRequest { session_timeout_ms: 40, ..join("g", "a", "") }).await;
+    let a = joined.unwrap().member_id;
+    fixture.groups.sync(sync("g", &a, 1, &[])).await.unwrap();
+    let hold = fixture.store.hold_commits();
+    // Four commits are under way, and as many records wait as may: the mailbox is left alone.
+    let mut commits = Vec::new();
+    for count in [1, 1, 1, 1, 10_000] {
+        let mut request = commit("busy", "", -1, 1);
+        request.offsets = vec![request.offsets[0].clone(); count];
+        let mut committing = Box::pin(fixture.groups.commit(request));
+        assert!(waits(&mut committing).await);
+        commits.push(committing);
+    }
+    let mut beat = Box::pin(fixture.groups.heartbeat(heartbeat("g", &a, 1)));
+    let clock = Clock::starting_at(0);
+    while clock.uptime() < std::time::Duration::from_millis(60) {
+        assert!(waits(&mut beat).await);
+    }
+    drop(hold);
+    assert_eq!(beat.await, Ok(()));
+    for committing in commits {
+        committing.await.unwrap();
+    }
     fixture.stop().await;
 }
 

@@ -21,7 +21,7 @@ pub(super) struct World {
     pub(super) coordinator: Coordinator,
     pub(super) now_ms: u64,
     pub(super) log: Vec<(Bytes, Option<Bytes>)>,
-    /// Records in `log` that are durable; a crash forgets the others.
+    /// The random part of the next member id.
     pub(super) fresh: u128,
     tickets: u64,
 }
