@@ -13,9 +13,12 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod error;
 pub mod log;
 pub mod memory;
+pub mod memory_meta;
 pub mod meta;
 pub mod validate;
 
