@@ -169,17 +169,7 @@ impl Decoder<'_> {
         let (base, next, bytes) = (self.number()?, self.number()?, self.number()?);
         let max_timestamp = self.number()?.cast_signed();
         let (epoch, count) = self.halves()?;
-        Some(Segment {
-            file,
-            position_first,
-            position_last,
-            base,
-            next,
-            bytes,
-            max_timestamp,
-            epoch,
-            count,
-        })
+        Some(Segment { file, position_first, position_last, base, next, bytes, max_timestamp, epoch, count })
     }
 }
 

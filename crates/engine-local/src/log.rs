@@ -307,7 +307,8 @@ impl LogState {
     /// Drops the cached batches that a change in `range` touches and all before them, so that what stays is
     /// still every readable batch from some offset on.
     fn uncache(&mut self, range: &Range<u64>) {
-        if let Some(at) = self.tail.iter().rposition(|cached| cached.base < range.end && cached.next > range.start)
+        if let Some(at) =
+            self.tail.iter().rposition(|cached| cached.base < range.end && cached.next > range.start)
         {
             self.tail.drain(..=at);
         }

@@ -128,8 +128,7 @@ impl Round {
 
     fn fits(&self, item: &Queued, share: usize) -> bool {
         let first = |log| !self.bytes_by_log.contains_key(log);
-        let in_share =
-            |log: &u64| self.bytes_by_log.get(log).is_none_or(|taken| taken + item.bytes <= share);
+        let in_share = |log: &u64| self.bytes_by_log.get(log).is_none_or(|taken| taken + item.bytes <= share);
         let in_group = self.bytes + item.bytes <= self.bytes_max || self.taken.is_empty();
         in_group && (item.logs.iter().all(first) || item.logs.iter().all(in_share))
     }

@@ -66,7 +66,10 @@ pub(crate) struct Pick {
 
 impl std::fmt::Debug for Pick {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pick").field("file", &self.file.id).field("entry", &self.entry).finish_non_exhaustive()
+        f.debug_struct("Pick")
+            .field("file", &self.file.id)
+            .field("entry", &self.entry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,15 +172,15 @@ pub(crate) fn plan(state: &LogState, id: u64, wanted: Wanted) -> Result<Vec<Plan
     Ok(planned)
 }
 
-/// As many entries as fit, at least one.
+/// The entries that fit and the first that does not, so that whoever picks from them stops there.
 fn take_wanted(entries: &[Entry], bytes_max: u64, count_max: usize) -> Vec<Entry> {
     let mut bytes = 0;
-    let fits = |entry: &&Entry| {
-        let first = bytes == 0;
+    let begins_inside = |entry: &&Entry| {
+        let inside = bytes <= bytes_max;
         bytes += u64::from(entry.bytes);
-        first || bytes <= bytes_max
+        inside
     };
-    entries.iter().take(count_max.max(1)).take_while(fits).copied().collect()
+    entries.iter().take(count_max.max(1)).take_while(begins_inside).copied().collect()
 }
 
 /// Where to stop because of lost offsets.
@@ -328,10 +331,13 @@ fn read_region(
     let length = range_of(&last.entry).end - begin;
     let mut buffer = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
     let read = match mode {
-        Mode::Cached => first.file.file.read_cached(&mut buffer, begin).map(|read| read.ok_or(Stop::WouldBlock)),
+        Mode::Cached => {
+            first.file.file.read_cached(&mut buffer, begin).map(|read| read.ok_or(Stop::WouldBlock))
+        }
         Mode::Blocking => first.file.file.read_at(&mut buffer, begin).map(Ok),
     };
-    let failed = |error| StorageError::new(ErrorKind::Unavailable, "cannot read a data file").caused_by(error);
+    let failed =
+        |error| StorageError::new(ErrorKind::Unavailable, "cannot read a data file").caused_by(error);
     let read = read.map_err(failed)??;
     if read < buffer.len() && mode == Mode::Cached {
         return Err(Stop::WouldBlock);

@@ -77,6 +77,10 @@ fn prepare(disk: &dyn Disk, rng: &Rng) -> Result<Loaded, StorageError> {
         disk.create_dir(Path::new(directory)).map_err(io)?;
     }
     let version = read_format(disk).map_err(io)?;
+    if version.is_none() {
+        // FORMAT says that the rest is there, so the rest must be durable first.
+        disk.sync_dir(Path::new("")).map_err(io)?;
+    }
     match version.as_deref().map(parse_format) {
         None => {}
         Some(Some(FORMAT_VERSION)) => {}

@@ -72,11 +72,7 @@ pub(crate) fn scan(file: &Arc<dyn File>, identity: FileIdentity) -> io::Result<S
     Ok(found)
 }
 
-fn read_group(
-    window: &mut Window<'_>,
-    identity: FileIdentity,
-    at: u64,
-) -> io::Result<Option<ScannedGroup>> {
+fn read_group(window: &mut Window<'_>, identity: FileIdentity, at: u64) -> io::Result<Option<ScannedGroup>> {
     let Some(head) = decode_head(identity, at, window.get(at, HEAD_BYTES)?) else { return Ok(None) };
     // An absurd count must not make us allocate: what lies behind the end of the file cannot verify.
     if at + head.table_bytes() > window.length {

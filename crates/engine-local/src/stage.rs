@@ -241,7 +241,8 @@ impl Staging {
         let end = append.batches.last().map_or(0, |batch| batch.next().0);
         let pending = self.change(log);
         if append.expect_next.0 != pending.next && !skip_fence {
-            let text = format!("log {log} goes on at {}, the caller expects {}", pending.next, append.expect_next);
+            let text =
+                format!("log {log} goes on at {}, the caller expects {}", pending.next, append.expect_next);
             return Err(StorageError::new(ErrorKind::Conflict, text));
         }
         if full && append.space == Space::Normal {
@@ -272,12 +273,8 @@ impl Staging {
 }
 
 fn record(header: RecordHeader, batch: Batch) -> Record {
-    let header = RecordHeader {
-        base: batch.base.0,
-        span: batch.span,
-        max_timestamp: batch.max_timestamp,
-        ..header
-    };
+    let header =
+        RecordHeader { base: batch.base.0, span: batch.span, max_timestamp: batch.max_timestamp, ..header };
     Record { header, payload: batch.bytes }
 }
 

@@ -68,8 +68,7 @@ impl LocalStore {
         let inbox = Arc::new(Inbox { state: Mutex::default(), arrived: Condvar::new() });
         let writer_inbox = inbox.clone();
         let started = spawn_thread("ferrymq-wal", move || write_until_stopped(core, &writer_inbox));
-        let failed =
-            |error| StorageError::new(ErrorKind::Closed, "cannot start the writer").caused_by(error);
+        let failed = |error| StorageError::new(ErrorKind::Closed, "cannot start the writer").caused_by(error);
         Ok(LocalStore { shared, inbox, writer: Some(started.map_err(failed)?) })
     }
 
@@ -190,7 +189,8 @@ fn write_until_stopped(mut core: Core, inbox: &Inbox) {
     let result = if clean { core.stop() } else { Ok(()) };
     // The lock of the directory goes with the writer: whoever waits for the stop may open it again.
     drop(core);
-    let failed = |error: io::Error| StorageError::new(ErrorKind::Closed, "cannot stop cleanly").caused_by(error);
+    let failed =
+        |error: io::Error| StorageError::new(ErrorKind::Closed, "cannot stop cleanly").caused_by(error);
     let result = result.map_err(failed);
     let mut state = inbox.state.lock();
     state.ended = Some(result.clone());

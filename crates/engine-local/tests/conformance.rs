@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: crashes; see `crash.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::sync::Arc;
 
 use ferrymq_disk::{Disk, RealDisk, SimDisk};
@@ -26,14 +28,18 @@ fn opened(disk: Arc<dyn Disk>, options: Options) -> Opened {
 }
 
 fn on_tokio(future: Pending<()>) {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future);
 }
 
 #[test]
 fn tiny_files_on_a_simulated_disk() {
-    let factory = || -> Pending<Opened> {
-        Box::pin(async { opened(Arc::new(SimDisk::new(1)), Options::tiny()) })
-    };
+    let factory =
+        || -> Pending<Opened> { Box::pin(async { opened(Arc::new(SimDisk::new(1)), Options::tiny()) }) };
     conformance::run_all(&factory, &on_tokio);
 }
 
@@ -62,4 +68,11 @@ fn defaults_on_a_real_disk() {
         })
     };
     conformance::run_all(&factory, &on_tokio);
+}
+
+#[test]
+fn random_lives_on_a_simulated_disk() {
+    let factory =
+        || -> Pending<Opened> { Box::pin(async { opened(Arc::new(SimDisk::new(3)), Options::tiny()) }) };
+    conformance::random::run(&factory, &on_tokio, 2_000);
 }

@@ -70,7 +70,8 @@ impl<'a> Replay<'a> {
     pub(super) fn run(&mut self, deleted: &mut Tombstones) -> io::Result<()> {
         let mut files: Vec<Arc<DataFile>> = {
             let files = self.shared.files.read();
-            let replayed = |data: &&Arc<DataFile>| data.kind == FileKind::Wal && data.id.0 >= self.replay_from;
+            let replayed =
+                |data: &&Arc<DataFile>| data.kind == FileKind::Wal && data.id.0 >= self.replay_from;
             files.values().filter(replayed).cloned().collect()
         };
         files.sort_by_key(|data| data.id);

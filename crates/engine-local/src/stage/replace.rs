@@ -43,7 +43,8 @@ pub(super) fn epochs(
         }
         scratch.inside(log, &range, &source)
     };
-    let unreadable = || StorageError::new(ErrorKind::Unavailable, format!("cannot load an index of log {log}"));
+    let unreadable =
+        || StorageError::new(ErrorKind::Unavailable, format!("cannot load an index of log {log}"));
     let replaced = replaced.ok_or_else(unreadable)?;
     let holder = |offset: u64| {
         let after = replaced.partition_point(|(base, _, _)| *base <= offset);

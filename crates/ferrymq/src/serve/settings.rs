@@ -33,7 +33,7 @@ pub(crate) enum LogFormat {
 /// What the user can say, by flag, environment or file. Unset: the default.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// A TOML file with these same options (kebab-case, without the dashes in front).
     #[arg(long, env = "FERRYMQ_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -146,7 +146,10 @@ impl Settings {
         let mut problems = Vec::new();
         let http_listen = match args.http_listen.as_deref().unwrap_or("127.0.0.1:15672") {
             "off" => None,
-            text => text.parse().map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off"))).ok(),
+            text => text
+                .parse()
+                .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
+                .ok(),
         };
         let kafka_listen = args.kafka_listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9092)));
         let remote = args.allow_remote.unwrap_or(false);
@@ -165,7 +168,8 @@ impl Settings {
                 None
             }
         });
-        let topic_defaults = topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let topic_defaults =
+            topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
         let mut positive = |name: &str, value: usize| {
             if value == 0 {
                 problems.push(format!("{name} must be at least 1"));
@@ -183,7 +187,10 @@ impl Settings {
             num_partitions: args.num_partitions.unwrap_or(1),
             strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
             retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
-            request_bytes_max: positive("request-bytes-max", args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX)),
+            request_bytes_max: positive(
+                "request-bytes-max",
+                args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
+            ),
             fetch_bytes_max: positive("fetch-bytes-max", args.fetch_bytes_max.unwrap_or(FETCH_BYTES_MAX)),
             bytes_in_flight_max: positive(
                 "bytes-in-flight-max",
@@ -267,7 +274,9 @@ pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
         Ok(new) => {
             let same = Settings { log_level: now.log_level.clone(), ..new };
             if format!("{same:?}") != format!("{now:?}") {
-                tracing::warn!("SIGHUP: settings other than log-level differ from those running; they need a restart");
+                tracing::warn!(
+                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
+                );
             }
         }
     }
@@ -348,10 +357,9 @@ mod tests {
 
     #[test]
     fn flags_go_over_the_file_and_the_file_over_defaults() {
-        let file: ServeArgs = toml::from_str(
-            "num-partitions = 3\nnode-id = 7\n[topic-defaults]\n\"retention.ms\" = 1000\n",
-        )
-        .unwrap();
+        let file: ServeArgs =
+            toml::from_str("num-partitions = 3\nnode-id = 7\n[topic-defaults]\n\"retention.ms\" = 1000\n")
+                .unwrap();
         let flags = ServeArgs { num_partitions: Some(5), ..ServeArgs::default() };
         let settings = Settings::check(over(flags, file)).unwrap();
         assert_eq!((settings.num_partitions, settings.node_id), (5, 7));
