@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod crash;
 pub mod history;
 mod register;
 pub mod report;

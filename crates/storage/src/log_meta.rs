@@ -136,12 +136,8 @@ async fn load(
                 let revision = Revision(head.base.0 + 1);
                 match record.map_err(|what| unreadable(head.base, what))? {
                     Record::Transaction(puts) => state.apply(revision, puts),
-                    Record::Snapshot { part, entries, .. } => {
-                        if part == 0 {
-                            state.begin_snapshot();
-                        }
-                        state.load(revision, entries);
-                    }
+                    // Trimmed to in the step that wrote it, so nothing lies before it.
+                    Record::Snapshot { entries, .. } => state.load(revision, entries),
                 }
             }
         }
