@@ -8,10 +8,17 @@
 
 #![forbid(unsafe_code)]
 
+mod path;
+pub mod real;
+pub mod sim;
+
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use real::RealDisk;
+pub use sim::SimDisk;
 
 /// A directory tree in which an engine lives.
 pub trait Disk: Send + Sync + 'static {

@@ -12,10 +12,21 @@
 //! - A **gap** is legal: an append may begin above the log's next offset.
 //! - A log has one **owner** at one **epoch**. [`LogStore::claim`] makes an owner and fences all earlier ones;
 //!   the fence is checked in the same atomic step that writes.
+//! - A batch stays **readable** until a trim passes its last offset or a discard, a replacement or the log's
+//!   deletion takes it away: a start in the middle of a batch leaves the whole batch readable.
+//! - Which log ids exist is the caller's business: a log begins with its first claim, empty, at offset 0.
 //!
 //! **Order.** `commit` enqueues before it returns; its future only waits. Groups take effect in the order of
 //! the calls made for the same log by one caller. An append whose predecessor failed fails too, with
-//! [`ErrorKind::Conflict`](crate::ErrorKind::Conflict), because the next offset is not what it expects.
+//! [`ErrorKind::Conflict`](crate::ErrorKind::Conflict), because the next offset is not what it expects. A commit
+//! whose future is dropped goes on; what has been read once stays readable until it is taken away.
+//!
+//! **Restarts.** Claims, starts, deletions and what was done for [`Durability::Sync`] survive a power cut, what
+//! was done for [`Durability::Os`] survives the end of the process, what was done for [`Durability::Memory`]
+//! neither; the next offset never falls back behind an offset that was given out in any class.
+//!
+//! **Refusals.** What can be refused without looking at a log is ([`crate::validate`]), then `NotFound`, then
+//! `Fenced`, then `Conflict`, then `Full`.
 
 use std::ops::Range;
 
@@ -32,25 +43,31 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Makes `owner` the owner of all `logs`, creating those that do not exist, and fences every earlier
     /// owner: once this has succeeded, nothing an earlier owner sends takes effect. One claim per log in the
-    /// order asked. The epoch rises with every claim. A deleted log cannot be claimed
-    /// ([`ErrorKind::NotFound`](crate::ErrorKind::NotFound)): ids are not reused.
+    /// order asked. The epoch rises with every claim, also with one by the present owner. A deleted log cannot
+    /// be claimed ([`ErrorKind::NotFound`](crate::ErrorKind::NotFound)): ids are not reused. A log named twice
+    /// is an [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
     ///
     /// All or nothing; batched, so that 10,000 logs take a second at most.
     fn claim(&self, logs: Vec<LogId>, owner: OwnerId) -> Pending<Result<Vec<Claim>, StorageError>>;
 
     /// Applies many groups, each atomically, together durably; one outcome per group in order. A group that
-    /// is fenced or in conflict fails alone.
+    /// is refused, fenced or in conflict fails alone.
     ///
-    /// An outcome is `Ok` only when the group is durable for the strictest class in it.
+    /// The operations of a group take effect in their order, each on what those before it left; all of them
+    /// have one owner. An empty group is `Ok`.
+    ///
+    /// An outcome is `Ok` only when the group is durable for the strictest class in it. What is not an append
+    /// has the class [`Durability::Sync`].
     fn commit(&self, groups: Vec<Group>) -> Pending<Vec<Outcome>>;
 
     /// Reads whole batches in offset order, beginning with the one that holds `from` or else the first
     /// behind it, and none that begins at or behind `until`. Stops before exceeding `max_bytes` but returns
-    /// at least one batch if there is one. Only what is durable for its class is seen.
+    /// at least one batch if there is one. Only what is durable for its class is seen; what was acknowledged
+    /// before the call is seen.
     ///
     /// # Errors
     /// `NotFound` for an unknown log, `Corrupt` if the first batch to return does not verify. `from` below
-    /// start reads from start; `from` at or behind next reads nothing.
+    /// start reads from start, beginning with the batch that holds it; `from` at or behind next reads nothing.
     fn read(
         &self,
         log: LogId,
@@ -59,8 +76,8 @@ pub trait LogStore: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Pending<Result<Read, StorageError>>;
 
-    /// Describes up to `max` batches from the one that holds `from` on, with the first `prefix` bytes of each
-    /// (0: do not touch the data).
+    /// Describes up to `max` batches from the one that holds `from` on, or else the first behind it, with the
+    /// first `prefix` bytes of each (0: do not touch the data). Sees what [`LogStore::read`] sees.
     fn headers(
         &self,
         log: LogId,
@@ -69,7 +86,7 @@ pub trait LogStore: Send + Sync + 'static {
         prefix: usize,
     ) -> Pending<Result<Vec<BatchHead>, StorageError>>;
 
-    /// Finds a batch by time or by size.
+    /// Finds a batch by time or by size, among those that [`LogStore::read`] sees. The prefix is left empty.
     fn find(&self, log: LogId, what: Find) -> Pending<Result<Option<BatchHead>, StorageError>>;
 
     /// A log's present bounds and size. Cheap: answered from memory by the owner's engine.
@@ -87,7 +104,8 @@ pub struct Claim {
     pub start: Offset,
     /// Next offset to be given out.
     pub next: Offset,
-    /// The last append that took effect, so that an owner who lost a reply knows.
+    /// The last append that took effect, so that an owner who lost a reply knows. `None` if there was none;
+    /// unspecified after a restart that lost appends of a class that does not survive it.
     pub last_commit: Option<CommitId>,
 }
 
@@ -115,19 +133,25 @@ pub struct Op {
 pub enum Action {
     /// Adds batches at the end.
     Append(Append),
-    /// Moves the log's start up to this offset, at most to its next. Lower values do nothing.
+    /// Moves the log's start up to this offset, at most to its next. Lower values do nothing. Batches that
+    /// lie entirely below it are freed.
     Trim(Offset),
-    /// Frees whole batches that lie entirely inside one of these ranges: they are no longer read.
+    /// Frees whole batches that lie entirely inside one of these ranges: they are no longer read. Neither
+    /// start nor next moves. Ranges may overlap, be empty or reach behind next.
     Discard(Vec<Range<Offset>>),
     /// Puts `batches` in place of all batches that lie entirely inside `range` (compaction). The batches
     /// must lie inside the range and ascend; the log's next offset does not change.
+    ///
+    /// The first and the last offset of each must lie in a batch that is replaced, or the group is in
+    /// conflict: what was trimmed or discarded meanwhile does not come back. A batch keeps the epoch of the
+    /// replaced one that held its first offset, so that epochs never fall along a log.
     Replace {
         /// Offsets replaced.
         range: Range<Offset>,
         /// What takes their place; fewer or none.
         batches: Vec<Batch>,
     },
-    /// Deletes the log for good. Its id stays taken.
+    /// Deletes the log for good. Its id stays taken; whatever names it later is `NotFound`.
     Delete,
 }
 
@@ -142,7 +166,8 @@ pub struct Append {
     pub class: Durability,
     /// Which space it may use when the store is nearly full.
     pub space: Space,
-    /// At least one batch, ascending, not overlapping, the first at or above `expect_next`.
+    /// At least one batch, ascending, not overlapping, the first at or above `expect_next`. Gaps between them
+    /// are as legal as one before them.
     pub batches: Vec<Batch>,
 }
 
@@ -163,9 +188,10 @@ pub struct Batch {
     pub base: Offset,
     /// Offsets it takes up, at least 1.
     pub span: u32,
-    /// Largest timestamp in it, in milliseconds since 1970.
+    /// Largest timestamp in it, in milliseconds since 1970; of any order along the log.
     pub max_timestamp: i64,
-    /// The bytes, stored and returned as they are.
+    /// The bytes, stored and returned as they are: at least one, at most
+    /// [`BATCH_BYTES_MAX`](ferrymq_types::limits::BATCH_BYTES_MAX).
     pub bytes: Bytes,
 }
 
@@ -220,7 +246,7 @@ pub struct BatchHead {
     pub max_timestamp: i64,
     /// How many bytes it has.
     pub size: u32,
-    /// The epoch it was appended in.
+    /// The epoch it was appended in. Never falls along a log.
     pub epoch: Epoch,
     /// The first bytes of it, as many as were asked for and are there.
     pub prefix: Bytes,
@@ -233,7 +259,8 @@ pub enum Find {
     Timestamp(i64),
     /// The batch with the largest timestamp of all; the first of several.
     MaxTimestamp,
-    /// The first batch such that it and all behind it hold at most this many bytes.
+    /// The first batch such that it and all behind it hold at most this many bytes; none if already the last
+    /// one holds more.
     TailBytes(u64),
 }
 
@@ -246,6 +273,6 @@ pub struct Stat {
     pub start: Offset,
     /// Next offset to be given out, counting only what is done for its class.
     pub next: Offset,
-    /// Bytes of readable batches.
+    /// Bytes of readable batches, one that only reaches over the start included.
     pub bytes: u64,
 }

@@ -14,4 +14,4 @@ pub mod record;
 
 pub use batch::{BatchError, BatchHeader, BatchView, Compression, TimestampType};
 pub use ids::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
-pub use record::{BatchBuilder, Header, Record, RecordError, Records};
+pub use record::{BatchBuilder, Header, PayloadSummary, Record, RecordError, Records, check_payload};

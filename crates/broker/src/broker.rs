@@ -1,0 +1,293 @@
+//! The broker: topics on a store, owned by shards.
+//!
+//! **Invariants.** A topic is seen by readers only once its record and its logs are durable. Changes of topics
+//! are made one at a time. Dropping the last handle does not stop the shards; [`Broker::stop`] does.
+//!
+//! Deliberately absent: listeners, protocols, the choice of an engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ferrymq_runtime::{Clock, Rng, Tasks};
+use ferrymq_storage::{Compare, ErrorKind, LogStore, MetaStore, Put, StorageError};
+use ferrymq_types::{LogId, Offset, OwnerId};
+use tokio::sync::{Mutex, oneshot};
+
+mod admin;
+mod load;
+
+pub use admin::FIRST_TOPIC_LOG;
+use admin::{decode, encode};
+
+use crate::partition::Partition;
+use crate::producers::Producers;
+use crate::settings::TopicDefaults;
+use crate::shard::{AppendError, AppendItem, AppendResults, Message, Shard, ShardContext};
+use crate::topics::Registry;
+
+/// Producer ids taken from the store at a time.
+const PRODUCER_ID_BLOCK: u64 = 1000;
+/// Bytes a message without a payload is counted as in a mailbox.
+const SMALL_MESSAGE_BYTES: usize = 256;
+
+/// How a broker is set up.
+#[derive(Debug, Clone)]
+pub struct BrokerOptions {
+    /// Owner tasks.
+    pub shards: usize,
+    /// What topics get that say nothing else.
+    pub topic_defaults: TopicDefaults,
+    /// How often retention looks; Kafka's `log.retention.check.interval.ms`.
+    pub retention_interval: Duration,
+    /// After how long a silent producer is forgotten; Kafka's `producer.id.expiration.ms`.
+    pub producer_expiration: Duration,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        BrokerOptions {
+            shards: 2,
+            topic_defaults: TopicDefaults::default(),
+            retention_interval: Duration::from_secs(300),
+            producer_expiration: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// The store a broker stands on.
+#[derive(Clone)]
+pub struct Stores {
+    /// Logs.
+    pub logs: Arc<dyn LogStore>,
+    /// Topics and counters.
+    pub meta: Arc<dyn MetaStore>,
+    /// What can be rebuilt, kept to start faster.
+    pub state: Arc<dyn MetaStore>,
+}
+
+/// A running broker.
+pub struct Broker {
+    stores: Stores,
+    options: BrokerOptions,
+    clock: Clock,
+    rng: Rng,
+    tasks: Tasks,
+    owner: OwnerId,
+    cluster_id: String,
+    topics: Registry,
+    shards: Vec<Shard>,
+    admin: Mutex<()>,
+    producer_ids: Mutex<std::ops::Range<u64>>,
+}
+
+impl Broker {
+    /// Reads the topics, claims their logs and starts the owners.
+    ///
+    /// # Errors
+    /// Whatever the store answers, or `Internal` for records of a newer version.
+    pub async fn open(
+        stores: Stores,
+        options: BrokerOptions,
+        clock: Clock,
+        rng: Rng,
+        tasks: Tasks,
+    ) -> Result<Arc<Broker>, StorageError> {
+        let owner = OwnerId(rng.next_u128());
+        let context = ShardContext {
+            store: stores.logs.clone(),
+            state: stores.state.clone(),
+            clock: clock.clone(),
+            owner,
+            writer: rng.next_u64(),
+            tasks: tasks.clone(),
+        };
+        let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
+        let cluster_id = cluster_id(&*stores.meta, &rng).await?;
+        let broker = Arc::new(Broker {
+            stores,
+            clock,
+            rng,
+            tasks,
+            owner,
+            cluster_id,
+            topics: Registry::default(),
+            shards,
+            admin: Mutex::new(()),
+            producer_ids: Mutex::new(0..0),
+            options,
+        });
+        broker.load_topics().await?;
+        broker.finish_deletions().await?;
+        crate::retention::start(&broker, broker.options.retention_interval);
+        Ok(broker)
+    }
+
+    /// The topics.
+    #[must_use]
+    pub fn topics(&self) -> &Registry {
+        &self.topics
+    }
+
+    /// The clock everything here goes by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The random numbers everything here uses.
+    #[must_use]
+    pub fn rng(&self) -> &Rng {
+        &self.rng
+    }
+
+    /// The tasks of this broker.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Who this broker is to the store.
+    #[must_use]
+    pub fn owner(&self) -> OwnerId {
+        self.owner
+    }
+
+    /// The store of logs.
+    #[must_use]
+    pub fn logs(&self) -> &Arc<dyn LogStore> {
+        &self.stores.logs
+    }
+
+    /// The cluster's id: 22 characters, made at the first start.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// What topics get that say nothing else.
+    #[must_use]
+    pub fn topic_defaults(&self) -> &TopicDefaults {
+        &self.options.topic_defaults
+    }
+
+    /// Hands batches to their owners. The call returns once they are enqueued, in order; the future it
+    /// returns resolves with one result per batch, in the order of `items`.
+    pub async fn append(&self, items: Vec<AppendItem>) -> PendingAppends {
+        let mut by_shard: Vec<(Vec<usize>, Vec<AppendItem>, usize)> =
+            self.shards.iter().map(|_| (Vec::new(), Vec::new(), 0)).collect();
+        let count = items.len();
+        for (index, item) in items.into_iter().enumerate() {
+            let part = &mut by_shard[self.shard_index(item.partition.log)];
+            part.0.push(index);
+            part.2 += item.bytes.len() + SMALL_MESSAGE_BYTES;
+            part.1.push(item);
+        }
+        let mut parts = Vec::new();
+        for (shard, (indexes, items, bytes)) in self.shards.iter().zip(by_shard) {
+            if items.is_empty() {
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
+            // If the shard has ended, the answer's sender is gone and every item is answered `Gone`.
+            shard.send(Message::Append { items, reply }, bytes).await;
+            parts.push((indexes, answer));
+        }
+        PendingAppends { count, parts }
+    }
+
+    /// Moves a partition's start up to `start` and returns the new start.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn trim(&self, partition: &Partition, start: Offset) -> Result<Offset, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Trim { log: partition.log, start, reply };
+        self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;
+        answer.await.unwrap_or(Err(AppendError::Gone))
+    }
+
+    /// What is known of a partition's producers; `None` if nobody idempotent has written since start.
+    pub async fn producers(&self, partition: &Partition) -> Option<Producers> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Producers { log: partition.log, reply };
+        self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;
+        answer.await.ok().flatten()
+    }
+
+    pub(crate) async fn expire_producers(&self) {
+        let keep_ms = i64::try_from(self.options.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+        let cutoff_ms = self.clock.wall_ms().saturating_sub(keep_ms);
+        for shard in &self.shards {
+            shard.send(Message::ExpireProducers { cutoff_ms }, SMALL_MESSAGE_BYTES).await;
+        }
+    }
+
+    /// A producer id nobody has had before (KIP-98).
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub async fn new_producer_id(&self) -> Result<i64, StorageError> {
+        let mut block = self.producer_ids.lock().await;
+        if block.is_empty() {
+            let first = self.take_from_counter("counters/producer-id", PRODUCER_ID_BLOCK, 0).await?;
+            *block = first..first + PRODUCER_ID_BLOCK;
+        }
+        let id = block.start;
+        block.start += 1;
+        i64::try_from(id).map_err(|_| StorageError::new(ErrorKind::LimitExceeded, "producer ids are used up"))
+    }
+
+    fn shard_index(&self, log: LogId) -> usize {
+        usize::try_from(log.0).unwrap_or(0) % self.shards.len()
+    }
+
+    fn shard(&self, log: LogId) -> &Shard {
+        &self.shards[self.shard_index(log)]
+    }
+}
+
+/// Appends that were handed to their owners.
+pub struct PendingAppends {
+    count: usize,
+    parts: Vec<(Vec<usize>, oneshot::Receiver<AppendResults>)>,
+}
+
+impl PendingAppends {
+    /// Waits for all of them: one result per item, in order.
+    pub async fn wait(self) -> AppendResults {
+        let mut results: Vec<_> = (0..self.count).map(|_| Err(AppendError::Gone)).collect();
+        for (indexes, answer) in self.parts {
+            for (index, result) in indexes.into_iter().zip(answer.await.unwrap_or_default()) {
+                results[index] = result;
+            }
+        }
+        results
+    }
+}
+
+async fn cluster_id(meta: &dyn MetaStore, rng: &Rng) -> Result<String, StorageError> {
+    if let Some(entry) = meta.get("cluster/id").await? {
+        return decode(&entry);
+    }
+    let id = base64_url(&rng.next_u128().to_be_bytes());
+    let put = Put { key: "cluster/id".to_owned(), value: Some(encode(&id)?) };
+    meta.txn(vec![Compare { key: "cluster/id".to_owned(), revision: None }], vec![put]).await?;
+    Ok(id)
+}
+
+/// 22 characters of URL-safe base64, as Kafka writes cluster ids.
+fn base64_url(bytes: &[u8; 16]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut padded = BytesMut::from(&bytes[..]);
+    padded.extend_from_slice(&[0, 0]);
+    let mut text = String::with_capacity(24);
+    for group in padded.chunks_exact(3) {
+        let bits = (usize::from(group[0]) << 16) | (usize::from(group[1]) << 8) | usize::from(group[2]);
+        for shift in [18, 12, 6, 0] {
+            text.push(char::from(ALPHABET[(bits >> shift) & 63]));
+        }
+    }
+    text.truncate(22);
+    text
+}

@@ -1,0 +1,374 @@
+//! The owners: each shard is one task that owns the partitions hashed to it and alone appends to them.
+//!
+//! ```text
+//!  door -- Append{all partitions of one request here} --> mailbox (bounded in bytes)
+//!           |  check the producer, give out offsets, patch the batch header
+//!           v
+//!        LogStore::commit -- durable --> publish the high watermark, wake readers, answer
+//! ```
+//! **Invariants.** Offsets are given out here and nowhere else. An answer is given only after the store's
+//! outcome. If an append fails, what was given out after it fails too; the partition then takes back its
+//! offsets and producer state in reverse order and goes on only when nothing is in flight any more.
+//!
+//! Deliberately absent: locks, timers, anything about requests or connections.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
+use ferrymq_storage::{Action, Group, LogStore, MetaStore, Op, Outcome, Pending, StorageError};
+use ferrymq_types::{BatchHeader, LogId, Offset, OwnerId};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+
+use crate::partition::Partition;
+use crate::producers::{ProducerError, Producers};
+
+mod load;
+mod owned;
+
+use owned::{Owned, ProducerState};
+
+/// Bytes that may wait in one shard's mailbox.
+pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
+
+/// One batch for one partition.
+#[derive(Debug)]
+pub struct AppendItem {
+    /// Where to.
+    pub partition: Arc<Partition>,
+    /// The whole batch; patched in place.
+    pub bytes: bytes::BytesMut,
+    /// Its decoded header, verified by [`crate::validate`].
+    pub header: BatchHeader,
+}
+
+/// A durable append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the batch's first record.
+    pub base: Offset,
+    /// The broker's time if the topic stamps records itself, in milliseconds.
+    pub append_time_ms: Option<i64>,
+    /// The partition's first readable offset.
+    pub log_start: Offset,
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The topic is gone, or the shard has ended.
+    #[error("this server does not host this topic-partition")]
+    Gone,
+    /// The producer broke its order.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// The store refused or lost it.
+    #[error("{0}")]
+    Storage(StorageError),
+    /// An earlier append to this partition failed; try again.
+    #[error("an earlier append to the partition failed")]
+    Retry,
+}
+
+/// One result per item of an append, in order.
+pub type AppendResults = Vec<Result<Appended, AppendError>>;
+
+/// What a shard is asked to do.
+pub(crate) enum Message {
+    /// Takes over a partition whose log was claimed.
+    Attach { partition: Arc<Partition>, next: Offset },
+    /// Lets go of a partition.
+    Detach { log: LogId },
+    /// Appends batches; one result each, in order.
+    Append { items: Vec<AppendItem>, reply: oneshot::Sender<AppendResults> },
+    /// Moves a partition's start up; answers with the new start.
+    Trim { log: LogId, start: Offset, reply: oneshot::Sender<Result<Offset, AppendError>> },
+    /// What is known of a partition's producers.
+    Producers { log: LogId, reply: oneshot::Sender<Option<Producers>> },
+    /// Forgets producers silent since before this time.
+    ExpireProducers { cutoff_ms: i64 },
+}
+
+/// What a shard works with.
+#[derive(Clone)]
+pub(crate) struct ShardContext {
+    pub(crate) store: Arc<dyn LogStore>,
+    pub(crate) state: Arc<dyn MetaStore>,
+    pub(crate) clock: Clock,
+    pub(crate) owner: OwnerId,
+    pub(crate) writer: u64,
+    pub(crate) tasks: Tasks,
+}
+
+/// A handle to one shard; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    mailbox: MailboxSender<Message>,
+}
+
+impl Shard {
+    /// Starts a shard.
+    pub(crate) fn start(context: ShardContext) -> Shard {
+        let (sender, receiver) = mailbox(MAILBOX_BYTES);
+        let tasks = context.tasks.clone();
+        tasks.spawn(TaskKind::Owner, "partition shard", Owner::new(context).run(receiver));
+        Shard { mailbox: sender }
+    }
+
+    /// Enqueues a message; false if the shard has ended.
+    pub(crate) async fn send(&self, message: Message, bytes: usize) -> bool {
+        self.mailbox.send(message, bytes).await.is_ok()
+    }
+}
+
+/// A request with results still missing.
+struct Waiting {
+    results: Vec<Option<Result<Appended, AppendError>>>,
+    missing: usize,
+    reply: oneshot::Sender<AppendResults>,
+}
+
+/// One append that was handed to the store.
+struct Sent {
+    request: u64,
+    item: usize,
+    log: LogId,
+    sequence: u64,
+    appended: Appended,
+    next: Offset,
+}
+
+/// Something that finished.
+enum Done {
+    Commit { sent: Vec<Sent>, outcomes: Vec<Outcome> },
+    Trim { log: LogId, start: Offset, outcome: Outcome, reply: oneshot::Sender<Result<Offset, AppendError>> },
+    Loaded { log: LogId, producers: Result<Producers, StorageError> },
+}
+
+struct Owner {
+    context: ShardContext,
+    partitions: HashMap<LogId, Owned>,
+    waiting: HashMap<u64, Waiting>,
+    requests: u64,
+    done: FuturesUnordered<Pending<Done>>,
+}
+
+impl Owner {
+    fn new(context: ShardContext) -> Owner {
+        let done = FuturesUnordered::new();
+        Owner { context, partitions: HashMap::new(), waiting: HashMap::new(), requests: 0, done }
+    }
+
+    /// Runs until all senders are gone and everything in flight is answered.
+    async fn run(mut self, mut mailbox: Mailbox<Message>) {
+        let mut open = true;
+        while open || !self.done.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = self.done.next() => self.on_done(done),
+                message = mailbox.recv(), if open => match message {
+                    Some(first) => self.on_messages(first, &mut mailbox),
+                    None => open = false,
+                },
+            }
+        }
+    }
+
+    /// Takes everything that waits now, so that many small requests become one commit.
+    fn on_messages(&mut self, first: (Message, BytePermit), mailbox: &mut Mailbox<Message>) {
+        let mut batch = Commit::default();
+        let mut next = Some(first);
+        while let Some((message, permit)) = next {
+            self.on_message(message, &mut batch);
+            batch.permits.push(permit);
+            next = mailbox.try_recv();
+        }
+        self.commit(batch);
+    }
+
+    fn on_message(&mut self, message: Message, batch: &mut Commit) {
+        match message {
+            Message::Attach { partition, next } => self.on_attach(partition, next),
+            Message::Detach { log } => self.on_detach(log),
+            Message::Append { items, reply } => self.on_append(items, reply, batch),
+            Message::Trim { log, start, reply } => self.on_trim(log, start, reply),
+            Message::Producers { log, reply } => {
+                let known = self.partitions.get(&log).and_then(|owned| match &owned.producers {
+                    ProducerState::Known(producers) => Some(producers.clone()),
+                    _ => None,
+                });
+                // A reader that went away needs no answer.
+                let _ = reply.send(known);
+            }
+            Message::ExpireProducers { cutoff_ms } => {
+                for owned in self.partitions.values_mut() {
+                    if let ProducerState::Known(producers) = &mut owned.producers {
+                        producers.expire(cutoff_ms);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_attach(&mut self, partition: Arc<Partition>, next: Offset) {
+        self.partitions.insert(partition.log, Owned::new(partition, next));
+    }
+
+    fn on_detach(&mut self, log: LogId) {
+        let Some(owned) = self.partitions.remove(&log) else { return };
+        if let ProducerState::Loading(parked) = owned.producers {
+            for (request, item, _) in parked {
+                self.answer(request, item, Err(AppendError::Gone));
+            }
+        }
+    }
+
+    fn on_append(
+        &mut self,
+        items: Vec<AppendItem>,
+        reply: oneshot::Sender<AppendResults>,
+        batch: &mut Commit,
+    ) {
+        let request = self.requests;
+        self.requests += 1;
+        let results = (0..items.len()).map(|_| None).collect();
+        self.waiting.insert(request, Waiting { results, missing: items.len(), reply });
+        for (index, item) in items.into_iter().enumerate() {
+            self.append_or_park(request, index, item, batch);
+        }
+    }
+
+    fn append_or_park(&mut self, request: u64, index: usize, item: AppendItem, batch: &mut Commit) {
+        let log = item.partition.log;
+        let Some(owned) = self.partitions.get_mut(&log) else {
+            return self.answer(request, index, Err(AppendError::Gone));
+        };
+        match &mut owned.producers {
+            ProducerState::Loading(parked) => return parked.push_back((request, index, item)),
+            ProducerState::Unknown if item.header.has_producer_id() => {
+                let load = load::producers(self.context.clone(), owned.partition.clone(), owned.next);
+                owned.producers = ProducerState::Loading(VecDeque::from([(request, index, item)]));
+                return self.done.push(load);
+            }
+            ProducerState::Unknown | ProducerState::Known(_) => {}
+        }
+        match owned.prepare(&self.context, item) {
+            Ok((op, sent)) => {
+                batch.groups.push(vec![op]);
+                batch.sent.push(Sent { request, item: index, ..sent });
+            }
+            Err(result) => self.answer(request, index, result),
+        }
+    }
+
+    fn commit(&mut self, batch: Commit) {
+        let Commit { groups, sent, permits } = batch;
+        if groups.is_empty() {
+            return;
+        }
+        let commit = self.context.store.commit(groups);
+        self.done.push(Box::pin(async move {
+            let outcomes = commit.await;
+            // The bytes were the mailbox's until here: what is in flight counts as queued.
+            drop(permits);
+            Done::Commit { sent, outcomes }
+        }));
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Commit { sent, outcomes } => {
+                debug_assert_eq!(sent.len(), outcomes.len());
+                for (sent, outcome) in sent.into_iter().zip(outcomes) {
+                    self.on_outcome(sent, outcome);
+                }
+            }
+            Done::Trim { log, start, outcome, reply } => {
+                let result = outcome.map_err(AppendError::Storage).map(|()| {
+                    let Some(owned) = self.partitions.get(&log) else { return start };
+                    owned.partition.publish_start(start);
+                    owned.partition.log_start()
+                });
+                // A caller that went away needs no answer.
+                let _ = reply.send(result);
+            }
+            Done::Loaded { log, producers } => self.on_loaded(log, producers),
+        }
+    }
+
+    fn on_outcome(&mut self, sent: Sent, outcome: Outcome) {
+        let now_ms = self.context.clock.wall_ms();
+        let result = match (self.partitions.get_mut(&sent.log), outcome) {
+            (None, Ok(())) => Ok(sent.appended),
+            (None, Err(error)) => Err(AppendError::Storage(error)),
+            (Some(owned), outcome) => owned.settle(&sent, outcome, now_ms),
+        };
+        let ready = self.partitions.get_mut(&sent.log).and_then(|owned| owned.ready_snapshot(sent.sequence));
+        if let Some((next, producers)) = ready {
+            load::save_snapshot(&self.context, sent.log, next, producers);
+        }
+        self.answer(sent.request, sent.item, result);
+    }
+
+    fn on_loaded(&mut self, log: LogId, producers: Result<Producers, StorageError>) {
+        let Some(owned) = self.partitions.get_mut(&log) else { return };
+        let ProducerState::Loading(parked) = std::mem::replace(&mut owned.producers, ProducerState::Unknown)
+        else {
+            return;
+        };
+        match producers {
+            Ok(producers) => {
+                owned.producers = ProducerState::Known(producers);
+                let mut batch = Commit::default();
+                for (request, index, item) in parked {
+                    self.append_or_park(request, index, item, &mut batch);
+                }
+                self.commit(batch);
+            }
+            Err(error) => {
+                tracing::warn!(log = log.0, error = %error, "could not read the producers of a partition");
+                for (request, index, _) in parked {
+                    self.answer(request, index, Err(AppendError::Storage(error.clone())));
+                }
+            }
+        }
+    }
+
+    fn on_trim(&mut self, log: LogId, start: Offset, reply: oneshot::Sender<Result<Offset, AppendError>>) {
+        let Some(owned) = self.partitions.get(&log) else {
+            let _ = reply.send(Err(AppendError::Gone));
+            return;
+        };
+        let start = start.min(owned.partition.high_watermark());
+        let (epoch, owner) = (owned.partition.epoch(), self.context.owner);
+        let group: Group = vec![Op { log, epoch, owner, action: Action::Trim(start) }];
+        let commit = self.context.store.commit(vec![group]);
+        self.done.push(Box::pin(async move {
+            let outcome = commit.await.pop().unwrap_or(Ok(()));
+            Done::Trim { log, start, outcome, reply }
+        }));
+    }
+
+    fn answer(&mut self, request: u64, item: usize, result: Result<Appended, AppendError>) {
+        let Some(waiting) = self.waiting.get_mut(&request) else { return };
+        waiting.results[item] = Some(result);
+        waiting.missing -= 1;
+        if waiting.missing == 0
+            && let Some(waiting) = self.waiting.remove(&request)
+        {
+            let results = waiting.results.into_iter().flatten().collect();
+            // A client that went away needs no answer.
+            let _ = waiting.reply.send(results);
+        }
+    }
+}
+
+/// Appends gathered for one call of the store.
+#[derive(Default)]
+struct Commit {
+    groups: Vec<Group>,
+    sent: Vec<Sent>,
+    permits: Vec<BytePermit>,
+}

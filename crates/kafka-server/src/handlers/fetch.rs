@@ -1,0 +1,116 @@
+//! Fetch: records from many partitions, waiting for them if there are none yet.
+//!
+//! A fetch works on a [`FetchSession`]: one that lives as long as the connection (KIP-227), or one made for a
+//! single request. Only partitions that may have something new are looked at: those the request names, those
+//! that changed, and those that had more than fitted into the last answer.
+//!
+//! **Invariants.** Waiting is woken by appends, never polled. Whole batches are answered, the first even if it
+//! is larger than asked (KIP-74). Nothing at or behind the high watermark is answered.
+
+use std::time::Duration;
+
+use ferrymq_kafka_codec::ErrorCode;
+use ferrymq_kafka_codec::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse};
+use ferrymq_types::limits::FETCH_WAIT_MS_MAX;
+
+use crate::connection::Session;
+use crate::context::Context;
+
+mod read;
+mod session;
+
+pub(crate) use session::FetchSession;
+
+use read::Found;
+
+/// What a request asks for, apart from partitions.
+struct Wanted {
+    version: i16,
+    bytes_min: usize,
+    bytes_max: usize,
+    wait: Duration,
+    read_committed: bool,
+}
+
+pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> FetchResponse {
+    let context = &*connection.context;
+    let wanted = Wanted {
+        version,
+        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
+        bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(context.config.fetch_bytes_max),
+        wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX)),
+        read_committed: request.isolation_level == 1,
+    };
+    let mut slot = connection.fetch.lock().await;
+    let (id, epoch) = (request.session_id, request.session_epoch);
+    if epoch == -1 || epoch == 0 {
+        // A full request: whatever session it names is over.
+        slot.take_if(|session| session.id() == id);
+        let mut session = match epoch {
+            0 if version >= 7 => FetchSession::create(context, version),
+            _ => FetchSession::single(version),
+        };
+        session.update(context, &request);
+        let response = serve(context, &mut session, &wanted, true).await;
+        if session.id() != 0 {
+            *slot = Some(session);
+        }
+        return response;
+    }
+    let failed = |code: ErrorCode| FetchResponse { error_code: code.code(), ..Default::default() };
+    let Some(session) = slot.as_mut().filter(|session| session.id() == id) else {
+        return failed(ErrorCode::FetchSessionIdNotFound);
+    };
+    if let Err(code) = session.advance(epoch, version) {
+        return failed(code);
+    }
+    session.update(context, &request);
+    serve(context, session, &wanted, false).await
+}
+
+/// Looks, waits and answers; `full` answers name every partition.
+async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> FetchResponse {
+    let clock = context.broker.clock();
+    let deadline = clock.now() + wanted.wait;
+    let mut found = Found::default();
+    let mut late = wanted.wait.is_zero() || session.is_empty();
+    loop {
+        read::look(context, session, wanted, &mut found).await;
+        if late || found.urgent || found.bytes >= wanted.bytes_min {
+            break;
+        }
+        if session.watch() {
+            // Something came between looking and watching.
+            continue;
+        }
+        tokio::select! {
+            () = session.changed() => {}
+            () = clock.sleep_until(deadline) => late = true,
+        }
+        session.take_changed();
+    }
+    answer(session, wanted, full, found)
+}
+
+fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
+    let mut response = FetchResponse { session_id: session.id(), ..Default::default() };
+    let tokens = if full { session.tokens() } else { found.tokens() };
+    for token in tokens {
+        let data = found.take(token).unwrap_or_else(|| session.empty_answer(token, wanted.read_committed));
+        let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
+        let told = session.note_answered(token, &data);
+        if !(full || has_records || told || data.error_code != 0) {
+            continue;
+        }
+        let (name, topic_id) = session.topic_of(token, wanted.version);
+        match response.responses.last_mut() {
+            Some(last) if last.topic == name && last.topic_id == topic_id => last.partitions.push(data),
+            _ => response.responses.push(FetchableTopicResponse {
+                topic: name,
+                topic_id,
+                partitions: vec![data],
+            }),
+        }
+    }
+    response
+}

@@ -1,0 +1,278 @@
+//! What a consumer follows: its partitions, its positions, and which of them may have something (KIP-227).
+//!
+//! **Invariants.** A session belongs to one connection and ends with it. A partition is hot when it may have
+//! something that was not told; a cold one costs nothing until it changes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ferrymq_broker::watch::Registration;
+use ferrymq_broker::{Partition, Watcher};
+use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchRequest, PartitionData};
+use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
+
+use super::read;
+use crate::context::Context;
+
+/// First version that names topics by id.
+const TOPIC_ID_SINCE: i16 = 13;
+
+/// How a topic is named: by name before version 13, by id from then on.
+type TopicKey = (StrBytes, Uuid);
+
+/// One followed partition.
+pub(super) struct Entry {
+    topic: TopicKey,
+    /// The partition's index.
+    pub(super) index: i32,
+    /// Where the consumer is.
+    pub(super) offset: i64,
+    /// Most bytes it wants of it.
+    pub(super) bytes_max: i32,
+    /// The epoch it believes in.
+    pub(super) leader_epoch: i32,
+    partition: Option<Arc<Partition>>,
+    registration: Option<Arc<Registration>>,
+    seen_high_watermark: i64,
+    told: (i64, i64, i64),
+    hot: bool,
+}
+
+/// The partitions one consumer follows.
+pub(crate) struct FetchSession {
+    id: i32,
+    epoch: i32,
+    by_id: bool,
+    next_token: u64,
+    entries: HashMap<u64, Entry>,
+    tokens: HashMap<(TopicKey, i32), u64>,
+    order: Vec<u64>,
+    hot: VecDeque<u64>,
+    watcher: Arc<Watcher>,
+}
+
+impl FetchSession {
+    /// A session for one request.
+    pub(super) fn single(version: i16) -> FetchSession {
+        FetchSession {
+            id: 0,
+            epoch: 0,
+            by_id: version >= TOPIC_ID_SINCE,
+            next_token: 0,
+            entries: HashMap::new(),
+            tokens: HashMap::new(),
+            order: Vec::new(),
+            hot: VecDeque::new(),
+            watcher: Watcher::new(),
+        }
+    }
+
+    /// A session that the next requests of the connection go on with.
+    pub(super) fn create(context: &Context, version: i16) -> FetchSession {
+        let counter = context.fetch_sessions.fetch_add(1, Ordering::Relaxed);
+        // Ids are positive; after 2^31 sessions they start over, long after the first have ended.
+        let id = (counter & i32::MAX).max(1);
+        FetchSession { id, epoch: 1, ..FetchSession::single(version) }
+    }
+
+    pub(super) fn id(&self) -> i32 {
+        self.id
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Checks that a request is the next of this session.
+    pub(super) fn advance(&mut self, epoch: i32, version: i16) -> Result<(), ErrorCode> {
+        if epoch != self.epoch {
+            return Err(ErrorCode::InvalidFetchSessionEpoch);
+        }
+        if (version >= TOPIC_ID_SINCE) != self.by_id {
+            return Err(ErrorCode::FetchSessionTopicIdError);
+        }
+        self.epoch = if epoch == i32::MAX { 1 } else { epoch + 1 };
+        Ok(())
+    }
+
+    /// Takes in what a request adds, changes and forgets.
+    pub(super) fn update(&mut self, context: &Context, request: &FetchRequest) {
+        for topic in &request.forgotten_topics_data {
+            let name = (topic.topic.clone(), topic.topic_id);
+            for index in &topic.partitions {
+                if let Some(token) = self.tokens.remove(&(name.clone(), *index)) {
+                    self.entries.remove(&token);
+                }
+            }
+        }
+        if !request.forgotten_topics_data.is_empty() {
+            self.order.retain(|token| self.entries.contains_key(token));
+        }
+        for topic in &request.topics {
+            for partition in &topic.partitions {
+                self.follow(context, (&topic.topic, topic.topic_id), partition);
+            }
+        }
+    }
+
+    fn follow(&mut self, context: &Context, topic: (&StrBytes, Uuid), wanted: &FetchPartition) {
+        // The session outlives the request, so its names are copied out of the request's frame.
+        let key = ((topic.0.detach(), topic.1), wanted.partition);
+        let token = *self.tokens.entry(key.clone()).or_insert_with(|| {
+            self.next_token += 1;
+            self.order.push(self.next_token);
+            self.next_token
+        });
+        let entry = self.entries.entry(token).or_insert_with(|| Entry {
+            topic: key.0,
+            index: wanted.partition,
+            offset: 0,
+            bytes_max: 0,
+            leader_epoch: -1,
+            partition: None,
+            registration: None,
+            seen_high_watermark: -1,
+            told: (-1, -1, -1),
+            hot: false,
+        });
+        entry.offset = wanted.fetch_offset;
+        entry.bytes_max = wanted.partition_max_bytes;
+        entry.leader_epoch = wanted.current_leader_epoch;
+        entry.resolve(context);
+        self.heat(token);
+    }
+
+    fn heat(&mut self, token: u64) {
+        if let Some(entry) = self.entries.get_mut(&token)
+            && !entry.hot
+        {
+            entry.hot = true;
+            self.hot.push_back(token);
+        }
+    }
+
+    /// The hot partitions, in the order in which to look at them.
+    pub(super) fn take_hot(&mut self) -> VecDeque<u64> {
+        std::mem::take(&mut self.hot)
+    }
+
+    /// Says that a hot partition was looked at, and whether it had records.
+    pub(super) fn put_back(&mut self, token: u64, more: bool) {
+        let Some(entry) = self.entries.get_mut(&token) else { return };
+        entry.hot = false;
+        if more || entry.partition.is_none() {
+            // The consumer may ask again without moving on.
+            self.heat(token);
+        }
+    }
+
+    /// Puts back hot partitions that were not looked at, before the others.
+    pub(super) fn put_front(&mut self, mut rest: VecDeque<u64>) {
+        rest.append(&mut self.hot);
+        self.hot = rest;
+    }
+
+    /// Watches every partition; whether one changed since it was looked at.
+    pub(super) fn watch(&mut self) -> bool {
+        let mut missed = Vec::new();
+        for (token, entry) in &mut self.entries {
+            let (None, Some(partition)) = (&entry.registration, &entry.partition) else { continue };
+            entry.registration = Some(partition.watchers.register(&self.watcher, *token));
+            if partition.high_watermark().signed() != entry.seen_high_watermark || partition.is_gone() {
+                missed.push(*token);
+            }
+        }
+        for token in &missed {
+            self.heat(*token);
+        }
+        !missed.is_empty()
+    }
+
+    /// Waits until a watched partition changes. Cancel safe.
+    pub(super) async fn changed(&self) {
+        self.watcher.changed().await;
+    }
+
+    /// Makes the partitions that changed hot.
+    pub(super) fn take_changed(&mut self) {
+        for token in self.watcher.take_changed() {
+            self.heat(token);
+        }
+    }
+
+    pub(super) fn entry_mut(&mut self, token: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(&token)
+    }
+
+    /// All partitions, in the order they were first asked for.
+    pub(super) fn tokens(&self) -> Vec<u64> {
+        self.order.clone()
+    }
+
+    /// The topic of a partition as an answer of `version` names it.
+    pub(super) fn topic_of(&self, token: u64, version: i16) -> TopicKey {
+        let key = self.entries.get(&token).map(|entry| entry.topic.clone()).unwrap_or_default();
+        if version >= TOPIC_ID_SINCE { (StrBytes::new(), key.1) } else { (key.0, Uuid::ZERO) }
+    }
+
+    /// The answer for a partition that was not looked at.
+    pub(super) fn empty_answer(&self, token: u64, read_committed: bool) -> PartitionData {
+        let Some(entry) = self.entries.get(&token) else { return PartitionData::default() };
+        match entry.partition() {
+            Some(partition) => read::bounds(entry, partition, read_committed),
+            None => entry.failed(entry.unknown_code()),
+        }
+    }
+
+    /// Notes what the consumer is told; whether its bounds differ from what it was told before.
+    pub(super) fn note_answered(&mut self, token: u64, data: &PartitionData) -> bool {
+        let now = (data.high_watermark, data.last_stable_offset, data.log_start_offset);
+        match self.entries.get_mut(&token) {
+            Some(entry) => std::mem::replace(&mut entry.told, now) != now,
+            None => false,
+        }
+    }
+}
+
+impl Entry {
+    /// Finds the partition, again if its topic was deleted meanwhile.
+    pub(super) fn resolve(&mut self, context: &Context) {
+        if self.partition.as_ref().is_none_or(|partition| partition.is_gone()) {
+            self.registration = None;
+            let topics = context.broker.topics();
+            let (name, id) = &self.topic;
+            let topic = match id.is_zero() {
+                true => topics.get(name),
+                false => topics.by_id(uuid::Uuid::from_bytes(id.0)),
+            };
+            let index = usize::try_from(self.index).unwrap_or(usize::MAX);
+            self.partition = topic.and_then(|topic| topic.partitions.get(index).cloned());
+        }
+        if let Some(partition) = &self.partition {
+            self.seen_high_watermark = partition.high_watermark().signed();
+        }
+    }
+
+    pub(super) fn partition(&self) -> Option<&Arc<Partition>> {
+        self.partition.as_ref()
+    }
+
+    /// The code for a partition that is not there.
+    pub(super) fn unknown_code(&self) -> ErrorCode {
+        if self.topic.1.is_zero() { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::UnknownTopicId }
+    }
+
+    /// An answer that is only an error.
+    pub(super) fn failed(&self, code: ErrorCode) -> PartitionData {
+        PartitionData {
+            partition_index: self.index,
+            error_code: code.code(),
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            records: Some(Records::new()),
+            ..Default::default()
+        }
+    }
+}

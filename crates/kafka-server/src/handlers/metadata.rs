@@ -1,0 +1,120 @@
+//! Metadata: brokers, topics and who leads them; creates topics if it may.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ferrymq_broker::{NewTopic, Topic, TopicError};
+use ferrymq_kafka_codec::messages::metadata::{
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker,
+    MetadataResponsePartition, MetadataResponseTopic,
+};
+use ferrymq_kafka_codec::{ErrorCode, StrBytes, Uuid};
+
+use crate::context::Context;
+use crate::errors;
+
+/// All operations on a topic, as bits: nobody is restricted yet.
+pub(crate) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
+/// All operations on the cluster, as bits.
+pub(crate) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+
+pub(crate) async fn handle(context: &Context, version: i16, request: MetadataRequest) -> MetadataResponse {
+    let config = &context.config;
+    // Version 0 has no null: there, an empty list asks for all.
+    let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
+    let mut topics = match wanted {
+        None => context.broker.topics().all().iter().map(|topic| describe(context, topic)).collect(),
+        Some(wanted) => {
+            let create = version < 4 || request.allow_auto_topic_creation;
+            let mut topics = Vec::with_capacity(wanted.len().min(1024));
+            for topic in wanted {
+                topics.push(look_up(context, version, topic, create).await);
+            }
+            topics
+        }
+    };
+    if request.include_topic_authorized_operations {
+        for topic in &mut topics {
+            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+        }
+    }
+    let mut response = MetadataResponse {
+        brokers: vec![MetadataResponseBroker {
+            node_id: config.node_id,
+            host: StrBytes::from(config.advertised_host.clone()),
+            port: i32::from(config.advertised_port),
+            ..Default::default()
+        }],
+        cluster_id: Some(StrBytes::from(context.broker.cluster_id().to_owned())),
+        controller_id: config.node_id,
+        topics,
+        ..Default::default()
+    };
+    if request.include_cluster_authorized_operations && (8..=10).contains(&version) {
+        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    response
+}
+
+async fn look_up(
+    context: &Context,
+    version: i16,
+    wanted: MetadataRequestTopic,
+    create: bool,
+) -> MetadataResponseTopic {
+    let failed = |name: Option<StrBytes>, topic_id, code: ErrorCode| MetadataResponseTopic {
+        error_code: code.code(),
+        // Before version 12 the name cannot be null.
+        name: name.or_else(|| (version < 12).then(StrBytes::new)),
+        topic_id,
+        ..Default::default()
+    };
+    let Some(name) = wanted.name else {
+        let id = uuid::Uuid::from_bytes(wanted.topic_id.0);
+        return match context.broker.topics().by_id(id) {
+            Some(topic) => describe(context, &topic),
+            None => failed(None, wanted.topic_id, ErrorCode::UnknownTopicId),
+        };
+    };
+    if let Some(topic) = context.broker.topics().get(&name) {
+        return describe(context, &topic);
+    }
+    if let Err(error) = ferrymq_broker::topics::check_name(&name) {
+        return failed(Some(name), Uuid::ZERO, errors::topic(&error));
+    }
+    if !(create && context.config.auto_create_topics) {
+        return failed(Some(name), Uuid::ZERO, ErrorCode::UnknownTopicOrPartition);
+    }
+    match auto_create(context, &name).await {
+        Ok(topic) => describe(context, &topic),
+        Err(error) => failed(Some(name), Uuid::ZERO, errors::topic(&error)),
+    }
+}
+
+async fn auto_create(context: &Context, name: &StrBytes) -> Result<Arc<Topic>, TopicError> {
+    let partitions = context.config.default_partitions;
+    let new = NewTopic { name: name.to_string(), partitions, config: BTreeMap::new() };
+    match context.broker.create_topic(new).await {
+        // Another client was faster.
+        Err(TopicError::Exists(name)) => context.broker.topics().get(&name).ok_or(TopicError::NotFound),
+        result => result,
+    }
+}
+
+fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
+    let node_id = context.config.node_id;
+    let partitions = topic.partitions.iter().map(|partition| MetadataResponsePartition {
+        partition_index: partition.index.cast_signed(),
+        leader_id: node_id,
+        leader_epoch: partition.epoch().0.cast_signed(),
+        replica_nodes: vec![node_id],
+        isr_nodes: vec![node_id],
+        ..Default::default()
+    });
+    MetadataResponseTopic {
+        name: Some(StrBytes::from(topic.name.to_string())),
+        topic_id: Uuid(*topic.id.as_bytes()),
+        partitions: partitions.collect(),
+        ..Default::default()
+    }
+}

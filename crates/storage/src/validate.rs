@@ -1,0 +1,91 @@
+//! What can be said against a request without looking at any log, so that every engine says the same.
+//!
+//! **Invariant.** An engine calls [`check_group`] and [`check_claim`] before anything else; what they refuse
+//! never reaches a log.
+//!
+//! Deliberately absent: fences, expected offsets, space. Those need the log.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use ferrymq_types::limits::BATCH_BYTES_MAX;
+use ferrymq_types::{LogId, Offset};
+
+use crate::{Action, Append, Batch, ErrorKind, Op, StorageError};
+
+/// Checks a group; `atomic_multi_log` is what the engine says of itself.
+///
+/// # Errors
+/// `InvalidArgument` or `LimitExceeded`.
+pub fn check_group(group: &[Op], atomic_multi_log: bool) -> Result<(), StorageError> {
+    if let Some(first) = group.first() {
+        if group.iter().any(|op| op.owner != first.owner) {
+            return Err(invalid("operations of one group name several owners"));
+        }
+        if !atomic_multi_log && group.iter().any(|op| op.log != first.log) {
+            return Err(invalid("this store cannot change several logs in one group"));
+        }
+    }
+    group.iter().try_for_each(|op| match &op.action {
+        Action::Append(append) => check_append(append),
+        Action::Replace { range, batches } => check_replace(range, batches),
+        Action::Trim(_) | Action::Discard(_) | Action::Delete => Ok(()),
+    })
+}
+
+/// Checks the logs of a claim.
+///
+/// # Errors
+/// `InvalidArgument` if a log is named twice.
+pub fn check_claim(logs: &[LogId]) -> Result<(), StorageError> {
+    let mut seen = HashSet::with_capacity(logs.len());
+    match logs.iter().find(|log| !seen.insert(**log)) {
+        Some(log) => Err(invalid(format!("a claim names a log twice: log={log}"))),
+        None => Ok(()),
+    }
+}
+
+fn check_append(append: &Append) -> Result<(), StorageError> {
+    let Some(first) = append.batches.first() else {
+        return Err(invalid("an append needs at least one batch"));
+    };
+    if first.base < append.expect_next {
+        return Err(invalid("an append begins below the offset it expects"));
+    }
+    check_batches(&append.batches)
+}
+
+fn check_replace(range: &Range<Offset>, batches: &[Batch]) -> Result<(), StorageError> {
+    check_batches(batches)?;
+    if batches.iter().any(|batch| batch.base < range.start || batch.next() > range.end) {
+        return Err(invalid("a batch lies outside the range it replaces"));
+    }
+    Ok(())
+}
+
+fn check_batches(batches: &[Batch]) -> Result<(), StorageError> {
+    for batch in batches {
+        if batch.span == 0 || batch.bytes.is_empty() {
+            return Err(invalid("a batch needs at least one offset and one byte"));
+        }
+        if batch.bytes.len() > BATCH_BYTES_MAX {
+            let size = batch.bytes.len();
+            return Err(limit(format!("a batch is too large: max={BATCH_BYTES_MAX} size={size}")));
+        }
+        if u64::from(batch.span) > Offset::MAX.since(batch.base) {
+            return Err(limit(format!("a log has no more offsets: base={}", batch.base)));
+        }
+    }
+    if batches.windows(2).any(|pair| pair[1].base < pair[0].next()) {
+        return Err(invalid("batches overlap or descend"));
+    }
+    Ok(())
+}
+
+fn invalid(what: impl Into<std::sync::Arc<str>>) -> StorageError {
+    StorageError::new(ErrorKind::InvalidArgument, what)
+}
+
+fn limit(what: String) -> StorageError {
+    StorageError::new(ErrorKind::LimitExceeded, what)
+}
