@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
+use ferrymq_broker::groups::{self, Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
+use ferrymq_kafka_server::context::Surroundings;
 use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::LogMeta;
-use ferrymq_types::OwnerId;
+use ferrymq_types::{LogId, OwnerId};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +30,10 @@ mod settings;
 pub(crate) use settings::ServeArgs;
 use settings::Settings;
 
+/// The first of the logs that hold consumer groups.
+const FIRST_GROUP_LOG: u64 = 16;
+/// How many there are. Fixed: a group's shard is its id's hash modulo this.
+const GROUP_SHARDS: u64 = 16;
 /// How long a stop waits for clients and owners.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,15 +111,32 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         ..BrokerOptions::default()
     };
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
-    let broker = Broker::open(stores, options, clock.clone(), rng, owners.clone())
+    let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
+    let groups_config = GroupsConfig::default();
+    let groups = Groups::start(groups::Start {
+        store: store.clone(),
+        logs: (0..GROUP_SHARDS).map(|shard| LogId(FIRST_GROUP_LOG + shard)).collect(),
+        owner: broker.owner(),
+        clock: clock.clone(),
+        rng,
+        tasks: owners.clone(),
+        config: groups_config.clone(),
+    });
     let listener = TcpListener::bind(settings.kafka_listen)
         .await
         .with_context(|| format!("could not listen on {} for Kafka clients", settings.kafka_listen))?;
     let port = listener.local_addr()?.port();
     let budget = ByteBudget::new(settings.bytes_in_flight_max);
-    let context = Context::new(broker.clone(), settings.kafka_config(port), budget);
+    let surroundings = Surroundings {
+        groups,
+        groups_config,
+        broker_options: options,
+        listens_on: listener.local_addr()?.to_string(),
+        volume: Box::new(limits::volume(settings.data_dir.clone())),
+    };
+    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(port), budget);
     let kafka = KafkaServer::start(listener, context.clone(), &owners)?;
     let http = match settings.http_listen {
         None => None,

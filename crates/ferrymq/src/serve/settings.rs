@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use ferrymq_broker::settings::{TopicDefaults, topic_setting};
-use ferrymq_engine_local::Options;
+use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
 use ferrymq_types::limits::{FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT};
@@ -82,6 +82,14 @@ pub(crate) struct ServeArgs {
     /// Bytes of requests being worked on at a time, in all connections. [default: 134217728]
     #[arg(long, env = "FERRYMQ_BYTES_IN_FLIGHT_MAX", value_name = "BYTES")]
     bytes_in_flight_max: Option<usize>,
+    /// Size of a write-ahead log file, in bytes. A restart after a kill replays about two of them.
+    /// [default: 134217728]
+    #[arg(long, env = "FERRYMQ_WAL_FILE_BYTES", value_name = "BYTES")]
+    wal_file_bytes: Option<u64>,
+    /// Disk space kept for what frees space or records consumption; appends are refused when only this much
+    /// is left, in bytes. [default: 67108864]
+    #[arg(long, env = "FERRYMQ_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
     /// Threads that serve clients. [default: one per processor]
     #[arg(long, env = "FERRYMQ_WORKER_THREADS", value_name = "N")]
     worker_threads: Option<usize>,
@@ -122,6 +130,8 @@ pub(crate) struct Settings {
     pub(crate) request_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
+    pub(crate) wal_file_bytes: u64,
+    pub(crate) disk_reserve_bytes: u64,
     pub(crate) worker_threads: usize,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -196,6 +206,8 @@ impl Settings {
                 "bytes-in-flight-max",
                 args.bytes_in_flight_max.unwrap_or(SERVER_BYTES_IN_FLIGHT),
             ),
+            wal_file_bytes: args.wal_file_bytes.unwrap_or_else(|| Options::default().wal_file_bytes),
+            disk_reserve_bytes: args.disk_reserve_bytes.unwrap_or_else(|| Options::default().reserve_bytes),
             worker_threads: positive("worker-threads", args.worker_threads.unwrap_or(cores)),
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Text),
@@ -215,6 +227,10 @@ impl Settings {
         if self.retention_check_interval_ms == 0 {
             problems.push("retention-check-interval-ms must be at least 1".to_owned());
         }
+        if !(64 * 1024..=4 << 30).contains(&self.wal_file_bytes) {
+            problems
+                .push(format!("wal-file-bytes {} must lie between 64 KiB and 4 GiB", self.wal_file_bytes));
+        }
         if self.bytes_in_flight_max < self.request_bytes_max {
             problems.push(format!(
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
@@ -225,7 +241,12 @@ impl Settings {
 
     /// What the engine is told.
     pub(crate) fn engine_options(&self) -> Options {
-        Options::default()
+        Options {
+            wal_file_bytes: self.wal_file_bytes,
+            reserve_bytes: self.disk_reserve_bytes,
+            seeded_bug: seeded_bug(),
+            ..Options::default()
+        }
     }
 
     /// How the Kafka door presents itself when it listens on `port`.
@@ -248,6 +269,20 @@ impl Settings {
             data_dir: self.data_dir.display().to_string(),
         }
     }
+}
+
+/// The guarantee to break, for tests of the fault harness: only in builds made for them.
+#[cfg(feature = "seeded-bugs")]
+fn seeded_bug() -> Option<SeededBug> {
+    let name = std::env::var("FERRYMQ_SEEDED_BUG").ok()?;
+    let bug = SeededBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    tracing::error!(name, found = bug.is_some(), "THIS BUILD BREAKS ITS PROMISES ON PURPOSE");
+    bug
+}
+
+#[cfg(not(feature = "seeded-bugs"))]
+fn seeded_bug() -> Option<SeededBug> {
+    None
 }
 
 /// On SIGHUP: takes over what can change while running and says what cannot.
@@ -306,6 +341,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
+        wal_file_bytes: first.wal_file_bytes.or(second.wal_file_bytes),
+        disk_reserve_bytes: first.disk_reserve_bytes.or(second.disk_reserve_bytes),
         worker_threads: first.worker_threads.or(second.worker_threads),
         log_level: first.log_level.or(second.log_level),
         log_format: first.log_format.or(second.log_format),
