@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod groups;
 pub mod partition;
 pub mod producers;
 pub mod retention;

@@ -1,10 +1,187 @@
-//! `ferrymq serve`: starts the broker. Deliberately absent so far: the broker.
+//! `ferrymq serve`: the composition root. Everything a broker is made of is put together here, once.
+//!
+//! Order of starting: settings, engine, metadata, broker, doors. Order of stopping: doors (no new work, what
+//! was begun is answered), owners, engine (a clean stop is marked last). A second signal ends the process.
+//!
+//! Deliberately absent: anything that decides; parts are chosen and connected here, not implemented.
 
-/// Options of `ferrymq serve`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {}
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs the broker until it is told to stop.
-pub(crate) fn run(_args: ServeArgs) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no broker in it")
+use anyhow::Context as _;
+use ferrymq_broker::broker::Stores;
+use ferrymq_broker::groups::{self, Groups, GroupsConfig};
+use ferrymq_broker::{Broker, BrokerOptions};
+use ferrymq_disk::RealDisk;
+use ferrymq_engine_local::LocalStore;
+use ferrymq_kafka_server::context::Surroundings;
+use ferrymq_kafka_server::{Context, KafkaServer};
+use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
+use ferrymq_storage::LogMeta;
+use ferrymq_types::{LogId, OwnerId};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod http;
+mod limits;
+mod logging;
+mod settings;
+
+pub(crate) use settings::ServeArgs;
+use settings::Settings;
+
+/// The first of the logs that hold consumer groups.
+const FIRST_GROUP_LOG: u64 = 16;
+/// How many there are. Fixed: a group's shard is its id's hash modulo this.
+const GROUP_SHARDS: u64 = 16;
+/// How long a stop waits for clients and owners.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a broker until a signal stops it.
+///
+/// # Errors
+/// Whatever keeps the broker from starting, with what to do about it.
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let (settings, config_file) = Settings::resolve(args)?;
+    let reload = logging::start(&settings)?;
+    limits::raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.worker_threads)
+        .enable_all()
+        .build()
+        .context("could not start the runtime")?;
+    let result = runtime.block_on(serve(settings, config_file, reload));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// A started broker and what it stands on.
+struct Running {
+    store: Arc<LocalStore>,
+    broker: Arc<Broker>,
+    context: Arc<Context>,
+    kafka: KafkaServer,
+    http: Option<http::HttpServer>,
+    owners: Tasks,
+}
+
+async fn serve(
+    settings: Settings,
+    config_file: Option<std::path::PathBuf>,
+    reload: logging::Reload,
+) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let started = clock.now();
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
+    let running = start(&settings, &clock).await?;
+    announce(&settings, &running, started.elapsed());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => settings::reload(&settings, config_file.as_deref(), &reload),
+        }
+    }
+    tracing::info!("stopping; a second signal ends the process at once");
+    tokio::select! {
+        () = stop(running) => tracing::info!("stopped cleanly"),
+        _ = terminate.recv() => anyhow::bail!("ended by a second signal; the next start recovers"),
+        _ = interrupt.recv() => anyhow::bail!("ended by a second signal; the next start recovers"),
+    }
+    Ok(())
+}
+
+async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
+    let rng = Rng::from_os();
+    let disk = RealDisk::open(&settings.data_dir)
+        .with_context(|| format!("could not open the data directory {}", settings.data_dir.display()))?;
+    let store = LocalStore::open(Arc::new(disk), settings.engine_options(), clock.clone(), &rng)
+        .with_context(|| format!("could not open the store in {}", settings.data_dir.display()))?;
+    let store = Arc::new(store);
+    let owners = Tasks::new();
+    let owner = OwnerId(rng.next_u128());
+    let meta = LogMeta::open(store.clone(), owner).await.context("could not read the metadata")?;
+    let meta: Arc<LogMeta> = Arc::new(meta);
+    let options = BrokerOptions {
+        shards: settings.worker_threads,
+        topic_defaults: settings.topic_defaults.clone(),
+        retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
+        ..BrokerOptions::default()
+    };
+    let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
+    let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
+        .await
+        .context("could not start the broker on its store")?;
+    let groups_config = GroupsConfig::default();
+    let groups = Groups::start(groups::Start {
+        store: store.clone(),
+        logs: (0..GROUP_SHARDS).map(|shard| LogId(FIRST_GROUP_LOG + shard)).collect(),
+        owner: broker.owner(),
+        clock: clock.clone(),
+        rng,
+        tasks: owners.clone(),
+        config: groups_config.clone(),
+    });
+    let listener = TcpListener::bind(settings.kafka_listen)
+        .await
+        .with_context(|| format!("could not listen on {} for Kafka clients", settings.kafka_listen))?;
+    let port = listener.local_addr()?.port();
+    let budget = ByteBudget::new(settings.bytes_in_flight_max);
+    let surroundings = Surroundings {
+        groups,
+        groups_config,
+        broker_options: options,
+        listens_on: listener.local_addr()?.to_string(),
+        volume: Box::new(limits::volume(settings.data_dir.clone())),
+    };
+    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(port), budget);
+    let kafka = KafkaServer::start(listener, context.clone(), &owners)?;
+    let http = match settings.http_listen {
+        None => None,
+        Some(address) => {
+            Some(http::HttpServer::start(address, store.clone(), context.clone(), &owners).await?)
+        }
+    };
+    Ok(Running { store, broker, context, kafka, http, owners })
+}
+
+fn announce(settings: &Settings, running: &Running, took: Duration) {
+    let topics = running.broker.topics().with(|topics| (topics.len(), topics.partitions()));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data_dir = %settings.data_dir.display(),
+        topics = topics.0,
+        partitions = topics.1,
+        ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "FerryMQ is ready"
+    );
+    let advertised = &running.context.config;
+    tracing::info!(
+        listen = %running.kafka.address(),
+        advertised = %format!("{}:{}", advertised.advertised_host, advertised.advertised_port),
+        "Kafka clients connect here"
+    );
+    if let Some(http) = &running.http {
+        tracing::info!(listen = %http.address(), "health and metrics: /livez /readyz /metrics");
+    }
+}
+
+async fn stop(running: Running) {
+    if let Some(http) = &running.http {
+        http.say_stopping();
+    }
+    if !running.kafka.stop(STOP_PATIENCE).await {
+        tracing::warn!("some Kafka connections did not end in time");
+    }
+    // The owners end when nobody can send to them any more.
+    drop(running.context);
+    drop(running.broker);
+    if !running.owners.stop_and_wait(STOP_PATIENCE).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    if let Err(error) = running.store.stop().await {
+        tracing::error!(error = %error, "the store did not stop cleanly; the next start recovers");
+    }
 }

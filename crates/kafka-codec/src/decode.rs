@@ -36,7 +36,6 @@ pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
 
 /// Why bytes are not the message they were said to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum DecodeError {
     /// The frame ends inside a value.
     Truncated,

@@ -29,7 +29,6 @@ pub const RECORDS_SPLICE_MIN: usize = 512;
 
 /// Why a message cannot be written in a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum EncodeError {
     /// The field holds something and the version has no place for it.
     FieldNotInVersion {

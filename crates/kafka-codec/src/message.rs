@@ -131,6 +131,18 @@ wire_element! {
     Bytes, 1, bytes, |e, value| e.bytes(value);
 }
 
+/// Makes one of the enums over all messages from each of its messages.
+macro_rules! from_messages {
+    ($kind:ident, $($variant:ident($message:ident),)*) => {$(
+        impl From<$message> for $kind {
+            fn from(message: $message) -> Self {
+                Self::$variant(message)
+            }
+        }
+    )*};
+}
+pub(crate) use from_messages;
+
 /// What every generated file uses.
 pub(crate) mod prelude {
     pub(crate) use bytes::Bytes;

@@ -59,7 +59,7 @@ pub(crate) fn messages_file(all: &[(&Api, Message, Message)]) -> Result<String> 
     let mut out = banner("Every message, one module per API, and the closed enums over them.");
     out.push_str(
         "use crate::api_key::ApiKey;\nuse crate::decode::{DecodeError, Decoder};\n\
-         use crate::encode::{EncodeError, Encoder};\nuse crate::message::Message as _;\n\n",
+         use crate::encode::{EncodeError, Encoder};\nuse crate::message::{Message as _, from_messages};\n\n",
     );
     for (api, ..) in all {
         writeln!(out, "pub mod {};", snake_case(api.name))?;
@@ -102,13 +102,11 @@ pub(crate) fn messages_file(all: &[(&Api, Message, Message)]) -> Result<String> 
             writeln!(out, "Self::{n}(_) => ApiKey::{n},", n = api.name)?;
         }
         out.push_str("}\n}\n}\n");
+        writeln!(out, "\nfrom_messages!({kind}Kind,")?;
         for (api, ..) in all {
-            writeln!(
-                out,
-                "\nimpl From<{n}{kind}> for {kind}Kind {{ fn from(m: {n}{kind}) -> Self {{ Self::{n}(m) }} }}",
-                n = api.name
-            )?;
+            writeln!(out, "{n}({n}{kind}),", n = api.name)?;
         }
+        out.push_str(");\n");
     }
     Ok(out)
 }

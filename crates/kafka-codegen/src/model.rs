@@ -182,12 +182,16 @@ impl Resolver<'_> {
         if tag.is_some_and(|(tag, _)| tag >= 127) {
             bail!("the encoder counts tagged fields in one byte");
         }
+        let (kind, nullable) = (self.kind(&raw.kind)?, cut(&raw.nullable_versions)?);
+        if kind == Kind::Records && nullable.is_none() {
+            bail!("records that are never null are not supported");
+        }
         Ok(Field {
             kafka_name: raw.name.clone(),
             name: snake_case(&raw.name),
-            kind: self.kind(&raw.kind)?,
+            kind,
             versions,
-            nullable: cut(&raw.nullable_versions)?,
+            nullable,
             tag,
             default: raw.default.as_ref().map(|value| match value {
                 serde_json::Value::String(text) => text.clone(),

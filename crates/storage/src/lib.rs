@@ -13,9 +13,13 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod error;
 pub mod log;
+pub mod log_meta;
 pub mod memory;
+pub mod memory_meta;
 pub mod meta;
 pub mod validate;
 
@@ -23,6 +27,7 @@ pub use error::{ErrorKind, StorageError};
 pub use log::{
     Action, Append, Batch, BatchHead, Claim, Find, Group, LogStore, Op, Outcome, Read, Run, Space, Stat,
 };
+pub use log_meta::LogMeta;
 pub use memory::MemoryStore;
 pub use meta::{Compare, Entry, Listing, MetaStore, Put, Revision};
 

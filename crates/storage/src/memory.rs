@@ -7,6 +7,8 @@
 //! Deliberately absent: speed. Finding is a scan, and one lock guards everything.
 
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::future::Future;

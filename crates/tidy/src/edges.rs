@@ -33,6 +33,7 @@ pub const TABLE: &[Rule] = &[
     rule("runtime", &["types"], &[]),
     rule("compress", &["types"], &[]),
     rule("kafka-codec", &[], &["types"]),
+    rule("kafka-codegen", &[], &[]),
     rule("disk", &[], &[]),
     rule("storage", &["types", "runtime"], &[]),
     rule("engine-local", &["disk", "storage", "runtime", "types"], &["checker"]),

@@ -66,6 +66,18 @@ fn arrays_are_bounded_in_memory() {
 }
 
 #[test]
+fn a_lie_about_a_count_costs_little() {
+    // A thousand strings are promised, as many bytes follow, and the first of them is no string.
+    let frame = Bytes::from([&[0xe9, 0x07][..], &[0; 1000]].concat());
+    let memory = allocation_counter::measure(|| {
+        let mut decoder = Decoder::new(&frame);
+        decoder.set_flexible(true);
+        assert_eq!(decoder.array::<StrBytes>(0), Err(DecodeError::InvalidNull));
+    });
+    assert!(memory.bytes_max <= 1000 * RESERVE_PER_BYTE as u64, "{memory:?}");
+}
+
+#[test]
 fn tagged_fields() {
     let tags = |d: &mut Decoder<'_>| {
         let mut seen = Vec::new();

@@ -24,6 +24,9 @@ const EARLIEST_LOCAL: i64 = -4;
 /// The last offset in tiered storage (KIP-1005); there is none.
 const LATEST_TIERED: i64 = -5;
 
+/// First version whose answer carries the leader epoch (KIP-320).
+const LEADER_EPOCH_SINCE: i16 = 4;
+
 /// What a look-up found: offset and timestamp.
 type Found = Option<(Offset, i64)>;
 
@@ -73,7 +76,7 @@ async fn look_up(
                 partition_index: wanted.partition_index,
                 timestamp,
                 offset,
-                leader_epoch: if known { epoch.0.cast_signed() } else { -1 },
+                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch.0.cast_signed() } else { -1 },
                 ..Default::default()
             }
         }

@@ -1,0 +1,29 @@
+# Sourced by each compat/<client>/run: arguments, a name for this run, and the judge.
+# shellcheck shell=bash
+. "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
+
+CLIENT=$(cd "$(dirname "$0")" && pwd)
+[ $# -ge 1 ] || die "usage: compat/$(basename "$CLIENT")/run HOST:PORT"
+BOOTSTRAP=$1
+# Topics and groups of this run have this in their names, so that runs do not meet.
+RUN=r$(date +%s)$$
+export BOOTSTRAP RUN CLIENT
+need python3 python3
+listens "$BOOTSTRAP" || die "nothing listens on $BOOTSTRAP"
+
+# judged SECONDS COMMAND...: runs the tests under the judge.
+judged() {
+    local seconds=$1
+    shift
+    timeout --kill-after=10 "$seconds" "$@" 2>&1 | "$ROOT/compat/lib/judge" "$CLIENT/tests.allow" ${JUDGE_FLAGS:-}
+}
+
+# python_venv PACKAGE...: a virtual environment of this client's own with exactly these packages.
+python_venv() {
+    python3 -c 'import venv, ensurepip' 2>/dev/null || install_packages python3-venv
+    make_venv() { python3 -m venv "$into" && "$into/bin/python" -m pip install --quiet "$@"; }
+    VENV=$CACHE/$(basename "$CLIENT")-venv
+    once "$VENV" "$*" quietly "$(basename "$VENV")" make_venv "$@"
+    # A virtual environment moves only in part; its interpreter does.
+    PYTHON=$VENV/bin/python
+}

@@ -1,0 +1,35 @@
+//! Limits of the operating system that a broker wants raised.
+
+use std::path::PathBuf;
+
+use ferrymq_kafka_server::context::{Space, Volume};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Fewer open files than this are said to be too few.
+const OPEN_FILES_WANTED: u64 = 16_384;
+
+/// Raises the limit of open files to what the system allows, and says so if that is little.
+pub(crate) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!("the limit of open files could not be raised");
+    }
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if current < OPEN_FILES_WANTED {
+        tracing::warn!(
+            current,
+            wanted = OPEN_FILES_WANTED,
+            "few open files are allowed: raise the limit with ulimit -n or LimitNOFILE, or clients may be refused"
+        );
+    }
+}
+
+/// Tells how much room is left on the volume of `data_dir`.
+pub(crate) fn volume(data_dir: PathBuf) -> impl Volume {
+    move || {
+        let stat = rustix::fs::statvfs(&data_dir).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Some(Space { total_bytes: bytes(stat.f_blocks), usable_bytes: bytes(stat.f_bavail) })
+    }
+}

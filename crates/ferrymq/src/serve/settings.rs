@@ -1,0 +1,435 @@
+//! Settings of `ferrymq serve`: defaults, then the file, then the environment, then flags.
+//!
+//! One struct is both the flags and the file, so that neither can know an option the other does not. All
+//! that is wrong is said at once, at start.
+//!
+//! **Invariant.** A setting that is not understood is an error, never ignored.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use ferrymq_broker::settings::{TopicDefaults, topic_setting};
+use ferrymq_engine_local::{Options, SeededBug};
+use ferrymq_kafka_server::KafkaConfig;
+use ferrymq_types::Durability;
+use ferrymq_types::limits::{FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT};
+use serde::Deserialize;
+
+use super::logging::Reload;
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the user can say, by flag, environment or file. Unset: the default.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct ServeArgs {
+    /// A TOML file with these same options (kebab-case, without the dashes in front).
+    #[arg(long, env = "FERRYMQ_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where the data lies. Created if missing. [default: ./ferrymq-data]
+    #[arg(long, env = "FERRYMQ_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where Kafka clients connect. Port 0 takes a free one. [default: 127.0.0.1:9092]
+    #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "HOST:PORT")]
+    kafka_listen: Option<SocketAddr>,
+    /// The address Kafka clients are told to connect to, if it is not the one listened on.
+    #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "HOST:PORT")]
+    kafka_advertise: Option<String>,
+    /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
+    #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
+    http_listen: Option<String>,
+    /// Allow listening on addresses other machines can reach. There are no users and no passwords yet:
+    /// whoever can connect can do everything. [default: false]
+    #[arg(long, env = "FERRYMQ_ALLOW_REMOTE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    allow_remote: Option<bool>,
+    /// This broker's node id. [default: 1]
+    #[arg(long, env = "FERRYMQ_NODE_ID", value_name = "N")]
+    node_id: Option<i32>,
+    /// When a record is acknowledged, for topics that do not say: sync (on disk), os (in the page cache) or
+    /// memory. [default: sync]
+    #[arg(long, env = "FERRYMQ_DURABILITY", value_name = "CLASS")]
+    durability: Option<String>,
+    /// Whether asking for a topic may create it. [default: true]
+    #[arg(long, env = "FERRYMQ_AUTO_CREATE_TOPICS", value_name = "BOOL")]
+    auto_create_topics: Option<bool>,
+    /// Partitions of topics that do not say. [default: 1]
+    #[arg(long, env = "FERRYMQ_NUM_PARTITIONS", value_name = "N")]
+    num_partitions: Option<u32>,
+    /// Refuse replication factors above 1 instead of reporting them as 1. [default: false]
+    #[arg(long, env = "FERRYMQ_STRICT_REPLICATION_FACTOR", value_name = "BOOL")]
+    strict_replication_factor: Option<bool>,
+    /// How often old records are looked for, in milliseconds. [default: 300000]
+    #[arg(long, env = "FERRYMQ_RETENTION_CHECK_INTERVAL_MS", value_name = "MS")]
+    retention_check_interval_ms: Option<u64>,
+    /// Largest request, in bytes. [default: 104857600]
+    #[arg(long, env = "FERRYMQ_REQUEST_BYTES_MAX", value_name = "BYTES")]
+    request_bytes_max: Option<usize>,
+    /// Largest answer to a fetch, in bytes. [default: 57671680]
+    #[arg(long, env = "FERRYMQ_FETCH_BYTES_MAX", value_name = "BYTES")]
+    fetch_bytes_max: Option<usize>,
+    /// Bytes of requests being worked on at a time, in all connections. [default: 134217728]
+    #[arg(long, env = "FERRYMQ_BYTES_IN_FLIGHT_MAX", value_name = "BYTES")]
+    bytes_in_flight_max: Option<usize>,
+    /// Size of a write-ahead log file, in bytes. A restart after a kill replays about two of them.
+    /// [default: 134217728]
+    #[arg(long, env = "FERRYMQ_WAL_FILE_BYTES", value_name = "BYTES")]
+    wal_file_bytes: Option<u64>,
+    /// Disk space kept for what frees space or records consumption; appends are refused when only this much
+    /// is left, in bytes. [default: 67108864]
+    #[arg(long, env = "FERRYMQ_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
+    /// Threads that serve clients. [default: one per processor]
+    #[arg(long, env = "FERRYMQ_WORKER_THREADS", value_name = "N")]
+    worker_threads: Option<usize>,
+    /// What is logged: error, warn, info, debug, trace, or a filter. Reloaded on SIGHUP. [default: info]
+    #[arg(long, env = "FERRYMQ_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged. [default: text]
+    #[arg(long, env = "FERRYMQ_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Settings for topics that do not say, such as retention.ms=86400000; may be repeated. In the file: a
+    /// table [topic-defaults].
+    #[arg(long = "topic-default", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[serde(skip)]
+    topic_default: Vec<(String, String)>,
+    /// The file's form of `topic-default`.
+    #[arg(skip)]
+    #[serde(default)]
+    topic_defaults: BTreeMap<String, toml::Value>,
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Settings with nothing left open.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) kafka_listen: SocketAddr,
+    pub(crate) kafka_advertise: Option<(String, u16)>,
+    pub(crate) http_listen: Option<SocketAddr>,
+    pub(crate) node_id: i32,
+    pub(crate) auto_create_topics: bool,
+    pub(crate) num_partitions: u32,
+    pub(crate) strict_replication_factor: bool,
+    pub(crate) retention_check_interval_ms: u64,
+    pub(crate) request_bytes_max: usize,
+    pub(crate) fetch_bytes_max: usize,
+    pub(crate) bytes_in_flight_max: usize,
+    pub(crate) wal_file_bytes: u64,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) worker_threads: usize,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) topic_defaults: TopicDefaults,
+}
+
+impl Settings {
+    /// Puts flags and environment over the file over the defaults, and checks everything.
+    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Option<PathBuf>)> {
+        let file = match &args.config {
+            None => ServeArgs::default(),
+            Some(path) => read_file(path)?,
+        };
+        let config = args.config.clone();
+        let settings = Settings::check(over(args, file)).map_err(|problems| {
+            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
+        })?;
+        Ok((settings, config))
+    }
+
+    fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
+        let mut problems = Vec::new();
+        let http_listen = match args.http_listen.as_deref().unwrap_or("127.0.0.1:15672") {
+            "off" => None,
+            text => text
+                .parse()
+                .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
+                .ok(),
+        };
+        let kafka_listen = args.kafka_listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9092)));
+        let remote = args.allow_remote.unwrap_or(false);
+        for (name, address) in [("kafka-listen", Some(kafka_listen)), ("http-listen", http_listen)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !remote) {
+                problems.push(format!(
+                    "{name} {address} can be reached by other machines, and there are no users or passwords yet: \
+                     add --allow-remote if that is meant, or listen on 127.0.0.1"
+                ));
+            }
+        }
+        let kafka_advertise = args.kafka_advertise.and_then(|text| match parse_host_port(&text) {
+            Some(advertised) => Some(advertised),
+            None => {
+                problems.push(format!("kafka-advertise {text:?} is not HOST:PORT"));
+                None
+            }
+        });
+        let topic_defaults =
+            topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let mut positive = |name: &str, value: usize| {
+            if value == 0 {
+                problems.push(format!("{name} must be at least 1"));
+            }
+            value
+        };
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let settings = Settings {
+            data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
+            kafka_listen,
+            kafka_advertise,
+            http_listen,
+            node_id: args.node_id.unwrap_or(1),
+            auto_create_topics: args.auto_create_topics.unwrap_or(true),
+            num_partitions: args.num_partitions.unwrap_or(1),
+            strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
+            retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
+            request_bytes_max: positive(
+                "request-bytes-max",
+                args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
+            ),
+            fetch_bytes_max: positive("fetch-bytes-max", args.fetch_bytes_max.unwrap_or(FETCH_BYTES_MAX)),
+            bytes_in_flight_max: positive(
+                "bytes-in-flight-max",
+                args.bytes_in_flight_max.unwrap_or(SERVER_BYTES_IN_FLIGHT),
+            ),
+            wal_file_bytes: args.wal_file_bytes.unwrap_or_else(|| Options::default().wal_file_bytes),
+            disk_reserve_bytes: args.disk_reserve_bytes.unwrap_or_else(|| Options::default().reserve_bytes),
+            worker_threads: positive("worker-threads", args.worker_threads.unwrap_or(cores)),
+            log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_format: args.log_format.unwrap_or(LogFormat::Text),
+            topic_defaults,
+        };
+        settings.check_relations(&mut problems);
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    fn check_relations(&self, problems: &mut Vec<String>) {
+        if self.node_id < 0 {
+            problems.push(format!("node-id {} must not be negative", self.node_id));
+        }
+        if self.num_partitions == 0 {
+            problems.push("num-partitions must be at least 1".to_owned());
+        }
+        if self.retention_check_interval_ms == 0 {
+            problems.push("retention-check-interval-ms must be at least 1".to_owned());
+        }
+        if !(64 * 1024..=4 << 30).contains(&self.wal_file_bytes) {
+            problems
+                .push(format!("wal-file-bytes {} must lie between 64 KiB and 4 GiB", self.wal_file_bytes));
+        }
+        if self.bytes_in_flight_max < self.request_bytes_max {
+            problems.push(format!(
+                "bytes-in-flight-max {} must not be below request-bytes-max {}",
+                self.bytes_in_flight_max, self.request_bytes_max
+            ));
+        }
+    }
+
+    /// What the engine is told.
+    pub(crate) fn engine_options(&self) -> Options {
+        Options {
+            wal_file_bytes: self.wal_file_bytes,
+            reserve_bytes: self.disk_reserve_bytes,
+            seeded_bug: seeded_bug(),
+            ..Options::default()
+        }
+    }
+
+    /// How the Kafka door presents itself when it listens on `port`.
+    pub(crate) fn kafka_config(&self, port: u16) -> KafkaConfig {
+        let (host, port) = self.kafka_advertise.clone().unwrap_or_else(|| {
+            let ip = self.kafka_listen.ip();
+            // "Everywhere" is no address to connect to.
+            let host = if ip.is_unspecified() { "localhost".to_owned() } else { ip.to_string() };
+            (host, port)
+        });
+        KafkaConfig {
+            node_id: self.node_id,
+            advertised_host: host,
+            advertised_port: port,
+            auto_create_topics: self.auto_create_topics,
+            default_partitions: self.num_partitions,
+            strict_replication_factor: self.strict_replication_factor,
+            request_bytes_max: self.request_bytes_max,
+            fetch_bytes_max: self.fetch_bytes_max,
+            data_dir: self.data_dir.display().to_string(),
+        }
+    }
+}
+
+/// The guarantee to break, for tests of the fault harness: only in builds made for them.
+#[cfg(feature = "seeded-bugs")]
+fn seeded_bug() -> Option<SeededBug> {
+    let name = std::env::var("FERRYMQ_SEEDED_BUG").ok()?;
+    let bug = SeededBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    tracing::error!(name, found = bug.is_some(), "THIS BUILD BREAKS ITS PROMISES ON PURPOSE");
+    bug
+}
+
+#[cfg(not(feature = "seeded-bugs"))]
+fn seeded_bug() -> Option<SeededBug> {
+    None
+}
+
+/// On SIGHUP: takes over what can change while running and says what cannot.
+pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
+    let Some(path) = config else {
+        tracing::warn!("SIGHUP: there is no configuration file to read again");
+        return;
+    };
+    let file = match read_file(path) {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "SIGHUP: the configuration file was not taken over");
+            return;
+        }
+    };
+    let level = file.log_level.clone().unwrap_or_else(|| "info".to_owned());
+    if reload.level(&level) {
+        tracing::info!(level, "SIGHUP: log-level taken over");
+    } else {
+        tracing::error!(level, "SIGHUP: log-level is not a level or filter");
+    }
+    match Settings::check(file) {
+        Err(problems) => tracing::error!(problems = problems.join("; "), "SIGHUP: the file has problems"),
+        Ok(new) => {
+            let same = Settings { log_level: now.log_level.clone(), ..new };
+            if format!("{same:?}") != format!("{now:?}") {
+                tracing::warn!(
+                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
+                );
+            }
+        }
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<ServeArgs> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("could not read the configuration file {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("the configuration file {} is not valid", path.display()))
+}
+
+/// `first` where it says something, else `second`.
+fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
+    ServeArgs {
+        config: first.config.or(second.config),
+        data_dir: first.data_dir.or(second.data_dir),
+        kafka_listen: first.kafka_listen.or(second.kafka_listen),
+        kafka_advertise: first.kafka_advertise.or(second.kafka_advertise),
+        http_listen: first.http_listen.or(second.http_listen),
+        allow_remote: first.allow_remote.or(second.allow_remote),
+        node_id: first.node_id.or(second.node_id),
+        durability: first.durability.or(second.durability),
+        auto_create_topics: first.auto_create_topics.or(second.auto_create_topics),
+        num_partitions: first.num_partitions.or(second.num_partitions),
+        strict_replication_factor: first.strict_replication_factor.or(second.strict_replication_factor),
+        retention_check_interval_ms: first.retention_check_interval_ms.or(second.retention_check_interval_ms),
+        request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
+        fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
+        bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
+        wal_file_bytes: first.wal_file_bytes.or(second.wal_file_bytes),
+        disk_reserve_bytes: first.disk_reserve_bytes.or(second.disk_reserve_bytes),
+        worker_threads: first.worker_threads.or(second.worker_threads),
+        log_level: first.log_level.or(second.log_level),
+        log_format: first.log_format.or(second.log_format),
+        topic_default: first.topic_default,
+        topic_defaults: second.topic_defaults,
+    }
+}
+
+fn topic_defaults(
+    flags: Vec<(String, String)>,
+    file: BTreeMap<String, toml::Value>,
+    durability: Option<String>,
+    problems: &mut Vec<String>,
+) -> TopicDefaults {
+    let file = file.into_iter().map(|(name, value)| match value {
+        toml::Value::String(text) => (name, text),
+        other => (name, other.to_string()),
+    });
+    let durability = durability.map(|class| {
+        if Durability::parse(&class).is_none() {
+            problems.push(format!("durability {class:?} is not one of sync, os, memory"));
+        }
+        ("ferrymq.durability".to_owned(), class)
+    });
+    let mut defaults = TopicDefaults::default();
+    for (name, value) in durability.into_iter().chain(file).chain(flags) {
+        match topic_setting(&name) {
+            None => problems.push(format!("topic default {name:?} is not a topic setting")),
+            Some(setting) => match setting.check(&value) {
+                Ok(()) => drop(defaults.values.insert(setting.name, value)),
+                Err(error) => problems.push(error.to_string()),
+            },
+        }
+    }
+    defaults
+}
+
+/// `host:port`, also `[::1]:9092`.
+fn parse_host_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty()).then_some(())?;
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_over_the_file_and_the_file_over_defaults() {
+        let file: ServeArgs =
+            toml::from_str("num-partitions = 3\nnode-id = 7\n[topic-defaults]\n\"retention.ms\" = 1000\n")
+                .unwrap();
+        let flags = ServeArgs { num_partitions: Some(5), ..ServeArgs::default() };
+        let settings = Settings::check(over(flags, file)).unwrap();
+        assert_eq!((settings.num_partitions, settings.node_id), (5, 7));
+        assert_eq!(settings.topic_defaults.values["retention.ms"], "1000");
+        assert_eq!(settings.request_bytes_max, REQUEST_BYTES_MAX);
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let args = ServeArgs {
+            num_partitions: Some(0),
+            kafka_listen: Some("0.0.0.0:9092".parse().unwrap()),
+            kafka_advertise: Some("nowhere".to_owned()),
+            http_listen: Some("here".to_owned()),
+            durability: Some("wish".to_owned()),
+            topic_default: vec![("retention.parsecs".to_owned(), "1".to_owned())],
+            ..ServeArgs::default()
+        };
+        let problems = Settings::check(args).unwrap_err();
+        assert!(problems.len() >= 6, "{problems:#?}");
+        assert!(problems.iter().any(|text| text.contains("--allow-remote")));
+    }
+
+    #[test]
+    fn unknown_options_in_the_file_are_refused() {
+        assert!(toml::from_str::<ServeArgs>("num-partition = 3").is_err());
+    }
+
+    #[test]
+    fn addresses_parse() {
+        assert_eq!(parse_host_port("[::1]:9092"), Some(("::1".to_owned(), 9092)));
+        assert_eq!(parse_host_port("mq.example.org:1"), Some(("mq.example.org".to_owned(), 1)));
+        assert_eq!(parse_host_port(":1"), None);
+        assert_eq!(parse_host_port("host"), None);
+    }
+}
