@@ -55,7 +55,7 @@ public final class ClientTests {
         tests.put("java-cluster", ClientTests::cluster);
         tests.put("java-producers-described", ClientTests::producersDescribed);
         tests.put("java-wake", ClientTests::wake);
-        admin = Admin.create(Map.of("bootstrap.servers", BOOTSTRAP, "default.api.timeout.ms", "20000"));
+        admin = Admin.create(Map.of("bootstrap.servers", BOOTSTRAP, "default.api.timeout.ms", "20000", "request.timeout.ms", "10000"));
         for (Map.Entry<String, Body> test : tests.entrySet()) {
             if (only.length > 0 && !Arrays.asList(only).contains(test.getKey())) {
                 continue;
@@ -293,7 +293,7 @@ public final class ClientTests {
         }
         admin.deleteRecords(Map.of(where, RecordsToDelete.beforeOffset(3))).all().get();
         check(admin.listOffsets(Map.of(where, OffsetSpec.earliest())).partitionResult(where).get().offset() == 3, "start");
-        fails(OffsetOutOfRangeException.class, admin.deleteRecords(Map.of(where, RecordsToDelete.beforeOffset(99))).all());
+        fails(org.apache.kafka.common.errors.OffsetOutOfRangeException.class, admin.deleteRecords(Map.of(where, RecordsToDelete.beforeOffset(99))).all());
     }
 
     private static void seekReset() throws Exception {

@@ -16,23 +16,22 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
-use ferrymq_storage::{
-    Action, Append, Batch, ErrorKind, Group, LogStore, MetaStore, Op, Outcome, Pending, Space, StorageError,
-};
-use ferrymq_types::{BatchHeader, CommitId, LogId, Offset, OwnerId, TimestampType, batch};
+use ferrymq_storage::{Action, Group, LogStore, MetaStore, Op, Outcome, Pending, StorageError};
+use ferrymq_types::{BatchHeader, LogId, Offset, OwnerId};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
 use crate::partition::Partition;
-use crate::producers::{Check, ProducerError, Producers, Undo};
+use crate::producers::{ProducerError, Producers};
 
 mod load;
+mod owned;
+
+use owned::{Owned, ProducerState};
 
 /// Bytes that may wait in one shard's mailbox.
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
-/// Batches of idempotent producers between two snapshots of a partition's producers.
-const SNAPSHOT_EVERY: u32 = 2_000;
 
 /// One batch for one partition.
 #[derive(Debug)]
@@ -122,34 +121,6 @@ impl Shard {
     pub(crate) async fn send(&self, message: Message, bytes: usize) -> bool {
         self.mailbox.send(message, bytes).await.is_ok()
     }
-}
-
-/// One partition as its owner has it.
-struct Owned {
-    partition: Arc<Partition>,
-    next: Offset,
-    sequence: u64,
-    in_flight: u32,
-    failing: bool,
-    producers: ProducerState,
-    undo: Vec<Taken>,
-    batches_since_snapshot: u32,
-    /// A picture of the producers that becomes true once the append with this sequence is durable.
-    snapshot: Option<(u64, Offset, Producers)>,
-}
-
-/// Whether the partition's producers are known yet. They are read from the log when first needed.
-enum ProducerState {
-    Unknown,
-    Loading(VecDeque<(u64, usize, AppendItem)>),
-    Known(Producers),
-}
-
-/// What one append in flight took, to be given back if it fails.
-struct Taken {
-    sequence: u64,
-    next_before: Offset,
-    producer: Option<Undo>,
 }
 
 /// A request with results still missing.
@@ -242,21 +213,7 @@ impl Owner {
     }
 
     fn on_attach(&mut self, partition: Arc<Partition>, next: Offset) {
-        let empty = next == partition.log_start();
-        let producers =
-            if empty { ProducerState::Known(Producers::default()) } else { ProducerState::Unknown };
-        let owned = Owned {
-            next,
-            sequence: 0,
-            in_flight: 0,
-            failing: false,
-            producers,
-            undo: Vec::new(),
-            batches_since_snapshot: 0,
-            snapshot: None,
-            partition,
-        };
-        self.partitions.insert(owned.partition.log, owned);
+        self.partitions.insert(partition.log, Owned::new(partition, next));
     }
 
     fn on_detach(&mut self, log: LogId) {
@@ -297,75 +254,13 @@ impl Owner {
             }
             ProducerState::Unknown | ProducerState::Known(_) => {}
         }
-        match self.append(item, batch) {
-            Ok(mut sent) => {
-                sent.request = request;
-                sent.item = index;
-                batch.sent.push(sent);
+        match owned.prepare(&self.context, item) {
+            Ok((op, sent)) => {
+                batch.groups.push(vec![op]);
+                batch.sent.push(Sent { request, item: index, ..sent });
             }
             Err(result) => self.answer(request, index, result),
         }
-    }
-
-    /// Gives out offsets and prepares the append; `Err` holds an answer that needs no write.
-    fn append(
-        &mut self,
-        item: AppendItem,
-        batch: &mut Commit,
-    ) -> Result<Sent, Result<Appended, AppendError>> {
-        let AppendItem { partition, mut bytes, header } = item;
-        let now_ms = self.context.clock.wall_ms();
-        let Some(owned) = self.partitions.get_mut(&partition.log) else { return Err(Err(AppendError::Gone)) };
-        if owned.failing {
-            return Err(Err(AppendError::Retry));
-        }
-        let log_start = partition.log_start();
-        if let ProducerState::Known(producers) = &owned.producers {
-            match producers.check(&header) {
-                Ok(Check::Fresh) => {}
-                // The first append may still be in flight; its answer must not be overtaken.
-                Ok(Check::Duplicate { base, .. }) if base >= partition.high_watermark() => {
-                    return Err(Err(AppendError::Retry));
-                }
-                Ok(Check::Duplicate { base, .. }) => {
-                    return Err(Ok(Appended { base, append_time_ms: None, log_start }));
-                }
-                Err(error) => return Err(Err(AppendError::Producer(error))),
-            }
-        }
-        let config = partition.config.get();
-        let base = owned.next;
-        let next = base.plus(u64::from(header.span()));
-        let append_time_ms = (config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
-        if let Some(now_ms) = append_time_ms {
-            batch::set_append_time(&mut bytes, now_ms);
-        }
-        batch::set_position(&mut bytes, base, partition.epoch());
-        let producer = match &mut owned.producers {
-            ProducerState::Known(producers) => producers.append(&header, base, now_ms),
-            _ => None,
-        };
-        owned.sequence += 1;
-        owned.undo.push(Taken { sequence: owned.sequence, next_before: base, producer });
-        owned.next = next;
-        owned.in_flight += 1;
-        owned.plan_snapshot(&header);
-        let append = Append {
-            expect_next: base,
-            commit_id: CommitId { writer: self.context.writer, sequence: owned.sequence },
-            class: config.durability,
-            space: Space::Normal,
-            batches: vec![Batch {
-                base,
-                span: header.span(),
-                max_timestamp: append_time_ms.unwrap_or(header.max_timestamp),
-                bytes: bytes.freeze(),
-            }],
-        };
-        let (log, epoch, owner) = (partition.log, partition.epoch(), self.context.owner);
-        batch.groups.push(vec![Op { log, epoch, owner, action: Action::Append(append) }]);
-        let appended = Appended { base, append_time_ms, log_start };
-        Ok(Sent { request: 0, item: 0, log, sequence: owned.sequence, appended, next })
     }
 
     fn commit(&mut self, batch: Commit) {
@@ -467,56 +362,6 @@ impl Owner {
             // A client that went away needs no answer.
             let _ = waiting.reply.send(results);
         }
-    }
-}
-
-impl Owned {
-    /// Takes a picture of the producers every so many batches.
-    fn plan_snapshot(&mut self, header: &BatchHeader) {
-        self.batches_since_snapshot += u32::from(header.has_producer_id());
-        if self.batches_since_snapshot >= SNAPSHOT_EVERY
-            && let ProducerState::Known(producers) = &self.producers
-        {
-            self.batches_since_snapshot = 0;
-            self.snapshot = Some((self.sequence, self.next, producers.clone()));
-        }
-    }
-
-    /// The picture, once all it speaks of is durable.
-    fn ready_snapshot(&mut self, durable: u64) -> Option<(Offset, Producers)> {
-        let (_, next, producers) = self.snapshot.take_if(|(sequence, _, _)| *sequence <= durable)?;
-        Some((next, producers))
-    }
-
-    /// Publishes a success or takes a failure back.
-    fn settle(&mut self, sent: &Sent, outcome: Outcome, now_ms: i64) -> Result<Appended, AppendError> {
-        self.in_flight -= 1;
-        let result = match outcome {
-            Ok(()) => {
-                self.undo.retain(|taken| taken.sequence != sent.sequence);
-                self.partition.publish_next(sent.next, now_ms);
-                Ok(Appended { log_start: self.partition.log_start(), ..sent.appended })
-            }
-            Err(error) => {
-                self.failing = true;
-                self.snapshot = None;
-                // Behind a failure the others fail by conflict; what the client needs to know is: try again.
-                match error.kind() {
-                    ErrorKind::Conflict => Err(AppendError::Retry),
-                    _ => Err(AppendError::Storage(error)),
-                }
-            }
-        };
-        if self.failing && self.in_flight == 0 {
-            while let Some(taken) = self.undo.pop() {
-                self.next = taken.next_before;
-                if let (ProducerState::Known(producers), Some(undo)) = (&mut self.producers, taken.producer) {
-                    producers.undo(undo);
-                }
-            }
-            self.failing = false;
-        }
-        result
     }
 }
 

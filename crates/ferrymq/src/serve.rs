@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
+use ferrymq_broker::groups::{self, Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
+use ferrymq_kafka_server::context::Surroundings;
 use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::LogMeta;
-use ferrymq_types::LogId;
+use ferrymq_types::{LogId, OwnerId};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,13 +27,13 @@ mod limits;
 mod logging;
 mod settings;
 
-pub use settings::ServeArgs;
+pub(crate) use settings::ServeArgs;
 use settings::Settings;
 
-/// The log that holds topics and counters.
-const META_LOG: LogId = LogId(0);
-/// The log that holds what can be rebuilt.
-const STATE_LOG: LogId = LogId(1);
+/// The first of the logs that hold consumer groups.
+const FIRST_GROUP_LOG: u64 = 16;
+/// How many there are. Fixed: a group's shard is its id's hash modulo this.
+const GROUP_SHARDS: u64 = 16;
 /// How long a stop waits for clients and owners.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -39,7 +41,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Whatever keeps the broker from starting, with what to do about it.
-pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (settings, config_file) = Settings::resolve(args)?;
     let reload = logging::start(&settings)?;
     limits::raise_open_files();
@@ -95,32 +97,52 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let rng = Rng::from_os();
     let disk = RealDisk::open(&settings.data_dir)
         .with_context(|| format!("could not open the data directory {}", settings.data_dir.display()))?;
-    let store = LocalStore::open(Arc::new(disk), settings.engine_options(), clock.clone(), rng.clone())
+    let store = LocalStore::open(Arc::new(disk), settings.engine_options(), clock.clone(), &rng)
         .with_context(|| format!("could not open the store in {}", settings.data_dir.display()))?;
     let store = Arc::new(store);
     let owners = Tasks::new();
-    let meta = Arc::new(LogMeta::open(store.clone(), META_LOG, &rng).await.context("could not read the metadata")?);
-    let state = Arc::new(LogMeta::open(store.clone(), STATE_LOG, &rng).await.context("could not read the state")?);
+    let owner = OwnerId(rng.next_u128());
+    let meta = LogMeta::open(store.clone(), owner).await.context("could not read the metadata")?;
+    let meta: Arc<LogMeta> = Arc::new(meta);
     let options = BrokerOptions {
         shards: settings.worker_threads,
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
         ..BrokerOptions::default()
     };
-    let stores = Stores { logs: store.clone(), meta, state };
-    let broker = Broker::open(stores, options, clock.clone(), rng, owners.clone())
+    let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
+    let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
+    let groups_config = GroupsConfig::default();
+    let groups = Groups::start(groups::Start {
+        store: store.clone(),
+        logs: (0..GROUP_SHARDS).map(|shard| LogId(FIRST_GROUP_LOG + shard)).collect(),
+        owner: broker.owner(),
+        clock: clock.clone(),
+        rng,
+        tasks: owners.clone(),
+        config: groups_config.clone(),
+    });
     let listener = TcpListener::bind(settings.kafka_listen)
         .await
         .with_context(|| format!("could not listen on {} for Kafka clients", settings.kafka_listen))?;
     let port = listener.local_addr()?.port();
     let budget = ByteBudget::new(settings.bytes_in_flight_max);
-    let context = Context::new(broker.clone(), settings.kafka_config(port), budget);
+    let surroundings = Surroundings {
+        groups,
+        groups_config,
+        broker_options: options,
+        listens_on: listener.local_addr()?.to_string(),
+        volume: Box::new(limits::volume(settings.data_dir.clone())),
+    };
+    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(port), budget);
     let kafka = KafkaServer::start(listener, context.clone(), &owners)?;
     let http = match settings.http_listen {
         None => None,
-        Some(address) => Some(http::HttpServer::start(address, store.clone(), context.clone(), &owners).await?),
+        Some(address) => {
+            Some(http::HttpServer::start(address, store.clone(), context.clone(), &owners).await?)
+        }
     };
     Ok(Running { store, broker, context, kafka, http, owners })
 }

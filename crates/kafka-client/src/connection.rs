@@ -9,10 +9,11 @@
 //!
 //! **Invariants.** An answer belongs to the oldest request in flight, or the connection is given up. A call that
 //! times out gives the connection up too, because its answer would still come. An answer larger than
-//! [`RESPONSE_BYTES_MAX`] is refused before memory is taken for it.
+//! [`FRAME_BYTES_MAX`] is refused before memory is taken for it.
 //!
 //! Deliberately absent: TLS, SASL, reconnecting (the cluster's job).
 
+mod frames;
 mod io;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 use crate::ClientError;
 use crate::versions::Versions;
 
-pub use io::RESPONSE_BYTES_MAX;
+pub use frames::{FRAME_BYTES_MAX, FrameReader};
 
 /// Requests queued behind the one being written.
 const QUEUE_REQUESTS: usize = 64;

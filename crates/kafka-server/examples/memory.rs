@@ -3,23 +3,35 @@
 use std::sync::Arc;
 
 use ferrymq_broker::broker::Stores;
+use ferrymq_broker::groups::{Groups, GroupsConfig, Start};
 use ferrymq_broker::{Broker, BrokerOptions};
+use ferrymq_kafka_server::context::Surroundings;
 use ferrymq_kafka_server::{Context, KafkaConfig, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
+use ferrymq_types::LogId;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9092".to_owned());
-    let stores = Stores {
-        logs: Arc::new(MemoryStore::new()),
-        meta: Arc::new(MemoryMeta::new()),
-        state: Arc::new(MemoryMeta::new()),
-    };
+    let store = Arc::new(MemoryStore::new());
+    let stores =
+        Stores { logs: store.clone(), meta: Arc::new(MemoryMeta::new()), state: Arc::new(MemoryMeta::new()) };
     let tasks = Tasks::new();
     let options = BrokerOptions::default();
-    let broker = Broker::open(stores, options, Clock::system(), Rng::from_os(), tasks.clone()).await?;
+    let (clock, rng) = (Clock::system(), Rng::from_os());
+    let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), tasks.clone()).await?;
+    let groups_config = GroupsConfig::default();
+    let groups = Groups::start(Start {
+        store,
+        logs: (16..32).map(LogId).collect(),
+        owner: broker.owner(),
+        clock,
+        rng,
+        tasks: tasks.clone(),
+        config: groups_config.clone(),
+    });
     let listener = tokio::net::TcpListener::bind(&address).await?;
     let config = KafkaConfig {
         node_id: 1,
@@ -32,7 +44,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         fetch_bytes_max: 55 << 20,
         data_dir: "memory".to_owned(),
     };
-    let context = Context::new(broker, config, ByteBudget::new(128 << 20));
+    let surroundings = Surroundings {
+        groups,
+        groups_config,
+        broker_options: options,
+        listens_on: address,
+        volume: Box::new(|| None),
+    };
+    let context = Context::new(broker, surroundings, config, ByteBudget::new(128 << 20));
     let _server = KafkaServer::start(listener, context, &tasks)?;
     tokio::signal::ctrl_c().await?;
     Ok(())

@@ -38,6 +38,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub(crate) struct Session {
     /// The shared part of the door.
     pub(crate) context: Arc<Context>,
+    /// Where it is.
+    pub(crate) peer: SocketAddr,
     /// Its incremental fetch session, if it has one (KIP-227).
     pub(crate) fetch: Mutex<Option<FetchSession>>,
 }
@@ -66,7 +68,7 @@ pub(crate) async fn run(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer = %peer, error = %error, "could not switch off Nagle's algorithm");
     }
-    let session = Arc::new(Session { context, fetch: Mutex::new(None) });
+    let session = Arc::new(Session { context, peer, fetch: Mutex::new(None) });
     let (mut read, mut write) = stream.split();
     let (jobs, answers) = mpsc::channel(CONNECTION_REQUESTS_IN_FLIGHT);
     let writing = write_loop(&session, &mut write, answers);

@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
-use ferrymq_broker::Broker;
+use ferrymq_broker::groups::{Groups, GroupsConfig};
+use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
+use tokio::sync::Mutex;
 
 /// How the door presents itself.
 #[derive(Debug, Clone)]
@@ -31,10 +33,55 @@ pub struct KafkaConfig {
     pub data_dir: String,
 }
 
+/// Room on the volume that holds the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes it has.
+    pub total_bytes: u64,
+    /// Bytes that may still be written.
+    pub usable_bytes: u64,
+}
+
+/// Who knows how much room is left.
+pub trait Volume: Send + Sync {
+    /// The room now; `None` if nobody knows.
+    fn space(&self) -> Option<Space>;
+}
+
+impl<F: Fn() -> Option<Space> + Send + Sync> Volume for F {
+    fn space(&self) -> Option<Space> {
+        self()
+    }
+}
+
+/// What stands beside the broker, and how all of it was set up.
+pub struct Surroundings {
+    /// The consumer groups.
+    pub groups: Groups,
+    /// What the groups were started with, for DescribeConfigs.
+    pub groups_config: GroupsConfig,
+    /// What the broker was opened with, for DescribeConfigs.
+    pub broker_options: BrokerOptions,
+    /// Where the door listens, as `HOST:PORT`, for DescribeConfigs.
+    pub listens_on: String,
+    /// The data's volume, for DescribeLogDirs.
+    pub volume: Box<dyn Volume>,
+}
+
 /// Everything a handler works with.
 pub struct Context {
     /// The broker.
     pub broker: Arc<Broker>,
+    /// The consumer groups.
+    pub groups: Groups,
+    /// What the groups were started with.
+    pub groups_config: GroupsConfig,
+    /// What the broker was opened with.
+    pub broker_options: BrokerOptions,
+    /// Where the door listens, as `HOST:PORT`.
+    pub listens_on: String,
+    /// The data's volume.
+    pub volume: Box<dyn Volume>,
     /// How the door presents itself.
     pub config: KafkaConfig,
     /// Bytes of requests being worked on, in all connections.
@@ -43,6 +90,8 @@ pub struct Context {
     pub counters: Counters,
     /// The last fetch session id given out.
     pub(crate) fetch_sessions: AtomicI32,
+    /// Held while settings are read, changed and written back.
+    pub(crate) altering: Mutex<()>,
 }
 
 /// Counters of the door. All only rise, but for the gauges.
@@ -69,8 +118,25 @@ pub struct Counters {
 impl Context {
     /// A door onto `broker`; `budget` bounds the requests in work.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, config: KafkaConfig, budget: ByteBudget) -> Arc<Context> {
-        let counters = Counters::default();
-        Arc::new(Context { broker, config, budget, counters, fetch_sessions: AtomicI32::new(0) })
+    pub fn new(
+        broker: Arc<Broker>,
+        surroundings: Surroundings,
+        config: KafkaConfig,
+        budget: ByteBudget,
+    ) -> Arc<Context> {
+        let Surroundings { groups, groups_config, broker_options, listens_on, volume } = surroundings;
+        Arc::new(Context {
+            broker,
+            groups,
+            groups_config,
+            broker_options,
+            listens_on,
+            volume,
+            config,
+            budget,
+            counters: Counters::default(),
+            fetch_sessions: AtomicI32::new(0),
+            altering: Mutex::new(()),
+        })
     }
 }

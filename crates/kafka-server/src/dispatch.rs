@@ -2,15 +2,17 @@
 //!
 //! **Invariants.** [`SERVED`] is what ApiVersions advertises and what is answered: one list for both. An
 //! unknown version of ApiVersions is answered in version 0 with what there is (KIP-511); anything else that
-//! cannot be decoded closes the connection.
+//! cannot be decoded closes the connection. Only a produce request may be large: what is decoded takes many
+//! times its bytes.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_kafka_codec::message::Body;
-use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind};
+use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
 
 use crate::connection::{Answer, Closed, Session};
+use crate::context::Context;
 use crate::handlers;
 
 /// The APIs this door answers, in the order of their numbers.
@@ -19,16 +21,49 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
+    ApiKey::DeleteRecords,
     ApiKey::InitProducerId,
+    ApiKey::OffsetForLeaderEpoch,
+    ApiKey::DescribeConfigs,
+    ApiKey::AlterConfigs,
+    ApiKey::DescribeLogDirs,
+    ApiKey::CreatePartitions,
+    ApiKey::DeleteGroups,
+    ApiKey::IncrementalAlterConfigs,
+    ApiKey::ListPartitionReassignments,
+    ApiKey::OffsetDelete,
+    ApiKey::DescribeCluster,
+    ApiKey::DescribeProducers,
+    ApiKey::DescribeTopicPartitions,
 ];
+
+/// Largest request other than a produce request, in bytes. The largest that makes sense brings the
+/// assignments of a whole group.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
 
 /// A request that was begun.
 pub(crate) struct Begun {
     /// The answer being made.
     pub(crate) answer: Answer,
+}
+
+/// A request and what is known of who sent it.
+struct Call {
+    correlation: i32,
+    version: i16,
+    client_id: Option<StrBytes>,
 }
 
 /// Decodes a frame and begins to answer it.
@@ -40,7 +75,7 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
     let Some(api) = header.api().filter(|api| SERVED.contains(api)) else {
         return Err(Closed(format!("API key {} is not served", header.api_key)));
     };
-    drop(header);
+    let client_id = header.client_id;
     if !api.decodable().contains(version) {
         if api == ApiKey::ApiVersions {
             let body = handlers::api_versions::unsupported();
@@ -48,53 +83,164 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
         }
         return Err(Closed(format!("{api} version {version} is not supported")));
     }
-    if api == ApiKey::Produce {
-        let request =
-            RequestKind::decode(api, &mut decoder, version).map_err(|error| bad(api.name(), &error))?;
-        decoder.finish().map_err(|error| bad(api.name(), &error))?;
-        let RequestKind::Produce(request) = request else {
-            return Err(Closed("not a produce request".into()));
-        };
-        return handlers::produce::begin(session, correlation, version, frame, request).await;
+    if api != ApiKey::Produce && frame.len() > SMALL_REQUEST_BYTES_MAX {
+        return Err(Closed(format!("{api} request of {} bytes", frame.len())));
     }
     let request = RequestKind::decode(api, &mut decoder, version).map_err(|error| bad(api.name(), &error))?;
     decoder.finish().map_err(|error| bad(api.name(), &error))?;
     let session = session.clone();
-    Ok(Begun { answer: Box::pin(async move { answer(&session, correlation, version, request).await }) })
+    let call = Call { correlation, version, client_id };
+    Ok(Begun {
+        answer: match request {
+            RequestKind::Produce(request) => {
+                // A produce request is written over its own frame: nothing else may refer to that.
+                drop(call);
+                return handlers::produce::begin(&session, correlation, version, frame, request).await;
+            }
+            RequestKind::Fetch(request) => Box::pin(async move {
+                respond(correlation, version, &handlers::fetch::handle(&session, version, request).await)
+            }),
+            request => Box::pin(async move { answer(&session, call, request).await }),
+        },
+    })
 }
 
 /// Hands a request to its handler.
-async fn answer(
-    session: &Session,
-    correlation: i32,
-    version: i16,
-    request: RequestKind,
-) -> Result<Option<Frame>, Closed> {
-    let context = &*session.context;
-    match request {
+async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Frame>, Closed> {
+    use ApiKey as Api;
+    let (correlation, version) = (call.correlation, call.version);
+    let context = &session.context;
+    let response = match request.api() {
+        Api::FindCoordinator
+        | Api::JoinGroup
+        | Api::SyncGroup
+        | Api::Heartbeat
+        | Api::LeaveGroup
+        | Api::OffsetCommit
+        | Api::OffsetFetch
+        | Api::OffsetDelete
+        | Api::DescribeGroups
+        | Api::ListGroups
+        | Api::DeleteGroups => of_groups(session, call, request).await?,
+        Api::DescribeConfigs
+        | Api::AlterConfigs
+        | Api::IncrementalAlterConfigs
+        | Api::DescribeCluster
+        | Api::DescribeLogDirs
+        | Api::ListPartitionReassignments => of_settings(context, version, request).await?,
+        _ => of_topics(context, version, request).await?,
+    };
+    respond(correlation, version, &response)
+}
+
+/// Topics and their records.
+async fn of_topics(context: &Context, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
+    use handlers as h;
+    Ok(match request {
         RequestKind::ApiVersions(request) => {
-            respond(correlation, version, &handlers::api_versions::handle(version, &request))
+            ResponseKind::ApiVersions(h::api_versions::handle(version, &request))
         }
         RequestKind::Metadata(request) => {
-            respond(correlation, version, &handlers::metadata::handle(context, version, request).await)
-        }
-        RequestKind::Fetch(request) => {
-            respond(correlation, version, &handlers::fetch::handle(session, version, request).await)
+            ResponseKind::Metadata(h::metadata::handle(context, version, request).await)
         }
         RequestKind::ListOffsets(request) => {
-            respond(correlation, version, &handlers::list_offsets::handle(context, version, request).await)
+            ResponseKind::ListOffsets(h::list_offsets::handle(context, version, request).await)
         }
         RequestKind::CreateTopics(request) => {
-            respond(correlation, version, &handlers::create_topics::handle(context, version, request).await)
+            ResponseKind::CreateTopics(h::create_topics::handle(context, version, request).await)
         }
         RequestKind::DeleteTopics(request) => {
-            respond(correlation, version, &handlers::delete_topics::handle(context, version, request).await)
+            ResponseKind::DeleteTopics(h::delete_topics::handle(context, version, request).await)
+        }
+        RequestKind::DeleteRecords(request) => {
+            ResponseKind::DeleteRecords(h::delete_records::handle(context, request).await)
         }
         RequestKind::InitProducerId(request) => {
-            respond(correlation, version, &handlers::init_producer_id::handle(context, request).await)
+            ResponseKind::InitProducerId(h::init_producer_id::handle(context, request).await)
         }
-        other => Err(Closed(format!("{other:?} has no handler"))),
-    }
+        RequestKind::OffsetForLeaderEpoch(request) => {
+            ResponseKind::OffsetForLeaderEpoch(h::offset_for_leader_epoch::handle(context, request).await)
+        }
+        RequestKind::CreatePartitions(request) => {
+            ResponseKind::CreatePartitions(h::create_partitions::handle(context, request).await)
+        }
+        RequestKind::DescribeProducers(request) => {
+            ResponseKind::DescribeProducers(h::describe_producers::handle(context, request).await)
+        }
+        RequestKind::DescribeTopicPartitions(request) => {
+            ResponseKind::DescribeTopicPartitions(h::describe_topic_partitions::handle(context, &request))
+        }
+        other => return Err(Closed(format!("{} has no handler", other.api()))),
+    })
+}
+
+/// Consumer groups.
+async fn of_groups(session: &Session, call: Call, request: RequestKind) -> Result<ResponseKind, Closed> {
+    use handlers as h;
+    let (context, version) = (&*session.context, call.version);
+    Ok(match request {
+        RequestKind::FindCoordinator(request) => {
+            ResponseKind::FindCoordinator(h::find_coordinator::handle(context, version, request))
+        }
+        RequestKind::JoinGroup(request) => {
+            let client = (call.client_id, session.peer.ip());
+            ResponseKind::JoinGroup(h::join_group::handle(context, version, client, request).await)
+        }
+        RequestKind::SyncGroup(request) => {
+            ResponseKind::SyncGroup(h::sync_group::handle(context, request).await)
+        }
+        RequestKind::Heartbeat(request) => {
+            ResponseKind::Heartbeat(h::heartbeat::handle(context, request).await)
+        }
+        RequestKind::LeaveGroup(request) => {
+            ResponseKind::LeaveGroup(h::leave_group::handle(context, version, request).await)
+        }
+        RequestKind::OffsetCommit(request) => {
+            ResponseKind::OffsetCommit(h::offset_commit::handle(context, version, request).await)
+        }
+        RequestKind::OffsetFetch(request) => {
+            ResponseKind::OffsetFetch(h::offset_fetch::handle(context, version, request).await)
+        }
+        RequestKind::DescribeGroups(request) => {
+            ResponseKind::DescribeGroups(h::describe_groups::handle(context, version, request).await)
+        }
+        RequestKind::ListGroups(request) => {
+            ResponseKind::ListGroups(h::list_groups::handle(context, request).await)
+        }
+        RequestKind::DeleteGroups(request) => {
+            ResponseKind::DeleteGroups(h::delete_groups::handle(context, request).await)
+        }
+        RequestKind::OffsetDelete(request) => {
+            ResponseKind::OffsetDelete(h::offset_delete::handle(context, request).await)
+        }
+        other => return Err(Closed(format!("{} has no handler", other.api()))),
+    })
+}
+
+/// The broker and what is set.
+async fn of_settings(context: &Context, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
+    use handlers as h;
+    Ok(match request {
+        RequestKind::DescribeConfigs(request) => {
+            ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request))
+        }
+        RequestKind::AlterConfigs(request) => {
+            ResponseKind::AlterConfigs(h::alter_configs::handle(context, request).await)
+        }
+        RequestKind::IncrementalAlterConfigs(request) => ResponseKind::IncrementalAlterConfigs(
+            h::incremental_alter_configs::handle(context, request).await,
+        ),
+        RequestKind::DescribeCluster(request) => {
+            ResponseKind::DescribeCluster(h::describe_cluster::handle(context, version, &request))
+        }
+        RequestKind::DescribeLogDirs(request) => {
+            ResponseKind::DescribeLogDirs(h::describe_log_dirs::handle(context, request).await)
+        }
+        RequestKind::ListPartitionReassignments(_) => {
+            ResponseKind::ListPartitionReassignments(h::list_partition_reassignments::handle())
+        }
+        other => return Err(Closed(format!("{} has no handler", other.api()))),
+    })
 }
 
 /// Encodes an answer.

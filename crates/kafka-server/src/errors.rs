@@ -1,5 +1,6 @@
 //! The one place where our errors become Kafka's codes. Every match is exhaustive where it can be.
 
+use ferrymq_broker::groups::GroupError;
 use ferrymq_broker::producers::ProducerError;
 use ferrymq_broker::validate::Refusal;
 use ferrymq_broker::{AppendError, SettingError, TopicError};
@@ -55,5 +56,31 @@ pub fn topic(error: &TopicError) -> ErrorCode {
             ErrorCode::InvalidConfig
         }
         TopicError::Storage(error) => storage(error),
+    }
+}
+
+/// A refused operation of a group. What depends on the version of a request its handler decides.
+#[must_use]
+pub fn group(error: &GroupError) -> ErrorCode {
+    match error {
+        GroupError::CoordinatorLoading => ErrorCode::CoordinatorLoadInProgress,
+        GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+        GroupError::NotCoordinator => ErrorCode::NotCoordinator,
+        GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        GroupError::MemberIdRequired { .. } => ErrorCode::MemberIdRequired,
+        GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
+        GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::InconsistentGroupProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupError::IllegalGeneration => ErrorCode::IllegalGeneration,
+        GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
+        // Kafka's answer when a group's record does not fit into a batch.
+        GroupError::GroupTooLarge => ErrorCode::UnknownServerError,
+        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+        GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+        GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        GroupError::InvalidRequest(_) => ErrorCode::InvalidRequest,
     }
 }

@@ -7,6 +7,7 @@
 //! conformance::run_all(&factory, &conformance::block_on);          // all of it
 //! for case in conformance::cases() { case.run(&factory, &run) }   // or one by one
 //! conformance::random::run(&factory, &run, 256);                   // against MemoryStore as the oracle
+//! conformance::meta::run_all(&meta_factory, &run);                  // for a MetaStore
 //! ```
 //! **Invariants.** A case gets a store of its own, empty. It claims before it writes and does not depend on
 //! how long anything takes. Where a store cannot be reopened, what is said about restarts is left out.
@@ -20,6 +21,7 @@ mod append;
 mod bench;
 mod fence;
 mod group;
+pub mod meta;
 mod plays;
 pub mod random;
 mod read;

@@ -17,6 +17,7 @@
 pub mod conformance;
 pub mod error;
 pub mod log;
+pub mod log_meta;
 pub mod memory;
 pub mod memory_meta;
 pub mod meta;
@@ -26,6 +27,7 @@ pub use error::{ErrorKind, StorageError};
 pub use log::{
     Action, Append, Batch, BatchHead, Claim, Find, Group, LogStore, Op, Outcome, Read, Run, Space, Stat,
 };
+pub use log_meta::LogMeta;
 pub use memory::MemoryStore;
 pub use meta::{Compare, Entry, Listing, MetaStore, Put, Revision};
 

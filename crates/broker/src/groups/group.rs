@@ -270,9 +270,34 @@ impl Group {
         metadata + offsets
     }
 
-    /// All tickets that wait here.
+    /// Checks what must hold between operations.
     #[cfg(test)]
-    pub(super) fn tickets(&self) -> Vec<super::coordinator::Ticket> {
-        self.members.values().flat_map(|member| member.join.into_iter().chain(member.sync)).collect()
+    pub(super) fn check(&self, timers: &super::timers::Timers) {
+        let id = &self.id;
+        let leads = self.leader.as_ref().map(|leader| self.members.contains_key(leader));
+        assert_eq!(leads, (!self.members.is_empty()).then_some(true), "{id}: leader {:?}", self.leader);
+        for (instance_id, member_id) in &self.statics {
+            let owner = self.members.get(member_id).and_then(|member| member.info.instance_id.as_ref());
+            assert_eq!(owner, Some(instance_id), "{id}");
+        }
+        let statics = self.members.values().filter(|member| member.is_static()).count();
+        assert_eq!(statics, self.statics.len(), "{id}");
+        assert!(self.pending.iter().all(|member_id| !self.members.contains_key(member_id)), "{id}");
+        assert!(self.pending_sync.iter().all(|member_id| self.members.contains_key(member_id)), "{id}");
+        for member in self.members.values() {
+            let has_timer = timers.is_set(&self.member_timer(&member.info.id));
+            assert!(has_timer || member.is_excused(), "{id}: {} may stay for ever", member.info.id);
+            assert!(member.join.is_none() || self.state == GroupState::PreparingRebalance, "{id}");
+            assert!(member.sync.is_none() || self.state == GroupState::CompletingRebalance, "{id}");
+        }
+        for member_id in &self.pending {
+            assert!(timers.is_set(&self.member_timer(member_id)), "{id}: pending {member_id}");
+        }
+        let preparing = self.state == GroupState::PreparingRebalance;
+        assert_eq!(preparing, timers.is_set(&self.join_timer()), "{id}: {:?}", self.state);
+        let syncing = !self.pending_sync.is_empty();
+        assert_eq!(syncing, timers.is_set(&self.sync_timer()), "{id}: {:?}", self.state);
+        assert!(syncing || self.state != GroupState::CompletingRebalance, "{id}");
+        assert_eq!(self.state == GroupState::Empty, self.members.is_empty() && !preparing, "{id}");
     }
 }

@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use uuid::Builder;
+
 use super::coordinator::{Context, Ticket};
 use super::group::Group;
 use super::member::Member;
@@ -84,7 +86,8 @@ impl Group {
 
     fn join_as_new(&mut self, context: &mut Context<'_>, ticket: Ticket, request: JoinRequest, fresh: u128) {
         let prefix = request.instance_id.as_deref().unwrap_or(&request.client_id);
-        let id: Arc<str> = Arc::from(format!("{prefix}-{}", uuid_text(fresh)));
+        let id: Arc<str> =
+            Arc::from(format!("{prefix}-{}", Builder::from_random_bytes(fresh.to_be_bytes()).into_uuid()));
         let existing = request.instance_id.as_deref().and_then(|instance_id| self.statics.get(instance_id));
         if let Some(existing) = existing.cloned() {
             self.replace_static(context, ticket, &existing, id, request);
@@ -239,11 +242,4 @@ fn own(protocols: &[Protocol]) -> Vec<Protocol> {
         metadata: copied(&protocol.metadata),
     };
     protocols.iter().map(own).collect()
-}
-
-/// A random UUID's text (RFC 9562, version 4).
-fn uuid_text(random: u128) -> String {
-    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

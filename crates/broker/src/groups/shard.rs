@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrymq_runtime::{BytePermit, Clock, Mailbox, Rng, Tasks};
+use ferrymq_runtime::{Clock, Mailbox, Rng, Tasks};
 use ferrymq_storage::{ErrorKind, LogStore};
 use ferrymq_types::{LogId, OwnerId};
 
@@ -119,7 +119,11 @@ impl Shard {
         serving.loaded(self.clock_now());
         let mut stopping = std::pin::pin!(self.tasks.stopping());
         loop {
-            serving.tick(self.clock_now());
+            self.take_turn(&mut serving);
+            // What waits in the mailbox may be signs of life: no session ends while it cannot be read.
+            if serving.has_room() {
+                serving.tick(self.clock_now());
+            }
             serving.flush(self.clock_now());
             let wake = serving.next_deadline();
             tokio::select! {
@@ -137,23 +141,22 @@ impl Shard {
                         serving.drain(self.clock_now()).await;
                         return End::Stopped;
                     }
-                    Some(first) => self.take_turn(&mut serving, first),
+                    Some((message, permit)) => serving.handle(self.clock_now(), message, permit),
                 },
-                () = sleep_until(&self.clock, wake) => {}
+                () = sleep_until(&self.clock, wake), if serving.has_room() => {}
             }
         }
     }
 
-    fn take_turn(&mut self, serving: &mut Serving, first: (Message, BytePermit)) {
+    /// Handles what waits in the mailbox, as far as there is room.
+    fn take_turn(&mut self, serving: &mut Serving) {
         let now = self.clock_now();
-        let mut next = Some(first);
-        let mut left = MESSAGES_PER_TURN;
-        while let Some((message, permit)) = next.take() {
-            serving.handle(now, message, permit);
-            left -= 1;
-            if left > 0 && serving.has_room() {
-                next = self.mailbox.try_recv();
+        for _ in 0..MESSAGES_PER_TURN {
+            if !serving.has_room() {
+                return;
             }
+            let Some((message, permit)) = self.mailbox.try_recv() else { return };
+            serving.handle(now, message, permit);
         }
     }
 

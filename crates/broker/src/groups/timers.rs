@@ -56,10 +56,9 @@ impl Timers {
         Some(key)
     }
 
-    /// How many are set.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn is_set(&self, key: &TimerKey) -> bool {
         assert_eq!(self.ordered.len(), self.deadlines.len());
-        self.ordered.len()
+        self.deadlines.contains_key(key)
     }
 }

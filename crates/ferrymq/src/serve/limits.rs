@@ -1,5 +1,8 @@
 //! Limits of the operating system that a broker wants raised.
 
+use std::path::PathBuf;
+
+use ferrymq_kafka_server::context::{Space, Volume};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Fewer open files than this are said to be too few.
@@ -19,5 +22,14 @@ pub(crate) fn raise_open_files() {
             wanted = OPEN_FILES_WANTED,
             "few open files are allowed: raise the limit with ulimit -n or LimitNOFILE, or clients may be refused"
         );
+    }
+}
+
+/// Tells how much room is left on the volume of `data_dir`.
+pub(crate) fn volume(data_dir: PathBuf) -> impl Volume {
+    move || {
+        let stat = rustix::fs::statvfs(&data_dir).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Some(Space { total_bytes: bytes(stat.f_blocks), usable_bytes: bytes(stat.f_bavail) })
     }
 }

@@ -1,5 +1,7 @@
 //! Structured logs on standard error. Nothing above debug is logged per message.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -22,8 +24,12 @@ pub(crate) fn start(settings: &Settings) -> anyhow::Result<Reload> {
     let filter = EnvFilter::try_new(&settings.log_level)
         .with_context(|| format!("log-level {:?} is not a level or filter", settings.log_level))?;
     let (filter, handle) = reload::Layer::new(filter);
-    let text = (settings.log_format == LogFormat::Text)
-        .then(|| fmt::layer().with_writer(std::io::stderr).with_target(false));
+    let text = (settings.log_format == LogFormat::Text).then(|| {
+        fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+    });
     let json =
         (settings.log_format == LogFormat::Json).then(|| fmt::layer().json().with_writer(std::io::stderr));
     let subscriber = tracing_subscriber::registry().with(filter).with(text).with(json);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use ferrymq_broker::settings::{TopicDefaults, topic_setting};
-use ferrymq_engine_local::Options;
+use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
 use ferrymq_types::limits::{FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT};
@@ -33,7 +33,7 @@ pub(crate) enum LogFormat {
 /// What the user can say, by flag, environment or file. Unset: the default.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// A TOML file with these same options (kebab-case, without the dashes in front).
     #[arg(long, env = "FERRYMQ_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -82,6 +82,14 @@ pub struct ServeArgs {
     /// Bytes of requests being worked on at a time, in all connections. [default: 134217728]
     #[arg(long, env = "FERRYMQ_BYTES_IN_FLIGHT_MAX", value_name = "BYTES")]
     bytes_in_flight_max: Option<usize>,
+    /// Size of a write-ahead log file, in bytes. A restart after a kill replays about two of them.
+    /// [default: 134217728]
+    #[arg(long, env = "FERRYMQ_WAL_FILE_BYTES", value_name = "BYTES")]
+    wal_file_bytes: Option<u64>,
+    /// Disk space kept for what frees space or records consumption; appends are refused when only this much
+    /// is left, in bytes. [default: 67108864]
+    #[arg(long, env = "FERRYMQ_DISK_RESERVE_BYTES", value_name = "BYTES")]
+    disk_reserve_bytes: Option<u64>,
     /// Threads that serve clients. [default: one per processor]
     #[arg(long, env = "FERRYMQ_WORKER_THREADS", value_name = "N")]
     worker_threads: Option<usize>,
@@ -122,6 +130,8 @@ pub(crate) struct Settings {
     pub(crate) request_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
+    pub(crate) wal_file_bytes: u64,
+    pub(crate) disk_reserve_bytes: u64,
     pub(crate) worker_threads: usize,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -146,7 +156,10 @@ impl Settings {
         let mut problems = Vec::new();
         let http_listen = match args.http_listen.as_deref().unwrap_or("127.0.0.1:15672") {
             "off" => None,
-            text => text.parse().map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off"))).ok(),
+            text => text
+                .parse()
+                .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
+                .ok(),
         };
         let kafka_listen = args.kafka_listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9092)));
         let remote = args.allow_remote.unwrap_or(false);
@@ -165,7 +178,8 @@ impl Settings {
                 None
             }
         });
-        let topic_defaults = topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let topic_defaults =
+            topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
         let mut positive = |name: &str, value: usize| {
             if value == 0 {
                 problems.push(format!("{name} must be at least 1"));
@@ -183,12 +197,17 @@ impl Settings {
             num_partitions: args.num_partitions.unwrap_or(1),
             strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
             retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
-            request_bytes_max: positive("request-bytes-max", args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX)),
+            request_bytes_max: positive(
+                "request-bytes-max",
+                args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
+            ),
             fetch_bytes_max: positive("fetch-bytes-max", args.fetch_bytes_max.unwrap_or(FETCH_BYTES_MAX)),
             bytes_in_flight_max: positive(
                 "bytes-in-flight-max",
                 args.bytes_in_flight_max.unwrap_or(SERVER_BYTES_IN_FLIGHT),
             ),
+            wal_file_bytes: args.wal_file_bytes.unwrap_or_else(|| Options::default().wal_file_bytes),
+            disk_reserve_bytes: args.disk_reserve_bytes.unwrap_or_else(|| Options::default().reserve_bytes),
             worker_threads: positive("worker-threads", args.worker_threads.unwrap_or(cores)),
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Text),
@@ -208,6 +227,10 @@ impl Settings {
         if self.retention_check_interval_ms == 0 {
             problems.push("retention-check-interval-ms must be at least 1".to_owned());
         }
+        if !(64 * 1024..=4 << 30).contains(&self.wal_file_bytes) {
+            problems
+                .push(format!("wal-file-bytes {} must lie between 64 KiB and 4 GiB", self.wal_file_bytes));
+        }
         if self.bytes_in_flight_max < self.request_bytes_max {
             problems.push(format!(
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
@@ -218,7 +241,12 @@ impl Settings {
 
     /// What the engine is told.
     pub(crate) fn engine_options(&self) -> Options {
-        Options::default()
+        Options {
+            wal_file_bytes: self.wal_file_bytes,
+            reserve_bytes: self.disk_reserve_bytes,
+            seeded_bug: seeded_bug(),
+            ..Options::default()
+        }
     }
 
     /// How the Kafka door presents itself when it listens on `port`.
@@ -241,6 +269,20 @@ impl Settings {
             data_dir: self.data_dir.display().to_string(),
         }
     }
+}
+
+/// The guarantee to break, for tests of the fault harness: only in builds made for them.
+#[cfg(feature = "seeded-bugs")]
+fn seeded_bug() -> Option<SeededBug> {
+    let name = std::env::var("FERRYMQ_SEEDED_BUG").ok()?;
+    let bug = SeededBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    tracing::error!(name, found = bug.is_some(), "THIS BUILD BREAKS ITS PROMISES ON PURPOSE");
+    bug
+}
+
+#[cfg(not(feature = "seeded-bugs"))]
+fn seeded_bug() -> Option<SeededBug> {
+    None
 }
 
 /// On SIGHUP: takes over what can change while running and says what cannot.
@@ -267,7 +309,9 @@ pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
         Ok(new) => {
             let same = Settings { log_level: now.log_level.clone(), ..new };
             if format!("{same:?}") != format!("{now:?}") {
-                tracing::warn!("SIGHUP: settings other than log-level differ from those running; they need a restart");
+                tracing::warn!(
+                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
+                );
             }
         }
     }
@@ -297,6 +341,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
+        wal_file_bytes: first.wal_file_bytes.or(second.wal_file_bytes),
+        disk_reserve_bytes: first.disk_reserve_bytes.or(second.disk_reserve_bytes),
         worker_threads: first.worker_threads.or(second.worker_threads),
         log_level: first.log_level.or(second.log_level),
         log_format: first.log_format.or(second.log_format),
@@ -348,10 +394,9 @@ mod tests {
 
     #[test]
     fn flags_go_over_the_file_and_the_file_over_defaults() {
-        let file: ServeArgs = toml::from_str(
-            "num-partitions = 3\nnode-id = 7\n[topic-defaults]\n\"retention.ms\" = 1000\n",
-        )
-        .unwrap();
+        let file: ServeArgs =
+            toml::from_str("num-partitions = 3\nnode-id = 7\n[topic-defaults]\n\"retention.ms\" = 1000\n")
+                .unwrap();
         let flags = ServeArgs { num_partitions: Some(5), ..ServeArgs::default() };
         let settings = Settings::check(over(flags, file)).unwrap();
         assert_eq!((settings.num_partitions, settings.node_id), (5, 7));

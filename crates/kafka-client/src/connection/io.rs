@@ -1,24 +1,18 @@
 //! The task of a connection: writes what is queued, reads what comes, matches the two.
 //!
-//! **Invariants.** An entry stands in the in-flight queue before its request's first byte is written. Memory
-//! for an answer is taken once its length is known and checked, and large answers are read straight into it.
+//! **Invariant.** An entry stands in the in-flight queue before its request's first byte is written.
 
 use std::collections::VecDeque;
 use std::future::Future;
 
-use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
+use super::frames::FrameReader;
 use super::{Outgoing, Pending};
-
-/// Largest answer accepted, in bytes: more than any broker's `fetch.max.bytes` by a good margin.
-pub const RESPONSE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-const READ_BYTES: usize = 64 * 1024;
 
 type InFlight = Mutex<VecDeque<Pending>>;
 
@@ -54,11 +48,12 @@ async fn write_all(
 }
 
 async fn read_all(mut socket: ReadHalf<'_>, in_flight: &InFlight) -> String {
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut frames = FrameReader::default();
     loop {
-        let frame = match read_frame(&mut socket, &mut buffer).await {
-            Ok(frame) => frame,
-            Err(reason) => return reason,
+        let frame = match frames.next(&mut socket).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return "the broker ended it".to_owned(),
+            Err(error) => return format!("cannot read: {error}"),
         };
         let Some(Pending { correlation_id, reply }) = in_flight.lock().pop_front() else {
             return "the broker answered what was not asked".to_owned();
@@ -68,52 +63,5 @@ async fn read_all(mut socket: ReadHalf<'_>, in_flight: &InFlight) -> String {
         }
         // Whoever asked may have stopped waiting.
         let _ = reply.send(frame);
-    }
-}
-
-async fn read_frame(socket: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> Result<Bytes, String> {
-    while buffer.len() < 4 {
-        fill(socket, buffer, READ_BYTES).await?;
-    }
-    let length = buffer.get_i32();
-    let length = usize::try_from(length).ok().filter(|length| *length <= RESPONSE_BYTES_MAX);
-    let length = length.ok_or("the broker's bytes are not Kafka's protocol")?;
-    if buffer.len() < length {
-        if length > READ_BYTES {
-            return read_large(socket, buffer, length).await;
-        }
-        while buffer.len() < length {
-            fill(socket, buffer, READ_BYTES).await?;
-        }
-    }
-    Ok(buffer.split_to(length).freeze())
-}
-
-/// Reads the rest of one large frame into memory of its own, and not a byte more.
-async fn read_large(
-    socket: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    length: usize,
-) -> Result<Bytes, String> {
-    let mut frame = BytesMut::with_capacity(length);
-    frame.extend_from_slice(&buffer.split());
-    while frame.len() < length {
-        let rest = length - frame.len();
-        let mut limited = (&mut frame).limit(rest);
-        check_read(socket.read_buf(&mut limited).await)?;
-    }
-    Ok(frame.freeze())
-}
-
-async fn fill(socket: &mut ReadHalf<'_>, buffer: &mut BytesMut, room: usize) -> Result<(), String> {
-    buffer.reserve(room);
-    check_read(socket.read_buf(buffer).await)
-}
-
-fn check_read(result: std::io::Result<usize>) -> Result<(), String> {
-    match result {
-        Ok(0) => Err("the broker ended it".to_owned()),
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("cannot read: {error}")),
     }
 }

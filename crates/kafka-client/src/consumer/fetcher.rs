@@ -82,7 +82,7 @@ impl Fetcher {
     }
 
     /// Fetches until nobody wants more (`Ok`) or something fails.
-    async fn fetch_all(&self, leader: i32, positions: &mut Vec<Position>) -> Result<(), ClientError> {
+    async fn fetch_all(&self, leader: i32, positions: &mut [Position]) -> Result<(), ClientError> {
         let mut answer = self.ask(leader, positions).await?;
         loop {
             let patience = self.client.patience() + self.config.max_wait;

@@ -1,5 +1,7 @@
 //! DeleteTopics, by name and by id.
 
+use std::sync::Arc;
+
 use ferrymq_kafka_codec::messages::delete_topics::{
     DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
 };
@@ -38,12 +40,22 @@ async fn delete(context: &Context, wanted: DeleteTopicState) -> DeletableTopicRe
     };
     let Some(topic) = topic else { return refused(wanted, unknown, unknown.message()) };
     match context.broker.delete_topic(&topic.name).await {
-        Ok(topic) => DeletableTopicResult {
-            name: Some(StrBytes::from(topic.name.to_string())),
-            topic_id: Uuid(*topic.id.as_bytes()),
-            ..Default::default()
-        },
+        Ok(topic) => {
+            forget_offsets(context, &topic.name).await;
+            DeletableTopicResult {
+                name: Some(StrBytes::from(topic.name.to_string())),
+                topic_id: Uuid(*topic.id.as_bytes()),
+                ..Default::default()
+            }
+        }
         Err(error) => refused(wanted, errors::topic(&error), &error.to_string()),
+    }
+}
+
+/// Offsets of a topic that is gone must not be taken for those of a later topic of the same name.
+async fn forget_offsets(context: &Context, name: &Arc<str>) {
+    if let Err(error) = context.groups.topics_deleted(vec![name.clone()]).await {
+        tracing::warn!(topic = %name, error = %error, "offsets of a deleted topic are left to expire");
     }
 }
 

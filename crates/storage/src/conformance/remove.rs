@@ -56,7 +56,8 @@ pub(super) async fn discard_takes_whole_batches(bench: Bench) {
     let all = row(0, &[2; 10]);
     owner.fill(1, &all).await;
     let mut left = all.clone();
-    let discards: [(&[(u64, u64)], &[u64]); 7] = [
+    type Discard = (&'static [(u64, u64)], &'static [u64]);
+    let discards: [Discard; 7] = [
         (&[(2, 4)], &[2]),
         (&[(5, 9)], &[6]),
         // A batch across two ranges is inside neither, even if they touch.

@@ -32,6 +32,89 @@ fn memory_that_is_opened_again_passes_the_suite() {
     conformance::run_all(&factory, &conformance::block_on);
 }
 
+/// Memory with a defect: it does something else than it is asked.
+struct Defective {
+    store: MemoryStore,
+    defect: fn(&mut Action),
+}
+
+impl LogStore for Defective {
+    fn atomic_multi_log(&self) -> bool {
+        true
+    }
+
+    fn claim(&self, logs: Vec<LogId>, owner: OwnerId) -> Pending<Result<Vec<Claim>, StorageError>> {
+        self.store.claim(logs, owner)
+    }
+
+    fn commit(&self, mut groups: Vec<Group>) -> Pending<Vec<Outcome>> {
+        groups.iter_mut().flatten().for_each(|op| (self.defect)(&mut op.action));
+        self.store.commit(groups)
+    }
+
+    fn read(
+        &self,
+        log: LogId,
+        from: Offset,
+        until: Offset,
+        max: usize,
+    ) -> Pending<Result<Read, StorageError>> {
+        self.store.read(log, from, until, max)
+    }
+
+    fn headers(
+        &self,
+        log: LogId,
+        from: Offset,
+        max: usize,
+        prefix: usize,
+    ) -> Pending<Result<Vec<BatchHead>, StorageError>> {
+        self.store.headers(log, from, max, prefix)
+    }
+
+    fn find(&self, log: LogId, what: Find) -> Pending<Result<Option<BatchHead>, StorageError>> {
+        self.store.find(log, what)
+    }
+
+    fn stat(&self, log: LogId) -> Pending<Result<Stat, StorageError>> {
+        self.store.stat(log)
+    }
+}
+
+#[test]
+fn random_lives_tell_a_defective_store_from_the_oracle() {
+    let defects: [fn(&mut Action); 4] = [
+        |action| {
+            if let Action::Trim(start) = action {
+                *start = start.plus(1);
+            }
+        },
+        |action| {
+            if let Action::Discard(ranges) = action {
+                ranges.truncate(1);
+            }
+        },
+        |action| {
+            if let Action::Replace { batches, .. } = action {
+                batches.truncate(1);
+            }
+        },
+        |action| {
+            if let Action::Append(append) = action {
+                append.batches.iter_mut().for_each(|batch| batch.max_timestamp = batch.max_timestamp.abs());
+            }
+        },
+    ];
+    for (number, defect) in defects.into_iter().enumerate() {
+        let factory = move || -> Pending<Opened> {
+            let store = Arc::new(Defective { store: MemoryStore::new(), defect });
+            Box::pin(async { Opened { store, reopen: None } })
+        };
+        let lives = || conformance::random::run(&factory, &conformance::block_on, 200);
+        assert!(std::panic::catch_unwind(lives).is_err(), "defect {number} was not noticed");
+    }
+}
+
 fn append(epoch: Epoch, at: u64, size: usize, space: Space) -> Group {
     let bytes = vec![7; size].into();
     let batches = vec![Batch { base: Offset(at), span: 1, max_timestamp: 0, bytes }];
@@ -85,10 +168,12 @@ fn held_commits_take_effect_in_order_when_released_and_not_behind_a_claim() {
     drop(hold);
     assert_eq!(kinds(now(first)), [None]);
     assert_eq!(kinds(now(second)), [None]);
-    let hold = store.hold_commits();
-    let late = store.commit(vec![append(epoch, 2, 1, Space::Normal)]);
+    let (hold, longer) = (store.hold_commits(), store.hold_commits());
+    let mut late = store.commit(vec![append(epoch, 2, 1, Space::Normal)]);
     claim(&store);
     drop(hold);
+    assert!((&mut late).now_or_never().is_none());
+    drop(longer);
     assert_eq!(kinds(now(late)), [Some(ErrorKind::Fenced)]);
     assert_eq!(store.commits(), 3);
 }
