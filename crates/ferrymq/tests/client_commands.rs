@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: whether what is produced comes back; the null responder stores nothing.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 

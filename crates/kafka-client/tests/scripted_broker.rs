@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: a broker that behaves; that is what the real ones are for.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
+
 use std::time::Duration;
 
 use ferrymq_kafka_client::connection::{Connection, FrameReader};
