@@ -184,6 +184,25 @@ async fn a_group_lives_through_a_restart() {
 }
 
 #[tokio::test]
+async fn a_long_log_is_read_to_its_end() {
+    let store = MemoryStore::new();
+    let first = start(&store, 1, config());
+    first.loaded().await;
+    for number in 0..700 {
+        let mut request = commit(&format!("g{number}"), "", -1, number);
+        request.offsets[0].metadata = "x".repeat(4096);
+        first.groups.commit(request).await.unwrap();
+    }
+    first.stop().await;
+    assert!(store.stat(LOG).await.unwrap().bytes > 2 * 1024 * 1024, "several reads");
+    let second = start(&store, 1, config());
+    for number in 0..700 {
+        assert_eq!(second.committed(&format!("g{number}")).await, Some(number));
+    }
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_answered_before_it_is_durable() {
     let fixture = start(&MemoryStore::new(), 1, config());
     fixture.loaded().await;
