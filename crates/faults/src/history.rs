@@ -51,19 +51,22 @@ impl Run {
     }
 }
 
-/// All that one reader saw of a log while it read without a jump: everything in `from..to`.
+/// What a reader was given of a log: everything in `from..to`.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
+    pub(crate) reader: u32,
     pub(crate) log: usize,
     pub(crate) from: i64,
     pub(crate) to: i64,
     pub(crate) runs: Vec<Run>,
+    pub(crate) during: During,
 }
 
 impl Span {
     /// Nothing yet, from `from` on.
-    pub(crate) fn starting_at(log: usize, from: i64) -> Span {
-        Span { log, from, to: from, runs: Vec::new() }
+    pub(crate) fn starting_at(reader: u32, log: usize, from: i64, began: u64) -> Span {
+        let during = During { began, ended: began };
+        Span { reader, log, from, to: from, runs: Vec::new(), during }
     }
 
     /// Adds a record.
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn consecutive_records_are_one_run() {
         let value = Value { writer: 1, counter: 5 };
-        let mut span = Span::starting_at(0, 3);
+        let mut span = Span::starting_at(1, 0, 3, 0);
         for (offset, by) in [(3, 0), (4, 1), (6, 2), (7, 3), (8, 5)] {
             span.push(offset, value.plus(by));
         }

@@ -12,14 +12,27 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::Parser as _;
+
 mod batch;
+mod bugs;
+mod campaign;
+mod churn;
+mod cli;
 mod client;
+mod commits;
 mod history;
+mod image;
 mod ops;
 mod producer;
 mod reader;
+mod report;
 mod rules;
+mod scenario;
+mod server;
+mod stage;
 mod value;
+mod workload;
 mod world;
 
 /// Says something to whoever runs this.
@@ -29,5 +42,12 @@ pub(crate) fn say(what: &str) {
 }
 
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match cli::run(cli::Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
 }

@@ -62,17 +62,15 @@ pub(crate) fn topics(client: &mut Client) -> Result<Vec<(String, usize)>> {
     let request = MetadataRequest { topics: None, ..MetadataRequest::default() };
     let answer = client.call(&request, 12)?;
     let named = answer.topics.into_iter().filter(|topic| !topic.is_internal);
-    Ok(named
-        .filter_map(|topic| Some((topic.name?.as_str().to_owned(), topic.partitions.len())))
-        .collect())
+    Ok(named.filter_map(|topic| Some((topic.name?.as_str().to_owned(), topic.partitions.len()))).collect())
 }
 
 /// Creates a topic; the error code.
 pub(crate) fn create_topic(client: &mut Client, plan: &TopicPlan) -> Result<i16> {
-    let configs = plan.configs.iter().map(|(name, value)| CreatableTopicConfig {
-        name: text(name),
-        value: Some(text(value)),
-    });
+    let configs = plan
+        .configs
+        .iter()
+        .map(|(name, value)| CreatableTopicConfig { name: text(name), value: Some(text(value)) });
     let topic = CreatableTopic {
         name: text(&plan.name),
         num_partitions: plan.partitions,

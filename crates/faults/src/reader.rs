@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_kafka_codec::messages::fetch::PartitionData;
+use ferrymq_kafka_codec::{ErrorCode, Records};
 
 use crate::batch;
 use crate::client::Client;
@@ -24,14 +24,16 @@ const OUT_OF_RANGE: i16 = ErrorCode::OffsetOutOfRange as i16;
 /// A consumer that follows logs from their beginning.
 pub(crate) struct Reader {
     world: Arc<World>,
-    logs: Vec<(Arc<Log>, Span)>,
+    number: u32,
+    /// The logs and where to read on.
+    logs: Vec<(Arc<Log>, i64)>,
+    spans: Vec<Span>,
 }
 
 impl Reader {
-    /// A reader at the beginning of its logs.
-    pub(crate) fn new(world: Arc<World>, logs: Vec<Arc<Log>>) -> Reader {
-        let logs = logs.into_iter().map(|log| (log.clone(), Span::starting_at(log.index, 0))).collect();
-        Reader { world, logs }
+    /// A reader at the beginning of its logs; `number` tells it from others.
+    pub(crate) fn new(world: Arc<World>, number: u32, logs: Vec<Arc<Log>>) -> Reader {
+        Reader { world, number, logs: logs.into_iter().map(|log| (log, 0)).collect(), spans: Vec::new() }
     }
 
     /// Reads until the run stops.
@@ -44,15 +46,15 @@ impl Reader {
                 self.world.pause(Duration::from_millis(20));
             }
         }
-        let spans = self.logs.into_iter().map(|(_, span)| span);
-        self.world.history.lock().spans.extend(spans);
+        self.world.history.lock().spans.append(&mut self.spans);
     }
 
     fn follow(&mut self, client: &mut Client) -> io::Result<()> {
         while !self.world.stopping() {
+            let began = self.world.now();
             let floors: Vec<i64> =
                 self.logs.iter().map(|(log, _)| log.floor.load(Ordering::SeqCst)).collect();
-            let wanted = self.logs.iter().map(|(log, span)| (&*log.topic, log.partition, span.to));
+            let wanted = self.logs.iter().map(|(log, from)| (&*log.topic, log.partition, *from));
             let answer = ops::fetch(client, wanted, 100)?;
             for (topic, data) in answer {
                 let place = self
@@ -63,20 +65,34 @@ impl Reader {
                     self.world.violation("fetch-answered-wrongly", || format!("{topic} was not asked for"));
                     continue;
                 };
-                let (log, span) = &mut self.logs[place];
-                match data.error_code {
-                    0 => take(&self.world, log, span, &data, floors[place]),
-                    OUT_OF_RANGE => {
-                        if let Some(jumped) = jump(&self.world, client, log, span)? {
-                            let left = std::mem::replace(span, jumped);
-                            self.world.history.lock().spans.push(left);
-                        }
-                    }
-                    code => {
-                        self.world.error("fetch", code);
-                        self.world.pause(Duration::from_millis(5));
-                    }
+                self.one(client, place, &data, floors[place], began)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one(
+        &mut self,
+        client: &mut Client,
+        place: usize,
+        data: &PartitionData,
+        floor: i64,
+        began: u64,
+    ) -> io::Result<()> {
+        let (log, from) = &mut self.logs[place];
+        match data.error_code {
+            0 => {
+                let mut span = Span::starting_at(self.number, log.index, *from, began);
+                take(&self.world, log, &mut span, data, floor);
+                *from = span.to;
+                if !span.runs.is_empty() {
+                    self.spans.push(span);
                 }
+            }
+            OUT_OF_RANGE => *from = jump(&self.world, client, log, *from)?,
+            code => {
+                self.world.error("fetch", code);
+                self.world.pause(Duration::from_millis(5));
             }
         }
         Ok(())
@@ -91,7 +107,7 @@ fn take(world: &World, log: &Log, span: &mut Span, data: &PartitionData, floor: 
         world.violation("end-of-log-went-back", what);
     }
     log.floor.fetch_max(end, Ordering::SeqCst);
-    let bytes = data.records.as_ref().map(ferrymq_kafka_codec::Records::to_bytes).unwrap_or_default();
+    let bytes = data.records.as_ref().map(Records::to_bytes).unwrap_or_default();
     let (from, mut seen) = (span.to, 0);
     let next = batch::decode(&bytes, from, &mut |offset, value| {
         seen += 1;
@@ -108,27 +124,28 @@ fn take(world: &World, log: &Log, span: &mut Span, data: &PartitionData, floor: 
         Ok(None) => {}
         Err(what) => world.violation("damaged-records", || format!("{log} from {from}: {what}")),
     }
+    span.during.ended = world.now();
 }
 
 /// Where to read on when the broker says that the place is out of range.
-fn jump(world: &World, client: &mut Client, log: &Log, span: &Span) -> io::Result<Option<Span>> {
+fn jump(world: &World, client: &mut Client, log: &Log, from: i64) -> io::Result<i64> {
     let (Ok(start), Ok(end)) = (
         ops::offset_at(client, &log.topic, log.partition, ops::EARLIEST)?,
         ops::offset_at(client, &log.topic, log.partition, ops::LATEST)?,
     ) else {
-        return Ok(None);
+        return Ok(from);
     };
-    if (start..=end).contains(&span.to) {
-        return Ok(None);
+    if (start..=end).contains(&from) {
+        return Ok(from);
     }
-    if span.to > end {
-        let what = || format!("{log}: read up to {}, now the log is {start}..{end}", span.to);
+    if from > end {
+        let what = || format!("{log}: read up to {from}, now the log is {start}..{end}");
         world.violation("read-then-vanished", what);
     } else if log.kind == Kind::Kept || log.kind == Kind::Trimmed && start > trim_asked(log) {
         let what = || format!("{log}: starts at {start}, nobody deleted beyond {}", trim_asked(log));
         world.violation("beginning-lost", what);
     }
-    Ok(Some(Span::starting_at(log.index, start)))
+    Ok(start)
 }
 
 fn trim_asked(log: &Log) -> i64 {
@@ -148,7 +165,7 @@ pub(crate) fn read_all(world: &World, client: &mut Client, log: &Log) -> io::Res
         let what = || format!("{log}: the end is {end}, a client was told {floor} before");
         world.violation("end-of-log-went-back", what);
     }
-    let mut span = Span::starting_at(log.index, start);
+    let mut span = Span::starting_at(0, log.index, start, world.now());
     while span.to < end {
         let before = span.to;
         let answer = ops::fetch(client, [(&*log.topic, log.partition, span.to)].into_iter(), 1_000)?;

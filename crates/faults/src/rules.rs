@@ -174,7 +174,8 @@ impl<'a> LogCheck<'a> {
                 }
             }
         }
-        for (offset, value) in self.last.records().filter(|(offset, _)| (span.from..span.to).contains(offset)) {
+        for (offset, value) in self.last.records().filter(|(offset, _)| (span.from..span.to).contains(offset))
+        {
             if !given.contains(&offset) {
                 let (from, to) = (span.from, span.to);
                 self.violation("skipped", || format!("{value} at {offset} was not given in {from}..{to}"));

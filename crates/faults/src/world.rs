@@ -174,7 +174,8 @@ impl World {
 
     /// Notes an error code a client was given.
     pub(crate) fn error(&self, what: &str, code: i16) {
-        let name = ErrorCode::from_code(code).map_or_else(|| code.to_string(), |known| known.name().to_owned());
+        let name =
+            ErrorCode::from_code(code).map_or_else(|| code.to_string(), |known| known.name().to_owned());
         *self.errors.lock().entry(format!("{what}: {name}")).or_default() += 1;
     }
 
