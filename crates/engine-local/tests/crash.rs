@@ -25,7 +25,7 @@ const ALL_CLASSES: [Durability; 3] = [Durability::Sync, Durability::Os, Durabili
 
 /// Runs `rounds` rounds, now and then stopping cleanly or dying and starting again.
 fn run(disk: &SimDisk, seed: u64, rounds: u64, bug: Option<SeededBug>) -> Workload {
-    let classes = if seed % 2 == 0 { &ALL_CLASSES[..1] } else { &ALL_CLASSES[..] };
+    let classes = if seed.is_multiple_of(2) { &ALL_CLASSES[..1] } else { &ALL_CLASSES[..] };
     let mut workload = Workload::new(seed, classes);
     let Ok(mut core) = open(disk, &tiny(bug)) else { return workload };
     for round in 0..rounds {
@@ -184,8 +184,7 @@ fn lonely_appends(disk: &SimDisk, clean: bool, bug: Option<SeededBug>) -> Vec<(u
         let at = &mut next[usize::try_from(log).unwrap()];
         let length = 50 + usize::try_from(number * 97 % 3000).unwrap();
         let bytes = bytes_of(number + 1, length);
-        let batch =
-            Batch { base: Offset(*at), span: 2, max_timestamp: 7, bytes: bytes.clone() };
+        let batch = Batch { base: Offset(*at), span: 2, max_timestamp: 7, bytes: bytes.clone() };
         let op = append(log + 1, epoch, 5, *at, Durability::Sync, vec![batch]);
         let done = execute(&mut core, vec![Work::Group(vec![op])]);
         assert!(matches!(&done[0], Done::Group(Ok(()))), "{done:?}");
@@ -218,7 +217,13 @@ fn read_over_damage(reader: &Reader, log: u64) -> Result<Vec<(u64, Bytes)>, Stri
 }
 
 /// Flips a bit, opens, reads; how many batches were lost.
-fn flip(disk: &SimDisk, path: &Path, bit: u64, all: &[(u64, u64, Bytes)], bug: Option<SeededBug>) -> Result<usize, String> {
+fn flip(
+    disk: &SimDisk,
+    path: &Path,
+    bit: u64,
+    all: &[(u64, u64, Bytes)],
+    bug: Option<SeededBug>,
+) -> Result<usize, String> {
     let disk = disk.kill();
     disk.flip_bit(path, bit).map_err(|error| error.to_string())?;
     let core = match open(&disk, &tiny(bug)) {
