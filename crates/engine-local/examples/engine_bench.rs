@@ -133,7 +133,7 @@ fn main() {
             let groups = Counters::get(&counters.groups).max(1);
             let group_bytes = (bytes / groups as f64) as usize;
             let chunk = group_bytes.next_multiple_of(4096);
-            let chunks = ((bytes / chunk as f64) as u64).clamp(1, 4000);
+            let chunks = ((bytes / chunk as f64) as u64).clamp(1, 300);
             let _ = std::fs::remove_dir_all(&root);
             let (bare_seconds, _) = bare(&root, chunk, chunks, &clock);
             let bare_rate = chunk as f64 * chunks as f64 / bare_seconds;
