@@ -48,6 +48,11 @@ pub const TABLE: &[Rule] = &[
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
     rule("tidy", &[], &[]),
     rule(
+        "faults",
+        &["types", "runtime", "disk", "storage", "engine-local", "kafka-codec", "kafka-client", "checker"],
+        &["broker"],
+    ),
+    rule(
         "ferrymq",
         &[
             "types",
