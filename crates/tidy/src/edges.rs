@@ -46,6 +46,7 @@ pub const TABLE: &[Rule] = &[
     ),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
+    rule("faults", &["types", "runtime", "kafka-codec", "checker", "disk", "engine-local"], &[]),
     rule("tidy", &[], &[]),
     rule(
         "faults",
