@@ -49,6 +49,11 @@ pub const TABLE: &[Rule] = &[
     rule("faults", &["types", "runtime", "kafka-codec", "checker", "disk", "engine-local"], &[]),
     rule("tidy", &[], &[]),
     rule(
+        "faults",
+        &["types", "runtime", "disk", "storage", "engine-local", "kafka-codec", "kafka-client", "checker"],
+        &["broker"],
+    ),
+    rule(
         "ferrymq",
         &[
             "types",
