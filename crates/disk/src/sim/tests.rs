@@ -346,7 +346,9 @@ fn the_power_can_be_cut_at_every_step() {
 fn the_trace_tells_what_a_sync_covers() {
     let disk = SimDisk::new(1);
     disk.create(Path::new("before")).unwrap();
+    disk.create_dir(Path::new("d")).unwrap();
     disk.start_trace();
+    disk.create_dir(Path::new("d")).unwrap();
     let file = disk.create(Path::new("f")).unwrap();
     write(&file, b"one", 0);
     file.sync_data().unwrap();
