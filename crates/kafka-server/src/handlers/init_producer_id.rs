@@ -15,8 +15,10 @@ pub(crate) async fn handle(context: &Context, request: InitProducerIdRequest) ->
         producer_epoch: -1,
         ..Default::default()
     };
-    if request.transactional_id.is_some() {
-        return refuse(ErrorCode::UnsupportedVersion);
+    match &request.transactional_id {
+        None => {}
+        Some(id) if id.is_empty() => return refuse(ErrorCode::InvalidRequest),
+        Some(_) => return refuse(ErrorCode::UnsupportedVersion),
     }
     if (request.producer_id < 0) != (request.producer_epoch < 0) {
         return refuse(ErrorCode::InvalidRequest);

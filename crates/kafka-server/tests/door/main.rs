@@ -1,0 +1,14 @@
+//! The Kafka door over TCP: what every API answers, what records do, and what bad clients cannot do.
+
+mod admin;
+mod configs;
+mod every_version;
+mod fetching;
+mod groups;
+mod hostile;
+mod offsets;
+mod producing;
+mod records;
+mod requests;
+mod sessions;
+mod support;

@@ -1,0 +1,158 @@
+//! Where partitions begin and end: ListOffsets, DeleteRecords, OffsetForLeaderEpoch.
+
+use ferrymq_kafka_codec::ErrorCode;
+use ferrymq_kafka_codec::messages::delete_records::{
+    DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic,
+};
+use ferrymq_kafka_codec::messages::list_offsets::{
+    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
+};
+use ferrymq_kafka_codec::messages::offset_for_leader_epoch::{
+    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use ferrymq_types::{BatchBuilder, Compression};
+
+use super::records::{batch, compressed, fetch, write};
+use super::support::{Client, START_MS, Server, name};
+
+/// What ListOffsets answers: error, offset, timestamp.
+async fn list(client: &mut Client, topic: &str, partition: i32, timestamp: i64) -> (i16, i64, i64) {
+    let wanted = ListOffsetsPartition { partition_index: partition, timestamp, ..Default::default() };
+    let topics = vec![ListOffsetsTopic { name: name(topic), partitions: vec![wanted] }];
+    let response = client.call(9, &ListOffsetsRequest { topics, ..Default::default() }).await;
+    let answer = &response.topics[0].partitions[0];
+    (answer.error_code, answer.offset, answer.timestamp)
+}
+
+/// What DeleteRecords answers: error, low watermark.
+async fn delete(client: &mut Client, topic: &str, offset: i64) -> (i16, i64) {
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset }];
+    let topics = vec![DeleteRecordsTopic { name: name(topic), partitions }];
+    let response = client.call(2, &DeleteRecordsRequest { topics, ..Default::default() }).await;
+    let answer = &response.topics[0].partitions[0];
+    (answer.error_code, answer.low_watermark)
+}
+
+/// What OffsetForLeaderEpoch answers: error, epoch, end.
+async fn end_of(client: &mut Client, topic: &str, current: i32, epoch: i32) -> (i16, i32, i64) {
+    let wanted =
+        OffsetForLeaderPartition { partition: 0, current_leader_epoch: current, leader_epoch: epoch };
+    let topics = vec![OffsetForLeaderTopic { topic: name(topic), partitions: vec![wanted] }];
+    let response = client.call(4, &OffsetForLeaderEpochRequest { topics, ..Default::default() }).await;
+    let answer = &response.topics[0].partitions[0];
+    (answer.error_code, answer.leader_epoch, answer.end_offset)
+}
+
+#[tokio::test]
+async fn both_ends_and_unknown_partitions() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let mut client = server.client().await;
+    assert_eq!(list(&mut client, "t", 0, -1).await, (0, 0, -1));
+    assert_eq!(list(&mut client, "t", 0, -3).await, (0, -1, -1), "nothing has a timestamp");
+    write(&mut client, "t", 0, batch(&["a", "b", "c"])).await;
+    assert_eq!(list(&mut client, "t", 0, -1).await, (0, 3, -1));
+    assert_eq!(list(&mut client, "t", 0, -2).await, (0, 0, -1));
+    assert_eq!(list(&mut client, "t", 0, -4).await, (0, 0, -1));
+    assert_eq!(list(&mut client, "t", 0, -5).await, (0, -1, -1));
+    let unknown = ErrorCode::UnknownTopicOrPartition.code();
+    assert_eq!(list(&mut client, "t", 1, -1).await, (unknown, -1, -1));
+    assert_eq!(list(&mut client, "u", 0, -1).await, (unknown, -1, -1));
+}
+
+#[tokio::test]
+async fn a_time_finds_the_very_record_in_compressed_batches_too() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let all =
+        [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    for compression in all {
+        let topic = compression.name();
+        server.topic(topic, 1, &[]).await;
+        for base in [0, 1000] {
+            // Times do not rise within the batch: 10, 5, 40.
+            let mut builder = BatchBuilder::new(START_MS + base);
+            for time in [10, 5, 40] {
+                builder.push(START_MS + base + time, None, Some(b"x"), &[]);
+            }
+            let compress = |bytes: &[u8]| ferrymq_compress::compress(compression, bytes);
+            let bytes = match compression {
+                Compression::None => builder.build(),
+                other => builder.build_compressed(other, compress).unwrap(),
+            };
+            write(&mut client, topic, 0, bytes).await;
+        }
+        let cases = [(0, 0, 10), (5, 0, 10), (11, 2, 40), (40, 2, 40), (41, 3, 1010), (1011, 5, 1040)];
+        for (time, offset, found) in cases {
+            let got = list(&mut client, topic, 0, START_MS + time).await;
+            assert_eq!(got, (0, offset, START_MS + found), "{topic} at {time}");
+        }
+        assert_eq!(list(&mut client, topic, 0, START_MS + 1041).await, (0, -1, -1), "{topic}");
+        assert_eq!(list(&mut client, topic, 0, -3).await, (0, 5, START_MS + 1040), "{topic}");
+        assert_eq!(delete(&mut client, topic, 1).await, (0, 1));
+        let got = list(&mut client, topic, 0, START_MS).await;
+        assert_eq!(got, (0, 1, START_MS + 5), "{topic}: deleted records are not found");
+    }
+}
+
+#[tokio::test]
+async fn records_are_deleted_up_to_an_offset() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let mut client = server.client().await;
+    for _ in 0..3 {
+        write(&mut client, "t", 0, batch(&["a", "b"])).await;
+    }
+    assert_eq!(delete(&mut client, "t", 3).await, (0, 3));
+    assert_eq!(list(&mut client, "t", 0, -2).await.1, 3);
+    assert_eq!(delete(&mut client, "t", 1).await, (0, 3), "it never goes back");
+    let out = ErrorCode::OffsetOutOfRange.code();
+    for offset in [7, -2, i64::MIN, i64::MAX] {
+        assert_eq!(delete(&mut client, "t", offset).await, (out, -1), "{offset}");
+    }
+    assert_eq!(delete(&mut client, "t", -1).await, (0, 6), "all of it");
+    assert_eq!(fetch(&mut client, "t", 0, 5).await.error_code, out);
+    assert_eq!(write(&mut client, "t", 0, batch(&["c"])).await, 6, "offsets go on");
+    assert_eq!(delete(&mut client, "u", 0).await, (ErrorCode::UnknownTopicOrPartition.code(), -1));
+}
+
+#[tokio::test]
+async fn the_end_of_an_epoch_is_found_in_the_log() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let mut client = server.client().await;
+    let partition = server.context.broker.topics().partition("t", 0).unwrap();
+    let first = partition.epoch().0.cast_signed();
+    write(&mut client, "t", 0, batch(&["a", "b"])).await;
+    assert_eq!(
+        end_of(&mut client, "t", -1, first).await,
+        (0, first, 2),
+        "the present one ends where the log does"
+    );
+    assert_eq!(end_of(&mut client, "t", -1, first + 1).await, (0, -1, -1), "not there yet");
+    assert_eq!(end_of(&mut client, "t", -1, -1).await, (0, -1, -1));
+    let fenced = ErrorCode::FencedLeaderEpoch.code();
+    assert_eq!(end_of(&mut client, "t", first - 1, first).await, (fenced, -1, -1));
+    let unknown = ErrorCode::UnknownLeaderEpoch.code();
+    assert_eq!(end_of(&mut client, "t", first + 1, first).await, (unknown, -1, -1));
+    assert_eq!(end_of(&mut client, "t", first, first).await, (0, first, 2));
+    let nowhere = ErrorCode::UnknownTopicOrPartition.code();
+    assert_eq!(end_of(&mut client, "u", -1, 0).await, (nowhere, -1, -1));
+
+    let server = server.restart().await.restart().await;
+    let mut client = server.client().await;
+    let third = server.context.broker.topics().partition("t", 0).unwrap().epoch().0.cast_signed();
+    assert!(third > first + 1, "each start takes the log anew: {first} {third}");
+    for _ in 0..3 {
+        write(&mut client, "t", 0, compressed(&["c", "d"], Compression::Lz4)).await;
+    }
+    assert_eq!(end_of(&mut client, "t", -1, first).await, (0, first, 2));
+    assert_eq!(end_of(&mut client, "t", -1, first + 1).await, (0, first, 2), "nothing was written in it");
+    assert_eq!(end_of(&mut client, "t", -1, third).await, (0, third, 8));
+    let server = server.restart().await;
+    let mut client = server.client().await;
+    assert_eq!(end_of(&mut client, "t", -1, third).await, (0, third, 8));
+    assert_eq!(end_of(&mut client, "t", -1, 0).await, (0, 0, 0), "before all of it");
+    assert_eq!(delete(&mut client, "t", 5).await, (0, 5));
+    assert_eq!(end_of(&mut client, "t", -1, first).await, (0, first, 5), "it is deleted");
+}
