@@ -46,6 +46,8 @@ pub const TABLE: &[Rule] = &[
     ),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
+    // A black box's test: of ours the codec, so that a mistake of the product cannot hide another.
+    rule("faults", &["kafka-codec", "runtime", "checker"], &[]),
     rule("tidy", &[], &[]),
     rule(
         "ferrymq",
