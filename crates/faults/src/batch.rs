@@ -181,7 +181,9 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8], from: i64) -> Result<(Option<i64>, Vec<(i64, Value)>), String> {
+    type Found = (Option<i64>, Vec<(i64, Value)>);
+
+    fn read(bytes: &[u8], from: i64) -> Result<Found, String> {
         let mut found = Vec::new();
         let next = decode(bytes, from, &mut |offset, value| found.push((offset, value)))?;
         Ok((next, found))

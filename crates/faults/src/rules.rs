@@ -1,19 +1,21 @@
-//! What must hold when all is over: the rules of an acknowledged record, checked over the whole history.
+//! The end of a run: the history is handed to the checker, which states the rules; a few more only make sense here.
 //!
-//! The last reading is the truth that everything else is held against; it must be complete.
+//! The last reading is what everything else is held against; it must be complete.
 //!
-//! - lost: acknowledged and not there (unless somebody may have deleted it);
-//! - vanished: seen by a reader and not there; moved: seen at another offset; reused: an offset with two values;
-//! - twice: a value at two offsets; unsent: a value nobody sent to that log, or whose send certainly failed;
-//! - order: a writer's values in another order than it sent them; skipped: a reader was not given a record;
-//! - acknowledged while the store was known to be broken; commits and topics that went back.
+//! **Invariant.** Where somebody may have deleted the beginning of a log, nothing is missed below that point, and
+//! the log starts nowhere else.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use crate::history::{Commit, History, Outcome, Sent, Span, TopicChange, TopicsSeen};
+use ferrymq_checker::{self as checker, Expectations, Op, Polled, Rule, What};
+
+use crate::history::{Commit, During, History, Outcome, Sent, Span, TopicChange, TopicsSeen};
 use crate::value::Value;
 use crate::world::{Kind, Log, World};
+
+/// Longest description of a violation.
+const WORDS_MAX: usize = 400;
 
 /// Checks everything; what is wrong is noted in the world. `last` is the last reading.
 pub(crate) fn check(world: &World, history: &History, last: &[Span]) {
@@ -26,159 +28,176 @@ pub(crate) fn check(world: &World, history: &History, last: &[Span]) {
         spans.entry(span.log).or_default().push(span);
     }
     for log in world.logs() {
-        let none = Vec::new();
-        let sent = sent.get(&log.index).unwrap_or(&none);
-        let none = Vec::new();
-        let spans = spans.get(&log.index).unwrap_or(&none);
-        match last.iter().find(|span| span.log == log.index) {
-            Some(last) => LogCheck::new(world, &log, sent, last).run(spans),
-            // A log that may be deleted has no end to be held against.
-            None if log.dropped.load(Ordering::SeqCst) => {}
-            None => world.violation("not-read", || format!("{log} was not read at the end")),
+        let sent = sent.remove(&log.index).unwrap_or_default();
+        let spans = spans.remove(&log.index).unwrap_or_default();
+        let last = last.iter().find(|span| span.log == log.index);
+        if let Some(last) = last {
+            beginning(world, &log, last);
+            skipped(world, &log, &spans, last);
+        } else if !log.dropped.load(Ordering::SeqCst) {
+            world.violation("not-read", || format!("{log} was not read at the end"));
         }
+        one_log(world, &log, &sent, &spans, last);
     }
     while_broken(world, history);
-    commits(world, &history.commits);
-    topics(world, &history.topics, &history.topics_seen);
+    states(world, history);
 }
 
-struct LogCheck<'a> {
-    world: &'a World,
-    log: &'a Log,
-    sent: &'a [&'a Sent],
-    last: &'a Span,
-    /// Whose batch each value belongs to: (writer, first counter) to its index in `sent`.
-    batches: BTreeMap<Value, usize>,
-    /// The last reading.
-    at: HashMap<i64, Value>,
-    place: HashMap<Value, i64>,
-    /// Below this, records may be gone.
-    kept_from: i64,
+/// Hands everything about one log to the checker.
+fn one_log(world: &World, log: &Log, sent: &[&Sent], spans: &[&Span], last: Option<&Span>) {
+    let name = log.to_string();
+    let sends = sent.iter().flat_map(|batch| sends(&name, batch));
+    let polls = spans.iter().map(|span| poll(&name, span, false));
+    let last_poll = last.map(|span| poll(&name, span, true));
+    let history = checker::History { ops: sends.chain(polls).chain(last_poll).collect() };
+    let start = match (log.kind, last) {
+        (Kind::Trimmed, _) => log.trim_asked.load(Ordering::SeqCst),
+        (Kind::Retained, Some(last)) => last.from,
+        _ => 0,
+    };
+    let expected = Expectations {
+        read_to_the_end: last.is_some(),
+        starts: BTreeMap::from([(name, unsigned(start))]),
+        sends_min: 0,
+        records_min: 0,
+        ..Expectations::default()
+    };
+    judge(world, &history, &expected);
 }
 
-impl<'a> LogCheck<'a> {
-    fn new(world: &'a World, log: &'a Log, sent: &'a [&'a Sent], last: &'a Span) -> LogCheck<'a> {
-        let kept_from = match log.kind {
-            Kind::Kept | Kind::Churned => 0,
-            Kind::Trimmed => log.trim_asked.load(Ordering::SeqCst),
-            Kind::Retained => last.from,
-        };
-        let batches = sent.iter().enumerate().map(|(index, batch)| (batch.first, index)).collect();
-        LogCheck { world, log, sent, last, batches, at: HashMap::new(), place: HashMap::new(), kept_from }
+fn judge(world: &World, history: &checker::History, expected: &Expectations) {
+    for violation in checker::check(history, expected).violations {
+        world.violation(name(violation.rule), || violation.what.chars().take(WORDS_MAX).collect());
     }
+}
 
-    fn run(mut self, spans: &[&Span]) {
-        self.last_reading();
-        for batch in self.sent {
-            if let Outcome::Ok(base) = batch.outcome {
-                self.acknowledged(batch, base);
-            }
-        }
-        for span in spans {
-            self.seen(span);
-        }
+fn name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Lost => "lost",
+        Rule::Diverged => "diverged",
+        Rule::OffsetReused => "offset-reused",
+        Rule::Duplicated => "duplicated",
+        Rule::FailedButVisible => "failed-but-visible",
+        Rule::NeverSent => "never-sent",
+        Rule::Vanished => "vanished",
+        Rule::Skipped => "skipped",
+        Rule::Reordered => "reordered",
+        Rule::WatermarkWentBack => "end-of-log-went-back",
+        Rule::OffsetWentBack => "committed-offset-went-back",
+        Rule::TopicWentBack => "topic-went-back",
+        Rule::AckedBeforeSync => "acked-before-sync",
+        Rule::TooFew => "too-few",
+        Rule::BadHistory => "bad-history",
     }
+}
 
-    fn violation(&self, rule: &'static str, what: impl FnOnce() -> String) {
-        self.world.violation(rule, || format!("{}: {}", self.log, what()));
-    }
+fn unsigned(offset: i64) -> u64 {
+    u64::try_from(offset).unwrap_or(0)
+}
 
-    /// The batch a value was sent in.
-    fn batch_of(&self, value: Value) -> Option<&'a Sent> {
-        let (first, index) = self.batches.range(..=value).next_back()?;
-        let batch = self.sent[*index];
-        (first.writer == value.writer && value.counter - first.counter < batch.count).then_some(batch)
-    }
+fn value(value: Value) -> checker::Value {
+    checker::Value { writer: format!("w{}", value.writer), number: u64::from(value.counter) }
+}
 
-    fn was_sent(&self, offset: i64, value: Value) {
-        match self.batch_of(value) {
-            None => self.violation("unsent", || format!("{value} at {offset}: nobody sent it here")),
-            Some(batch) => {
-                if let Outcome::Fail(code) = batch.outcome {
-                    self.violation("unsent", || format!("{value} at {offset} was refused with error {code}"));
-                }
-            }
+fn op(during: During, outcome: Outcome, what: What) -> Op {
+    let outcome = match outcome {
+        Outcome::Ok(_) => checker::Outcome::Ok,
+        Outcome::Fail(_) => checker::Outcome::Fail,
+        Outcome::Info => checker::Outcome::Info,
+    };
+    Op { process: String::new(), began: during.began, ended: during.ended, outcome, what }
+}
+
+fn sends<'a>(log: &'a str, batch: &'a Sent) -> impl Iterator<Item = Op> + 'a {
+    let base = if let Outcome::Ok(base) = batch.outcome { base } else { None };
+    (0..batch.count).map(move |index| {
+        let offset = base.map(|base| unsigned(base) + u64::from(index));
+        let what = What::Send { log: log.to_owned(), value: value(batch.first.plus(index)), offset };
+        op(batch.during, batch.outcome, what)
+    })
+}
+
+fn poll(log: &str, span: &Span, last: bool) -> Op {
+    let records =
+        span.records().map(|(offset, found)| Polled { offset: unsigned(offset), value: value(found) });
+    let what = What::Poll {
+        log: log.to_owned(),
+        from: unsigned(span.from),
+        next: unsigned(span.to),
+        records: records.collect(),
+        last,
+    };
+    op(span.during, Outcome::Ok(None), what)
+}
+
+/// Committed offsets and topics.
+fn states(world: &World, history: &History) {
+    let logs = world.logs();
+    let commits = history.commits.iter().map(|commit| commit_op(&logs[commit.log].to_string(), commit));
+    let changes = history.topics.iter().map(change_op);
+    let seen = history.topics_seen.iter().map(|seen| list_op(world, history, seen));
+    let history = checker::History { ops: commits.chain(changes).chain(seen).collect() };
+    let expected = Expectations { sends_min: 0, records_min: 0, ..Expectations::default() };
+    judge(world, &history, &expected);
+}
+
+fn commit_op(log: &str, commit: &Commit) -> Op {
+    let (group, log) = (commit.group.clone(), log.to_owned());
+    match commit.written {
+        Some(outcome) => {
+            op(commit.during, outcome, What::CommitOffset { group, log, offset: unsigned(commit.offset) })
         }
-    }
-
-    fn last_reading(&mut self) {
-        let asked = self.log.trim_asked.load(Ordering::SeqCst);
-        let done = self.log.trim_done.load(Ordering::SeqCst);
-        let from = self.last.from;
-        if self.log.kind != Kind::Retained && from > asked {
-            self.violation("beginning-lost", || format!("starts at {from}, nobody deleted beyond {asked}"));
-        }
-        if from < done {
-            self.violation("deleted-came-back", || format!("starts at {from}, deleted up to {done}"));
-        }
-        let mut newest: HashMap<u32, u32> = HashMap::new();
-        for (offset, value) in self.last.records() {
-            self.was_sent(offset, value);
-            self.at.insert(offset, value);
-            if let Some(other) = self.place.insert(value, offset) {
-                self.violation("twice", || format!("{value} at {other} and at {offset}"));
-            } else if let Some(before) = newest.insert(value.writer, value.counter)
-                && before > value.counter
-            {
-                self.violation("order", || format!("{value} at {offset} after counter {before}"));
-            }
-        }
-    }
-
-    fn acknowledged(&self, batch: &Sent, base: Option<i64>) {
-        for index in 0..batch.count {
-            let value = batch.first.plus(index);
-            let promised = base.map(|base| base + i64::from(index));
-            match (self.place.get(&value), promised) {
-                (Some(found), Some(promised)) if *found != promised => {
-                    self.violation("moved", || format!("{value} acknowledged at {promised}, is at {found}"));
-                }
-                (Some(_), _) => {}
-                // Without an offset nothing can be said where something may have been deleted.
-                (None, None) if self.kept_from > 0 => {}
-                (None, Some(promised)) if promised < self.kept_from => {}
-                (None, promised) => {
-                    let during = batch.during;
-                    let what = || {
-                        let at = promised.map_or_else(|| "?".to_owned(), |offset| offset.to_string());
-                        let last = self.last.to;
-                        format!("{value} acknowledged at {at} ({} us), the log ends at {last}", during.ended)
-                    };
-                    self.violation("lost", what);
-                }
-            }
+        None => {
+            let offset = u64::try_from(commit.offset).ok();
+            op(commit.during, Outcome::Ok(None), What::FetchOffset { group, log, offset })
         }
     }
+}
 
-    fn seen(&mut self, span: &Span) {
-        let mut given = HashSet::new();
-        let mut before = span.from - 1;
-        for (offset, value) in span.records() {
-            given.insert(offset);
-            if offset <= before {
-                self.violation("read-backwards", || format!("{offset} after {before}"));
-            }
-            before = offset;
-            match self.at.get(&offset) {
-                Some(found) if *found == value => {}
-                Some(found) => {
-                    self.violation("reused", || format!("{offset} was {value}, is {found}"));
-                }
-                None => {
-                    self.was_sent(offset, value);
-                    if let Some(now) = self.place.get(&value) {
-                        self.violation("moved", || format!("{value} seen at {offset}, is at {now}"));
-                    } else if offset >= self.kept_from {
-                        self.violation("vanished", || format!("{value} was seen at {offset}"));
-                    }
-                }
-            }
-        }
-        for (offset, value) in self.last.records().filter(|(offset, _)| (span.from..span.to).contains(offset))
-        {
+fn change_op(change: &TopicChange) -> Op {
+    let topic = change.name.clone();
+    let what = if change.made { What::CreateTopic { topic } } else { What::DeleteTopic { topic } };
+    op(change.during, change.outcome, what)
+}
+
+/// A list of topics without those the harness made before it began to take notes.
+fn list_op(world: &World, history: &History, seen: &TopicsSeen) -> Op {
+    let noted = |name: &String| history.topics.iter().any(|change| change.name == **name);
+    let logs = world.logs();
+    let there: HashSet<&str> = seen.names.iter().map(String::as_str).collect();
+    for log in logs.iter().filter(|log| log.kind != Kind::Churned && !there.contains(&*log.topic)) {
+        world.violation("topic-went-back", || format!("topic {} is gone", log.topic));
+    }
+    let topics = seen.names.iter().filter(|name| noted(name)).cloned().collect();
+    op(seen.during, Outcome::Ok(None), What::ListTopics { topics })
+}
+
+fn beginning(world: &World, log: &Log, last: &Span) {
+    let asked = log.trim_asked.load(Ordering::SeqCst);
+    let done = log.trim_done.load(Ordering::SeqCst);
+    let from = last.from;
+    if log.kind != Kind::Retained && from > asked {
+        let what = || format!("{log}: starts at {from}, nobody deleted beyond {asked}");
+        world.violation("beginning-lost", what);
+    }
+    if from < done {
+        world.violation("deleted-came-back", || format!("{log}: starts at {from}, deleted up to {done}"));
+    }
+}
+
+/// Whatever is there in the end was given to every reader that came by.
+fn skipped(world: &World, log: &Log, spans: &[&Span], last: &Span) {
+    for span in spans {
+        let given: HashSet<i64> = span.records().map(|(offset, _)| offset).collect();
+        let (from, to) = (span.from, span.to);
+        let start = last.runs.partition_point(|run| run.offset + i64::from(run.count) <= from);
+        let passed =
+            last.runs[start..].iter().take_while(|run| run.offset < to).flat_map(|run| run.records());
+        for (offset, value) in passed.filter(|(offset, _)| (from..to).contains(offset)) {
             if !given.contains(&offset) {
-                let (from, to) = (span.from, span.to);
-                self.violation("skipped", || format!("{value} at {offset} was not given in {from}..{to}"));
+                let reader = span.reader;
+                let what = || format!("{log}: reader {reader} read {from}..{to} without {value} at {offset}");
+                world.violation("skipped", what);
             }
         }
     }
@@ -197,69 +216,120 @@ fn while_broken(world: &World, history: &History) {
     }
 }
 
-fn commits(world: &World, commits: &[Commit]) {
-    let mut each: BTreeMap<(&str, usize), Vec<&Commit>> = BTreeMap::new();
-    for commit in commits {
-        each.entry((&commit.group, commit.log)).or_default().push(commit);
-    }
-    for ((group, log), ops) in each {
-        // One thread wrote and read them in this order, and what it wrote only rose.
-        let (mut at_least, mut at_most) = (-1, -1);
-        for op in ops {
-            match op.written {
-                Some(outcome) => {
-                    at_most = at_most.max(op.offset);
-                    if matches!(outcome, Outcome::Ok(_)) {
-                        at_least = op.offset;
-                    }
-                }
-                None => {
-                    if !(at_least..=at_most).contains(&op.offset) {
-                        let found = op.offset;
-                        let what =
-                            || format!("{group} log {log}: {found}, must be in {at_least}..={at_most}");
-                        world.violation("committed-offset-went-back", what);
-                    }
-                    at_least = at_least.max(op.offset);
-                }
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn topics(world: &World, changes: &[TopicChange], seen: &[TopicsSeen]) {
-    let mut names: BTreeMap<&str, Vec<&TopicChange>> = BTreeMap::new();
-    for change in changes {
-        names.entry(&change.name).or_default().push(change);
+    /// A world with one log of three records, written by w1 and read at the end.
+    struct Sample {
+        world: std::sync::Arc<World>,
+        history: History,
+        last: Span,
     }
-    for list in seen {
-        let there: HashSet<&str> = list.names.iter().map(String::as_str).collect();
-        for (name, changes) in &names {
-            let over = changes.iter().filter(|change| change.during.ended < list.during.began);
-            let open = changes.iter().any(|change| {
-                change.during.ended >= list.during.began && change.during.began <= list.during.ended
-            });
-            // A change of unknown result may happen later, but not against a later certain one.
-            let (mut certain, mut unknown) = (None, false);
-            for change in over {
-                match change.outcome {
-                    Outcome::Ok(_) => (certain, unknown) = (Some(change.made), false),
-                    Outcome::Info => unknown = true,
-                    Outcome::Fail(_) => {}
-                }
-            }
-            if open || unknown {
-                continue;
-            }
-            match (certain, there.contains(name)) {
-                (Some(true), false) => {
-                    world.violation("topic-lost", || format!("{name} was made and is not listed"));
-                }
-                (Some(false), true) => {
-                    world.violation("topic-came-back", || format!("{name} was deleted and is listed"));
-                }
-                _ => {}
-            }
+
+    fn sample(kind: Kind) -> Sample {
+        let world = World::new();
+        world.add_log("t", 0, kind);
+        let first = Value { writer: 1, counter: 0 };
+        let sent = |first: Value, count, offset, began| Sent {
+            log: 0,
+            first,
+            count,
+            outcome: Outcome::Ok(Some(offset)),
+            during: During { began, ended: began + 5 },
+        };
+        let history = History {
+            sent: vec![sent(first, 2, 0, 10), sent(first.plus(2), 1, 2, 20)],
+            ..History::default()
+        };
+        let mut last = Span::starting_at(0, 0, 0, 100);
+        (0..3).for_each(|offset| last.push(i64::from(offset), first.plus(offset)));
+        last.to = 3;
+        Sample { world, history, last }
+    }
+
+    impl Sample {
+        #[track_caller]
+        fn breaks(self, rules: &[&str]) {
+            check(&self.world, &self.history, &[self.last]);
+            let found: Vec<&str> = self.world.violations().iter().map(|violation| violation.rule).collect();
+            assert_eq!(found, rules, "{:?}", self.world.violations());
         }
+    }
+
+    #[test]
+    fn a_good_run_breaks_nothing() {
+        sample(Kind::Kept).breaks(&[]);
+    }
+
+    #[test]
+    fn a_lost_record_is_noticed_unless_it_was_deleted() {
+        let mut lost = sample(Kind::Kept);
+        lost.last.runs[0].count = 2;
+        lost.breaks(&["lost", "skipped"]);
+        let mut deleted = sample(Kind::Trimmed);
+        deleted.last.runs[0] =
+            crate::history::Run { offset: 2, first: Value { writer: 1, counter: 2 }, count: 1 };
+        deleted.last.from = 2;
+        deleted.world.logs()[0].trim_asked.store(2, Ordering::SeqCst);
+        deleted.breaks(&[]);
+    }
+
+    #[test]
+    fn a_beginning_is_only_where_it_was_asked_for() {
+        let mut early = sample(Kind::Trimmed);
+        early.world.logs()[0].trim_asked.store(1, Ordering::SeqCst);
+        early.world.logs()[0].trim_done.store(1, Ordering::SeqCst);
+        early.last.from = 0;
+        early.breaks(&["deleted-came-back"]);
+        let mut late = sample(Kind::Kept);
+        late.last.from = 3;
+        late.last.runs.clear();
+        late.breaks(&["beginning-lost", "lost"]);
+    }
+
+    #[test]
+    fn a_reader_that_was_led_past_a_record_is_noticed() {
+        let mut skipped = sample(Kind::Kept);
+        let mut span = Span::starting_at(1, 0, 0, 30);
+        span.to = 3;
+        span.push(0, Value { writer: 1, counter: 0 });
+        skipped.history.spans.push(span);
+        skipped.breaks(&["skipped"]);
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_after_a_failed_sync() {
+        let mut late = sample(Kind::Kept);
+        late.history.broken.push(crate::history::Broken { from: 15, to: 90 });
+        late.breaks(&["acknowledged-after-a-failed-sync"]);
+    }
+
+    #[test]
+    fn topics_and_offsets_do_not_go_back() {
+        let mut back = sample(Kind::Kept);
+        let during = |began| During { began, ended: began + 1 };
+        let made = |name: &str, made, began| TopicChange {
+            name: name.to_owned(),
+            made,
+            outcome: Outcome::Ok(None),
+            during: during(began),
+        };
+        back.history.topics = vec![made("a", true, 1), made("b", true, 3), made("b", false, 5)];
+        let seen = |names: &[&str], began| TopicsSeen {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            during: during(began),
+        };
+        back.history.topics_seen = vec![seen(&["t", "a"], 10), seen(&["t", "b"], 20), seen(&["a"], 30)];
+        let commit = |offset, written, began| Commit {
+            group: "g".to_owned(),
+            log: 0,
+            offset,
+            written,
+            during: during(began),
+        };
+        let ok = Some(Outcome::Ok(None));
+        back.history.commits = vec![commit(1, ok, 1), commit(2, ok, 4), commit(1, None, 8)];
+        back.breaks(&["committed-offset-went-back", "topic-went-back"]);
     }
 }
