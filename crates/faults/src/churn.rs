@@ -46,7 +46,7 @@ impl Churn {
     pub(crate) fn run(mut self) {
         while !self.world.stopping() {
             let Some(address) = self.world.server() else { continue };
-            let result = Client::connect(address, PATIENCE).and_then(|mut client| self.work(&mut client));
+            let result = self.world.connect(address, PATIENCE).and_then(|mut client| self.work(&mut client));
             if let Err(error) = result {
                 self.world.broke("churn", &error);
             }

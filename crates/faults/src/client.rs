@@ -3,10 +3,13 @@
 //! It shares the codec with the broker and nothing else, so that a mistake of the product's client cannot hide
 //! one of the broker.
 //!
-//! **Invariant.** After an error the connection is not used again: what was asked on it is unknown.
+//! **Invariants.** After an error the connection is not used again: what was asked on it is unknown. An answer
+//! that comes when the power is already gone was never heard.
 
 use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,16 +22,17 @@ const ANSWER_MAX: usize = 128 << 20;
 pub(crate) struct Client {
     stream: TcpStream,
     correlation: i32,
+    dark: Arc<AtomicBool>,
 }
 
 impl Client {
-    /// Connects; no single wait on this connection is longer than `patience`.
-    pub(crate) fn connect(address: SocketAddr, patience: Duration) -> Result<Client> {
+    /// Connects; no single wait on this connection is longer than `patience`. Answers are not heard while `dark`.
+    pub(crate) fn connect(address: SocketAddr, patience: Duration, dark: &Arc<AtomicBool>) -> Result<Client> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Ok(Client { stream, correlation: 0 })
+        Ok(Client { stream, correlation: 0, dark: dark.clone() })
     }
 
     /// Sends a request and does not wait for its answer.
@@ -52,6 +56,9 @@ impl Client {
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
+        if self.dark.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::ConnectionAborted, "the power is gone"));
+        }
         let frame = Bytes::from(body);
         let mut decoder = Decoder::new(&frame);
         let header = ResponseHeader::decode(&mut decoder, M::API, version).map_err(Error::other)?;

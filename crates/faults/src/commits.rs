@@ -35,7 +35,7 @@ impl Committer {
     pub(crate) fn run(mut self) {
         while !self.world.stopping() {
             let Some(address) = self.world.server() else { continue };
-            let result = Client::connect(address, PATIENCE).and_then(|mut client| self.work(&mut client));
+            let result = self.world.connect(address, PATIENCE).and_then(|mut client| self.work(&mut client));
             match result {
                 Ok(true) => {}
                 Ok(false) => return,

@@ -6,15 +6,18 @@
 //! **Invariant.** Dropping an [`Image`] unmounts it; the loop device goes with the mount.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
 /// `FS_IOC_SHUTDOWN` with `NOLOGFLUSH`. Python, because an ioctl from Rust would be unsafe code.
 const CUT: &str = "import fcntl,os,struct,sys
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+disk = os.open(sys.argv[1], os.O_RDONLY)
+print('armed', flush=True)
+sys.stdin.readline()
+fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
 
 /// A mounted image.
 #[derive(Debug)]
@@ -70,8 +73,26 @@ impl Image {
     }
 
     /// Cuts the power. Whatever runs on it must be killed before [`restore`](Image::restore).
-    pub(crate) fn cut(&self) -> anyhow::Result<()> {
-        run(Command::new("python3").args(["-I", "-S", "-c", CUT]).arg(&self.at))
+    ///
+    /// `dark` is called just before. A sync that is under way during the ioctl may return success although its
+    /// file's extents were never marked as written; with a real cut nobody would be left to hear that. So what is
+    /// heard after `dark` must count for nothing.
+    pub(crate) fn cut(&self, dark: impl FnOnce()) -> anyhow::Result<()> {
+        let mut child = Command::new("python3")
+            .args(["-I", "-S", "-c", CUT])
+            .arg(&self.at)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("could not run python3")?;
+        let armed = child.stdout.take().context("python3 has no output")?;
+        let mut line = String::new();
+        BufReader::new(armed).read_line(&mut line)?;
+        dark();
+        drop(child.stdin.take());
+        let status = child.wait()?;
+        anyhow::ensure!(status.success() && line == "armed\n", "the power could not be cut: {status}");
+        Ok(())
     }
 
     /// Power is back: what was durable is there.

@@ -112,7 +112,7 @@ impl Producer {
                 break;
             }
             let Some(address) = self.world.server() else { continue };
-            let result = Client::connect(address, PATIENCE).map_err(Leave::from);
+            let result = self.world.connect(address, PATIENCE).map_err(Leave::from);
             match result.and_then(|mut client| self.converse(&mut client)) {
                 Ok(()) => continue,
                 Err(Leave::Broken(error)) => self.world.broke("produce", &error),

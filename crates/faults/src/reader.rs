@@ -40,7 +40,8 @@ impl Reader {
     pub(crate) fn run(mut self) {
         while !self.world.stopping() {
             let Some(address) = self.world.server() else { continue };
-            let result = Client::connect(address, PATIENCE).and_then(|mut client| self.follow(&mut client));
+            let result =
+                self.world.connect(address, PATIENCE).and_then(|mut client| self.follow(&mut client));
             if let Err(error) = result {
                 self.world.broke("fetch", &error);
                 self.world.pause(Duration::from_millis(20));

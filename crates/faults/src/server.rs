@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -129,8 +129,8 @@ impl Starting {
                 Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::yield_now(),
             }
             let Some(address) = known else { continue };
-            let answer =
-                Client::connect(address, START_PATIENCE).and_then(|mut client| ops::topics(&mut client));
+            let answer = Client::connect(address, START_PATIENCE, &Arc::default())
+                .and_then(|mut client| ops::topics(&mut client));
             if answer.is_ok() {
                 let ready = clock.uptime().saturating_sub(self.began);
                 return Ok(Server { child: self.child, address, ready, stopped: false });

@@ -87,6 +87,7 @@ impl Stage {
         if inject.is_none() {
             self.ready.push(server.ready);
         }
+        self.world.set_dark(false);
         self.world.set_server(Some(server.address));
         self.server = Some(server);
         Ok(())
@@ -111,7 +112,7 @@ impl Stage {
     /// Cuts the power and brings it back; the server is gone.
     pub(crate) fn cut(&mut self) -> anyhow::Result<()> {
         let image = self.image.as_ref().context("a power cut needs a disk image")?;
-        image.cut()?;
+        image.cut(|| self.world.set_dark(true))?;
         self.kill()?;
         self.image.as_mut().context("a power cut needs a disk image")?.restore()
     }
@@ -139,7 +140,7 @@ impl Stage {
     /// A connection of the harness's own.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let address = self.world.server().context("there is no server")?;
-        Ok(Client::connect(address, END_PATIENCE)?)
+        Ok(self.world.connect(address, END_PATIENCE)?)
     }
 
     /// Waits until `records` more are acknowledged; whether they were.

@@ -13,6 +13,7 @@ use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_runtime::Clock;
 use parking_lot::{Condvar, Mutex};
 
+use crate::client::Client;
 use crate::history::{During, History};
 
 /// Violations kept in words, per rule; all are counted.
@@ -95,6 +96,8 @@ pub(crate) struct World {
     place: Mutex<Place>,
     changed: Condvar,
     writers: AtomicU32,
+    /// The power is gone, or going: nothing that is answered counts.
+    dark: Arc<AtomicBool>,
     violations: Mutex<BTreeMap<&'static str, (u64, Vec<String>)>>,
     errors: Mutex<BTreeMap<String, u64>>,
 }
@@ -110,6 +113,7 @@ impl World {
             place: Mutex::default(),
             changed: Condvar::new(),
             writers: AtomicU32::new(1),
+            dark: Arc::default(),
             violations: Mutex::default(),
             errors: Mutex::default(),
         })
@@ -193,6 +197,16 @@ impl World {
     pub(crate) fn set_server(&self, server: Option<SocketAddr>) {
         self.place.lock().server = server;
         self.changed.notify_all();
+    }
+
+    /// Says that the power goes, or that it is back.
+    pub(crate) fn set_dark(&self, dark: bool) {
+        self.dark.store(dark, Ordering::SeqCst);
+    }
+
+    /// A connection to the server.
+    pub(crate) fn connect(&self, address: SocketAddr, patience: Duration) -> std::io::Result<Client> {
+        Client::connect(address, patience, &self.dark)
     }
 
     /// Where the server is; waits a little for it.
