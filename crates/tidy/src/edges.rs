@@ -46,18 +46,9 @@ pub const TABLE: &[Rule] = &[
     ),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
-<<<<<<< HEAD
-    rule("faults", &["types", "runtime", "kafka-codec", "checker", "disk", "engine-local"], &[]),
-=======
     // A black box's test: of ours the codec, so that a mistake of the product cannot hide another.
     rule("faults", &["kafka-codec", "runtime", "checker"], &[]),
->>>>>>> faults
     rule("tidy", &[], &[]),
-    rule(
-        "faults",
-        &["types", "runtime", "disk", "storage", "engine-local", "kafka-codec", "kafka-client", "checker"],
-        &["broker"],
-    ),
     rule(
         "ferrymq",
         &[
