@@ -55,7 +55,7 @@ async fn look_up(
     partition: &Partition,
     wanted: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
-    let epoch = partition.epoch();
+    let epoch = partition.leader_epoch();
     if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
         return failed(wanted, code);
     }
@@ -76,7 +76,7 @@ async fn look_up(
                 partition_index: wanted.partition_index,
                 timestamp,
                 offset,
-                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch.0.cast_signed() } else { -1 },
+                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch } else { -1 },
                 ..Default::default()
             }
         }

@@ -69,7 +69,9 @@ async fn look_up(
         topic_id,
         ..Default::default()
     };
-    let Some(name) = wanted.name else {
+    // The Java client asks by id with an empty name, others with none.
+    let by_name = wanted.name.filter(|_| wanted.topic_id.is_zero());
+    let Some(name) = by_name else {
         let id = uuid::Uuid::from_bytes(wanted.topic_id.0);
         return match context.broker.topics().by_id(id) {
             Some(topic) => describe(context, &topic),
@@ -106,7 +108,7 @@ fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().map(|partition| MetadataResponsePartition {
         partition_index: partition.index.cast_signed(),
         leader_id: node_id,
-        leader_epoch: partition.epoch().0.cast_signed(),
+        leader_epoch: partition.leader_epoch(),
         replica_nodes: vec![node_id],
         isr_nodes: vec![node_id],
         ..Default::default()
