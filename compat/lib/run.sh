@@ -11,11 +11,17 @@ export BOOTSTRAP RUN CLIENT
 need python3 python3
 listens "$BOOTSTRAP" || die "nothing listens on $BOOTSTRAP"
 
+# The peer has differences of its own.
+allowlist() {
+    local special=$CLIENT/tests.allow.${COMPAT_PEER:-none}
+    if [ -e "$special" ]; then printf '%s' "$special"; else printf '%s' "$CLIENT/tests.allow"; fi
+}
+
 # judged SECONDS COMMAND...: runs the tests under the judge.
 judged() {
     local seconds=$1
     shift
-    timeout --kill-after=10 "$seconds" "$@" 2>&1 | "$ROOT/compat/lib/judge" "$CLIENT/tests.allow" ${JUDGE_FLAGS:-}
+    timeout --kill-after=10 "$seconds" "$@" 2>&1 | "$ROOT/compat/lib/judge" "$(allowlist)" ${JUDGE_FLAGS:-}
 }
 
 # python_venv PACKAGE...: a virtual environment of this client's own with exactly these packages.
@@ -25,5 +31,6 @@ python_venv() {
     VENV=$CACHE/$(basename "$CLIENT")-venv
     once "$VENV" "$*" quietly "$(basename "$VENV")" make_venv "$@"
     # A virtual environment moves only in part; its interpreter does.
+    # shellcheck disable=SC2034
     PYTHON=$VENV/bin/python
 }

@@ -1,1 +1,41 @@
 //! The rules an acknowledged record is held to, as code; every fault test uses it.
+//!
+//! ```text
+//!  test ---> Recorder: begin, then ok | fail | info ---> History ---> check ---> Report
+//!  SimDisk trace with acknowledgements noted in it ------------------> trace::check
+//!  engine on SimDisk, power cut at every step -----------------------> crash::explore
+//! ```
+//! The anomalies are those of Jepsen's suites for Kafka and queues, and a few of our own; each [`Rule`] says
+//! which. A rule is only worth what it catches: each is tested with a history that breaks it and nothing else.
+//!
+//! **Invariants.** What is not known to have failed may have happened: a timeout, a dropped connection or a
+//! forgotten operation is recorded as unknown, never as failed. A run in which little succeeded proves nothing
+//! and fails.
+//!
+//! Deliberately absent: clients, faults, time. Order is what the recorder saw, by one counter.
+
+#![forbid(unsafe_code)]
+
+pub mod crash;
+pub mod history;
+mod register;
+pub mod report;
+mod rules;
+pub mod trace;
+
+pub use history::{History, Op, Outcome, Pending, Polled, Recorder, Value, What};
+pub use report::{Expectations, Report, Rule, Violation};
+
+/// Holds a history to the rules.
+#[must_use]
+pub fn check(history: &History, expected: &Expectations) -> Report {
+    let mut report = Report::default();
+    rules::floor::check(history, expected, &mut report);
+    let logs = rules::facts::collect(history, &mut report);
+    for (name, log) in &logs {
+        rules::sends::check(name, log, expected, &mut report);
+        rules::reads::check(name, log, expected, &mut report);
+    }
+    rules::states::check(history, &mut report);
+    report
+}

@@ -324,7 +324,8 @@ pub(crate) enum FileKind {
     Volatile = 3,
 }
 
-/// Encodes the first block of a data file.
+/// Encodes the first block of a data file. For humans and later formats: groups name their file too, so that
+/// damage here costs nothing.
 pub(crate) fn encode_file_header(identity: FileIdentity, kind: FileKind, first_seq: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(usize::try_from(BLOCK_BYTES).unwrap_or_default());
     out.extend_from_slice(&FILE_MAGIC.to_le_bytes());
@@ -337,16 +338,6 @@ pub(crate) fn encode_file_header(identity: FileIdentity, kind: FileKind, first_s
     out.extend_from_slice(&crc.to_le_bytes());
     out.resize(4096, 0);
     out
-}
-
-/// For humans and tests: a file is read by its groups, which name it too, so that damage here costs nothing.
-/// Whether `bytes` are the first block of that file, and its first group's number.
-#[cfg(test)]
-pub(crate) fn decode_file_header(identity: FileIdentity, bytes: &[u8]) -> Option<u64> {
-    let bytes: &[u8; 44] = bytes.first_chunk()?;
-    let named = FileIdentity { store: u64_at(bytes, 16), file: u64_at(bytes, 24) };
-    let intact = u64_at(bytes, 0) == FILE_MAGIC && u32_at(bytes, 40) == crc32c(&bytes[..40]);
-    (intact && named == identity).then(|| u64_at(bytes, 32))
 }
 
 /// Encodes the ranges of a discard.

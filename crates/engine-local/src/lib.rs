@@ -24,6 +24,7 @@ mod files;
 mod format;
 mod index;
 mod log;
+pub mod mover;
 pub mod options;
 mod queue;
 pub mod read;

@@ -41,7 +41,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    fn of(file: FileId, epoch: u32, entries: &[Entry]) -> Option<Segment> {
+    pub(crate) fn of(file: FileId, epoch: u32, entries: &[Entry]) -> Option<Segment> {
         let (first, last) = (entries.first()?, entries.last()?);
         Some(Segment {
             file,

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::core::{Core, Done, Submission, Work, closed};
 use crate::counters::{Counters, Health};
+use crate::mover::{MoveJob, Moved};
 use crate::options::Options;
 use crate::queue::{Queue, Queued};
 use crate::read::describe::{find, headers, stat};
@@ -48,6 +49,8 @@ struct InboxState {
     /// End without a clean stop.
     abandoned: bool,
     stop_replies: Vec<oneshot::Sender<Result<(), StorageError>>>,
+    /// A move has done its copying.
+    moved: Option<io::Result<Moved>>,
     /// The writer has ended with this.
     ended: Option<Result<(), StorageError>>,
 }
@@ -167,23 +170,50 @@ fn too_busy() -> StorageError {
 }
 
 /// The writer's thread.
-fn write_until_stopped(mut core: Core, inbox: &Inbox) {
+fn write_until_stopped(mut core: Core, inbox: &Arc<Inbox>) {
     let group_bytes_max = core.shared.options.group_bytes_max;
     let counters = core.shared.counters.clone();
+    let mut checkpoint_seen = 0;
+    let mut moving = false;
     loop {
-        let round = {
+        let (round, moved) = {
             let mut state = inbox.state.lock();
-            while state.queue.is_empty() && !state.closed {
+            while state.queue.is_empty() && !state.closed && state.moved.is_none() {
                 inbox.arrived.wait(&mut state);
             }
-            if state.queue.is_empty() || (state.abandoned && state.stop_replies.is_empty()) {
+            let ends = state.queue.is_empty() || (state.abandoned && state.stop_replies.is_empty());
+            if state.closed && ends {
                 break;
             }
             let round = state.queue.take_round(group_bytes_max);
             counters.queue_bytes.store(state.queue.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
-            round
+            (round, state.moved.take())
         };
+        if let Some(moved) = moved {
+            moving = false;
+            if let Err(error) = core.finish_move(moved) {
+                tracing::error!(%error, "cannot finish a move");
+            }
+        }
         core.execute(round);
+        // Something new to move comes with a sealed file, and that with a checkpoint.
+        if !moving && core.checkpoint != checkpoint_seen {
+            checkpoint_seen = core.checkpoint;
+            moving = core.plan_move().is_some_and(|job| start_move(job, inbox));
+        }
+    }
+    if moving {
+        // Nobody may write into the directory once its lock is gone.
+        core.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+        let mut state = inbox.state.lock();
+        while state.moved.is_none() {
+            inbox.arrived.wait(&mut state);
+        }
+        let moved = state.moved.take();
+        drop(state);
+        if let Some(Err(error)) = moved.map(|moved| core.finish_move(moved)) {
+            tracing::error!(%error, "cannot finish a move");
+        }
     }
     let clean = !inbox.state.lock().stop_replies.is_empty();
     let result = if clean { core.stop() } else { Ok(()) };
@@ -198,6 +228,20 @@ fn write_until_stopped(mut core: Core, inbox: &Inbox) {
         // Nobody waits any more: fine.
         let _ = reply.send(result.clone());
     }
+}
+
+/// Starts a move on a thread of its own; whether it has begun.
+fn start_move(job: MoveJob, inbox: &Arc<Inbox>) -> bool {
+    let inbox = inbox.clone();
+    let started = spawn_thread("ferrymq-mover", move || {
+        let moved = job.run();
+        inbox.state.lock().moved = Some(moved);
+        inbox.arrived.notify_all();
+    });
+    if let Err(error) = &started {
+        tracing::warn!(%error, "cannot start a move");
+    }
+    started.is_ok()
 }
 
 /// Gathers the outcomes of the groups of one commit.

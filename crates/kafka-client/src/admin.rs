@@ -10,6 +10,7 @@ use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 use crate::{Client, ClientError};
 
 const TIMEOUT_MS: i32 = 30_000;
+const NEW_TOPIC_RETRIES: u32 = 50;
 const RESOURCE_TOPIC: i8 = 2;
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
@@ -70,7 +71,22 @@ impl Client {
             let what = || format!("create topic {}", topic.name);
             ClientError::check(what, result.error_code, result.error_message.as_ref())?;
         }
+        self.wait_for_topic(&topic.name).await?;
         Ok(true)
+    }
+
+    /// Waits a little until a new topic can be used: brokers may answer before they all know it.
+    async fn wait_for_topic(&self, name: &str) -> Result<(), ClientError> {
+        let mut left = NEW_TOPIC_RETRIES;
+        loop {
+            match self.topic(name, false).await {
+                Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) && left > 0 => {
+                    left -= 1
+                }
+                found => return found.map(|_| ()),
+            }
+            self.pause().await;
+        }
     }
 
     /// Deletes a topic. Whether it was there: a missing one is an error unless `missing_is_fine`.

@@ -97,10 +97,15 @@ impl Client {
             groups: vec![StrBytes::from(group.to_owned())],
             include_authorized_operations: false,
         };
-        let response = self.coordinator(group).await?.call(&request).await?;
-        let found = response.groups.first();
-        let found = found.ok_or_else(|| ClientError::Invalid(format!("no answer about group {group}")))?;
-        ClientError::check(|| format!("describe group {group}"), found.error_code, None)?;
+        let found = self.coordinated(group, async |coordinator| {
+            let response = coordinator.call(&request).await?;
+            let found = response.groups.into_iter().next();
+            let found =
+                found.ok_or_else(|| ClientError::Invalid(format!("no answer about group {group}")))?;
+            ClientError::check(|| format!("describe group {group}"), found.error_code, None)?;
+            Ok(found)
+        });
+        let found = found.await?;
         let members = found.members.iter().map(|member| GroupMember {
             member_id: member.member_id.to_owned_str(),
             client_id: member.client_id.to_owned_str(),
@@ -125,9 +130,13 @@ impl Client {
             topics: None,
             ..OffsetFetchRequest::default()
         };
-        let response = self.coordinator(group).await?.call(&request).await?;
         let what = || format!("read the offsets of group {group}");
-        ClientError::check(what, response.error_code, None)?;
+        let response = self.coordinated(group, async |coordinator| {
+            let response = coordinator.call(&request).await?;
+            ClientError::check(what, response.error_code, None)?;
+            Ok(response)
+        });
+        let response = response.await?;
         let mut committed = Vec::new();
         for topic in &response.topics {
             for one in topic.partitions.iter().filter(|one| one.committed_offset >= 0) {
@@ -165,36 +174,47 @@ impl Client {
             }],
             ..OffsetCommitRequest::default()
         };
-        let response = self.coordinator(group).await?.call(&request).await?;
-        for one in response.topics.iter().flat_map(|topic| &topic.partitions) {
-            let what = || format!("commit an offset of {topic}/{} for group {group}", one.partition_index);
-            ClientError::check(what, one.error_code, None)?;
-        }
-        Ok(())
+        let committed = self.coordinated(group, async |coordinator| {
+            let response = coordinator.call(&request).await?;
+            for one in response.topics.iter().flat_map(|topic| &topic.partitions) {
+                let what =
+                    || format!("commit an offset of {topic}/{} for group {group}", one.partition_index);
+                ClientError::check(what, one.error_code, None)?;
+            }
+            Ok(())
+        });
+        committed.await
     }
 
-    /// The connection to a group's coordinator; waits a little for one that is just starting.
-    async fn coordinator(&self, group: &str) -> Result<Connection, ClientError> {
-        let request = FindCoordinatorRequest {
-            key: StrBytes::from(group.to_owned()),
-            ..FindCoordinatorRequest::default()
-        };
+    /// Asks a group's coordinator, and again a little later if it is only just becoming that.
+    async fn coordinated<T>(
+        &self,
+        group: &str,
+        ask: impl AsyncFn(&Connection) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
         let mut left = COORDINATOR_RETRIES;
         loop {
-            let response = self.ask(&request).await?;
-            let what = || format!("find the coordinator of group {group}");
-            let found = ClientError::check(what, response.error_code, response.error_message.as_ref());
-            match found {
-                Ok(()) => {
-                    let address = join_address(&response.host, response.port);
-                    self.learn(Broker { node_id: response.node_id, address });
-                    return self.node(response.node_id).await;
-                }
-                Err(error) if error.is_retriable() && left > 0 => left -= 1,
-                Err(error) => return Err(error),
+            let answer = match self.coordinator(group).await {
+                Ok(coordinator) => ask(&coordinator).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(ClientError::Broker(error)) if error.is_retriable() && left > 0 => left -= 1,
+                answer => return answer,
             }
             self.pause().await;
         }
+    }
+
+    async fn coordinator(&self, group: &str) -> Result<Connection, ClientError> {
+        let key = StrBytes::from(group.to_owned());
+        let request = FindCoordinatorRequest { key, ..FindCoordinatorRequest::default() };
+        let response = self.ask(&request).await?;
+        let what = || format!("find the coordinator of group {group}");
+        ClientError::check(what, response.error_code, response.error_message.as_ref())?;
+        let address = join_address(&response.host, response.port);
+        self.learn(Broker { node_id: response.node_id, address });
+        self.node(response.node_id).await
     }
 }
 

@@ -19,20 +19,18 @@ mod record;
 mod state;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_types::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
+use ferrymq_types::{Durability, LogId, Offset, OwnerId};
 use parking_lot::{Mutex, RwLock};
 
-use crate::{
-    Action, Append, Batch, Compare, Entry, ErrorKind, Group, Listing, LogStore, MetaStore, Op, Outcome,
-    Pending, Put, Revision, Space, StorageError,
-};
+use crate::{Compare, Entry, ErrorKind, Listing, LogStore, MetaStore, Pending, Put, Revision, StorageError};
 use record::Record;
 use state::State;
+use writer::{Inner, Reply, Request, Writer};
 
 /// The log that metadata lives in.
 pub const META_LOG: LogId = LogId(0);
@@ -43,13 +41,6 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Largest transaction, in bytes of keys and values.
 pub const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 
-/// Transactions written in one commit.
-const TRANSACTIONS_PER_COMMIT: usize = 256;
-/// A snapshot is due when the log holds so many times the bytes of the state, and at least so many bytes.
-const SNAPSHOT_FACTOR: u64 = 4;
-const SNAPSHOT_BYTES_MIN: u64 = 256 << 10;
-/// Bytes of one part of a snapshot, about.
-const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Bytes read at a time when the log is opened.
 const READ_BYTES: usize = 4 << 20;
 
@@ -66,47 +57,6 @@ impl std::fmt::Debug for LogMeta {
             .finish_non_exhaustive()
     }
 }
-
-struct Inner {
-    store: Arc<dyn LogStore>,
-    owner: OwnerId,
-    epoch: Epoch,
-    state: RwLock<State>,
-    queue: Mutex<VecDeque<Request>>,
-    writer: futures_util::lock::Mutex<Writer>,
-}
-
-/// What only the one who writes may touch.
-struct Writer {
-    next: Offset,
-    sequence: u64,
-    log_bytes: u64,
-    in_flight: Option<InFlight>,
-    closed: Option<StorageError>,
-}
-
-/// A commit that was handed over and not yet answered. It is kept here, and not in the future of whoever
-/// began it, because that may be dropped.
-struct InFlight {
-    outcomes: Pending<Vec<Outcome>>,
-    what: Work,
-}
-
-enum Work {
-    Transactions(Vec<(Request, Revision)>),
-    /// The offset behind it, and its bytes.
-    Snapshot(Offset, u64),
-}
-
-/// A transaction on its way.
-struct Request {
-    compares: Vec<Compare>,
-    puts: Vec<Put>,
-    class: Durability,
-    reply: Reply,
-}
-
-type Reply = Arc<Mutex<Option<Result<Revision, StorageError>>>>;
 
 impl LogMeta {
     /// Takes the log [`META_LOG`] of `store` over and reads it.
@@ -126,7 +76,7 @@ impl LogMeta {
         }
         state.advance(Revision(claim.next.0));
         let log_bytes = store.stat(META_LOG).await?.bytes;
-        let writer = Writer { next: claim.next, sequence: 0, log_bytes, in_flight: None, closed: None };
+        let writer = Writer::new(claim.next, log_bytes);
         let inner = Inner {
             store,
             owner,
@@ -144,7 +94,7 @@ impl LogMeta {
         puts: Vec<Put>,
         class: Durability,
     ) -> Pending<Result<Revision, StorageError>> {
-        if let Err(error) = check(&compares, &puts) {
+        if let Err(error) = check(&puts) {
             return Box::pin(std::future::ready(Err(error)));
         }
         let reply = Reply::default();
@@ -186,12 +136,8 @@ async fn load(
                 let revision = Revision(head.base.0 + 1);
                 match record.map_err(|what| unreadable(head.base, what))? {
                     Record::Transaction(puts) => state.apply(revision, puts),
-                    Record::Snapshot { part, entries, .. } => {
-                        if part == 0 {
-                            state.begin_snapshot();
-                        }
-                        state.load(revision, entries);
-                    }
+                    // Trimmed to in the step that wrote it, so nothing lies before it.
+                    Record::Snapshot { entries, .. } => state.load(revision, entries),
                 }
             }
         }
@@ -205,7 +151,7 @@ fn unreadable(at: Offset, what: &str) -> StorageError {
     StorageError::new(kind, format!("metadata cannot be read: {what}: offset={at}"))
 }
 
-fn check(compares: &[Compare], puts: &[Put]) -> Result<(), StorageError> {
+fn check(puts: &[Put]) -> Result<(), StorageError> {
     let mut seen = std::collections::HashSet::new();
     let mut bytes = 0;
     for put in puts {
@@ -221,229 +167,13 @@ fn check(compares: &[Compare], puts: &[Put]) -> Result<(), StorageError> {
             return Err(StorageError::new(ErrorKind::LimitExceeded, "a key or value is too long"));
         }
     }
-    if bytes > TRANSACTION_BYTES_MAX || compares.len() > TRANSACTION_BYTES_MAX {
+    if bytes > TRANSACTION_BYTES_MAX {
         return Err(StorageError::new(
             ErrorKind::LimitExceeded,
             format!("a transaction is too large: bytes={bytes}"),
         ));
     }
     Ok(())
-}
-
-/// What the queue tells about one request.
-enum Checked {
-    /// All its compares hold; it has something to write.
-    Write,
-    /// Answer it now.
-    Answer(Result<Revision, StorageError>),
-    /// It depends on what is not durable yet: ask again afterwards.
-    Later,
-}
-
-impl Inner {
-    /// Finishes what is in flight, or begins and finishes the next commit.
-    async fn write_some(&self, writer: &mut Writer) {
-        if writer.in_flight.is_none() {
-            writer.in_flight = self.begin(writer);
-        }
-        let Some(flight) = &mut writer.in_flight else { return };
-        // Dropped here, the commit stays in flight for the next writer to finish.
-        let outcomes = (&mut flight.outcomes).await;
-        if let Some(flight) = writer.in_flight.take() {
-            match flight.what {
-                Work::Transactions(requests) => self.settle(writer, requests, outcomes),
-                Work::Snapshot(next, bytes) => settle_snapshot(writer, next, bytes, outcomes),
-            }
-        }
-        if writer.closed.is_none() && writer.log_bytes > SNAPSHOT_BYTES_MIN.max(self.snapshot_due()) {
-            // Not waited for: whoever writes next does.
-            writer.in_flight = Some(self.begin_snapshot(writer));
-        }
-    }
-
-    fn snapshot_due(&self) -> u64 {
-        self.state.read().bytes() * SNAPSHOT_FACTOR
-    }
-
-    /// Takes requests out of the queue and hands them over.
-    fn begin(&self, writer: &mut Writer) -> Option<InFlight> {
-        let mut queue = self.queue.lock();
-        if let Some(why) = &writer.closed {
-            for request in queue.drain(..) {
-                let error = StorageError::new(ErrorKind::Closed, "the metadata store has closed");
-                *request.reply.lock() = Some(Err(error.caused_by(why.clone())));
-            }
-            return None;
-        }
-        let state = self.state.read();
-        let mut written: HashMap<String, Option<Revision>> = HashMap::new();
-        let mut groups = Vec::new();
-        let mut requests = Vec::new();
-        let mut next = writer.next;
-        while requests.len() < TRANSACTIONS_PER_COMMIT
-            && let Some(request) = queue.pop_front()
-        {
-            match check_against(&state, &written, &request) {
-                Checked::Answer(result) => *request.reply.lock() = Some(result),
-                Checked::Later => {
-                    queue.push_front(request);
-                    break;
-                }
-                Checked::Write => {
-                    let revision = Revision(next.0 + 1);
-                    for put in &request.puts {
-                        written.insert(put.key.clone(), put.value.as_ref().map(|_| revision));
-                    }
-                    groups.push(self.group(writer, next, &request));
-                    next = next.plus(1);
-                    requests.push((request, revision));
-                }
-            }
-        }
-        if groups.is_empty() {
-            return None;
-        }
-        Some(InFlight { outcomes: self.store.commit(groups), what: Work::Transactions(requests) })
-    }
-
-    fn group(&self, writer: &mut Writer, next: Offset, request: &Request) -> Group {
-        let frees = request.class == Durability::Memory || request.puts.iter().any(|put| put.value.is_none());
-        let space = if frees { Space::Reserve } else { Space::Normal };
-        let bytes = Record::Transaction(request.puts.clone()).encode();
-        vec![self.append(writer, next, vec![bytes], request.class, space)]
-    }
-
-    fn append(
-        &self,
-        writer: &mut Writer,
-        next: Offset,
-        records: Vec<Bytes>,
-        class: Durability,
-        space: Space,
-    ) -> Op {
-        writer.sequence += 1;
-        let bases = (0..).map(|place| next.plus(place));
-        let batches =
-            bases.zip(records).map(|(base, bytes)| Batch { base, span: 1, max_timestamp: 0, bytes });
-        let append = Append {
-            expect_next: next,
-            commit_id: CommitId { writer: u64::from(self.epoch.0), sequence: writer.sequence },
-            class,
-            space,
-            batches: batches.collect(),
-        };
-        self.op(Action::Append(append))
-    }
-
-    fn op(&self, action: Action) -> Op {
-        Op { log: META_LOG, epoch: self.epoch, owner: self.owner, action }
-    }
-
-    /// Shows what is durable and tells those who asked for it; what failed only because something before it
-    /// did goes back to the queue.
-    fn settle(&self, writer: &mut Writer, requests: Vec<(Request, Revision)>, outcomes: Vec<Outcome>) {
-        let mut failed = false;
-        let mut again = Vec::new();
-        for ((request, revision), outcome) in requests.into_iter().zip(outcomes) {
-            match outcome {
-                // Durable, but on top of something nobody knows: not shown, and not promised.
-                Ok(()) if writer.closed.is_some() => {
-                    let what = "a transaction before this one has an unknown outcome";
-                    *request.reply.lock() = Some(Err(StorageError::new(ErrorKind::Unknown, what)));
-                }
-                Ok(()) => {
-                    writer.next = Offset(revision.0);
-                    writer.log_bytes += put_bytes(&request.puts);
-                    self.state.write().apply(revision, request.puts);
-                    *request.reply.lock() = Some(Ok(revision));
-                }
-                Err(error) if failed && error.kind() == ErrorKind::Conflict => again.push(request),
-                Err(error) => {
-                    failed = true;
-                    close_if_fatal(writer, &error);
-                    *request.reply.lock() = Some(Err(error));
-                }
-            }
-        }
-        let mut queue = self.queue.lock();
-        again.into_iter().rev().for_each(|request| queue.push_front(request));
-    }
-
-    fn begin_snapshot(&self, writer: &mut Writer) -> InFlight {
-        let records = snapshot(&self.state.read());
-        let bytes = records.iter().map(|record| record.len() as u64).sum();
-        let next = writer.next;
-        let behind = next.plus(records.len() as u64);
-        let append = self.append(writer, next, records, Durability::Sync, Space::Reserve);
-        let group = vec![append, self.op(Action::Trim(next))];
-        InFlight { outcomes: self.store.commit(vec![group]), what: Work::Snapshot(behind, bytes) }
-    }
-}
-
-fn settle_snapshot(writer: &mut Writer, next: Offset, bytes: u64, mut outcomes: Vec<Outcome>) {
-    match outcomes.pop() {
-        Some(Err(error)) => {
-            close_if_fatal(writer, &error);
-            // Not at once again: the next one is due when as much has been written once more.
-            writer.log_bytes = 0;
-        }
-        _ => {
-            writer.next = next;
-            writer.log_bytes = bytes;
-        }
-    }
-}
-
-fn check_against(state: &State, written: &HashMap<String, Option<Revision>>, request: &Request) -> Checked {
-    for compare in &request.compares {
-        let (revision, durable) = match written.get(&compare.key) {
-            Some(revision) => (*revision, false),
-            None => (state.get(&compare.key).map(|entry| entry.revision), true),
-        };
-        if revision != compare.revision {
-            let what = format!("an entry has another revision than expected: key={}", compare.key);
-            return match durable {
-                true => Checked::Answer(Err(StorageError::new(ErrorKind::Conflict, what))),
-                // The change that contradicts it may still fail.
-                false => Checked::Later,
-            };
-        }
-    }
-    match (request.puts.is_empty(), written.is_empty()) {
-        (false, _) => Checked::Write,
-        (true, true) => Checked::Answer(Ok(state.revision())),
-        (true, false) => Checked::Later,
-    }
-}
-
-/// Everything that is there, as the records of a snapshot.
-fn snapshot(state: &State) -> Vec<Bytes> {
-    let mut chunks = vec![Vec::new()];
-    let mut size = 0;
-    for entry in state.entries() {
-        if size >= SNAPSHOT_PART_BYTES {
-            chunks.push(Vec::new());
-            size = 0;
-        }
-        size += entry.key.len() + entry.value.len();
-        chunks.last_mut().expect("never empty").push(entry.clone());
-    }
-    let parts = u32::try_from(chunks.len()).expect("a state of 4 billion megabytes does not fit in memory");
-    let records = (0..parts).zip(chunks).map(|(part, entries)| Record::Snapshot { part, parts, entries });
-    records.map(|record| record.encode()).collect()
-}
-
-fn put_bytes(puts: &[Put]) -> u64 {
-    let bytes = |put: &Put| put.key.len() + put.value.as_ref().map_or(0, Bytes::len) + 7;
-    puts.iter().map(bytes).sum::<usize>() as u64 + 10
-}
-
-/// What may have happened, or was done by somebody else, cannot be gone on from.
-fn close_if_fatal(writer: &mut Writer, error: &StorageError) {
-    match error.kind() {
-        ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::LimitExceeded | ErrorKind::InvalidArgument => {}
-        _ => writer.closed = Some(error.clone()),
-    }
 }
 
 impl MetaStore for LogMeta {

@@ -16,7 +16,8 @@ pub struct GroupsConfig {
     pub session_timeout_ms_max: u32,
     /// Members a group may have (`group.max.size`; Kafka's default is unbounded).
     pub group_size_max: usize,
-    /// Bytes of subscriptions (at most half) and assignments a group may have; its metadata is one record.
+    /// Bytes of members with their subscriptions (at most half) and of assignments a group may have; its
+    /// metadata is one record.
     pub group_bytes_max: usize,
     /// How long a new member may wait in a rebalance before it must ask again.
     pub new_member_join_timeout_ms: u64,

@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::coordinator::Context;
-use super::join::subscription_bytes;
 use super::member::Member;
 use super::record::{CommittedOffset, GroupMetadata, GroupRecord};
 use super::timers::TimerKey;
@@ -257,9 +256,9 @@ impl Group {
         members.collect()
     }
 
-    /// Bytes of its members' subscriptions.
-    pub(super) fn subscription_bytes(&self) -> usize {
-        self.members.values().map(|member| subscription_bytes(&member.info.protocols)).sum()
+    /// Bytes of its members but for their assignments.
+    pub(super) fn subscribed_bytes(&self) -> usize {
+        self.members.values().map(|member| member.info.subscribed_bytes()).sum()
     }
 
     pub(super) fn live_bytes(&self) -> usize {

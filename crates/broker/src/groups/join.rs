@@ -14,7 +14,7 @@ use uuid::Builder;
 use super::coordinator::{Context, Ticket};
 use super::group::Group;
 use super::member::Member;
-use super::record::{MemberMetadata, copied};
+use super::record::{MEMBER_BYTES, MemberMetadata, copied, protocol_bytes};
 use super::types::{GroupError, GroupState, JoinRequest, Protocol};
 
 impl Group {
@@ -68,8 +68,8 @@ impl Group {
         if !self.supports(&request.protocol_type, &request.protocols) {
             return Err(GroupError::InconsistentGroupProtocol);
         }
-        let replaced = known.map_or(0, |member| subscription_bytes(&member.info.protocols));
-        let subscribed = self.subscription_bytes() - replaced + subscription_bytes(&request.protocols);
+        let replaced = known.map_or(0, |member| member.info.subscribed_bytes());
+        let subscribed = self.subscribed_bytes() - replaced + joining_bytes(request);
         // The other half is for assignments.
         if subscribed > context.config.group_bytes_max / 2 {
             return Err(GroupError::GroupTooLarge);
@@ -230,9 +230,13 @@ impl Group {
     }
 }
 
-/// Bytes of subscriptions, as the group's bound counts them.
-pub(super) fn subscription_bytes(protocols: &[Protocol]) -> usize {
-    protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len()).sum()
+/// What the member will count for in [`Group::subscribed_bytes`].
+fn joining_bytes(request: &JoinRequest) -> usize {
+    const UUID: usize = 37;
+    let instance = request.instance_id.as_deref().map_or(0, str::len);
+    let prefix = if instance > 0 { instance } else { request.client_id.len() };
+    let names = prefix + UUID + instance + request.client_id.len() + request.client_host.len();
+    names + protocol_bytes(&request.protocols) + MEMBER_BYTES
 }
 
 /// Protocols that keep no request in memory.

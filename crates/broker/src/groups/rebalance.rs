@@ -79,8 +79,9 @@ impl Group {
             return self.become_empty(context);
         }
         if !self.elect_leader() {
-            // Only static members, and none of them here: wait until they come or their sessions end.
-            return context.set_timer(self.join_timer(), self.rebalance_timeout_ms().max(1));
+            // Only static members, and none of them here: wait until they come or their sessions end, and do
+            // not look every millisecond because a client asked for no timeout.
+            return context.set_timer(self.join_timer(), self.rebalance_timeout_ms().max(1000));
         }
         self.generation = self.generation.checked_add(1).unwrap_or(0);
         self.protocol = self.elect_protocol();

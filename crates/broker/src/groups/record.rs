@@ -219,10 +219,15 @@ impl MemberMetadata {
     /// About how many bytes it takes in the log.
     #[must_use]
     pub fn size(&self) -> usize {
+        self.subscribed_bytes() + self.assignment.len()
+    }
+
+    /// The same without its assignment.
+    #[must_use]
+    pub fn subscribed_bytes(&self) -> usize {
         let names = self.id.len() + self.client_id.len() + self.client_host.len();
         let instance = self.instance_id.as_ref().map_or(0, |id| id.len());
-        let protocols: usize = self.protocols.iter().map(|p| p.name.len() + p.metadata.len() + 4).sum();
-        names + instance + protocols + self.assignment.len() + 24
+        names + instance + protocol_bytes(&self.protocols) + MEMBER_BYTES
     }
 
     /// What it says for `protocol`; empty if it does not support it.
@@ -231,6 +236,14 @@ impl MemberMetadata {
         let found = self.protocols.iter().find(|supported| &*supported.name == protocol);
         found.map(|supported| supported.metadata.clone()).unwrap_or_default()
     }
+}
+
+/// What a member takes besides its names, protocols and assignment.
+pub(super) const MEMBER_BYTES: usize = 24;
+
+/// About how many bytes protocols take.
+pub(super) fn protocol_bytes(protocols: &[Protocol]) -> usize {
+    protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len() + 4).sum()
 }
 
 fn put_offset(out: &mut BytesMut, value: &CommittedOffset) {

@@ -54,7 +54,7 @@ impl Group {
     fn sync_in_completing(&mut self, context: &mut Context<'_>, ticket: Ticket, request: SyncRequest) {
         let is_leader = self.is_leader(&request.member_id);
         let assigned: usize = request.assignments.iter().map(|(_, assignment)| assignment.len()).sum();
-        if is_leader && self.subscription_bytes() + assigned > context.config.group_bytes_max {
+        if is_leader && self.subscribed_bytes() + assigned > context.config.group_bytes_max {
             return context.answer_sync(Some(ticket), Err(GroupError::GroupTooLarge));
         }
         if let Some(member) = self.members.get_mut(&*request.member_id) {

@@ -146,6 +146,7 @@ impl World {
     pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {
         let cut = self.meet(OpKind::CreateDir, dir)?;
         let parts = path::parts(dir)?;
+        let before = self.sequence;
         for depth in 1..=parts.len() {
             let place = self.names.place(&parts[..depth])?;
             match self.names.get(&place) {
@@ -157,7 +158,9 @@ impl World {
                 }
             }
         }
-        self.note(|| Event::CreateDir { path: dir.to_owned() });
+        if self.sequence > before {
+            self.note(|| Event::CreateDir { path: dir.to_owned() });
+        }
         if cut { Err(power_off()) } else { Ok(()) }
     }
 

@@ -7,11 +7,13 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrymq_disk::{Disk, SimDisk};
 use ferrymq_engine_local::core::{Core, Done, Submission, Work};
+use ferrymq_engine_local::mover::Moved;
 use ferrymq_engine_local::read::Reader;
 use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_runtime::{Clock, Rng};
@@ -134,6 +136,10 @@ pub struct Workload {
     pub classes: Vec<Durability>,
     owners: u128,
     stale: Vec<(u64, u32, u128)>,
+    /// Copied and not yet switched to.
+    moving: Option<io::Result<Moved>>,
+    /// Moves begun.
+    pub moves: u64,
 }
 
 impl Workload {
@@ -144,6 +150,8 @@ impl Workload {
             classes: classes.to_vec(),
             owners: 100,
             stale: Vec::new(),
+            moving: None,
+            moves: 0,
         }
     }
 
@@ -155,6 +163,8 @@ impl Workload {
             classes: self.classes.clone(),
             owners: self.owners + 1000,
             stale: self.stale.clone(),
+            moving: None,
+            moves: 0,
         }
     }
 
@@ -177,6 +187,19 @@ impl Workload {
         let done = execute(core, work);
         for (done, note) in done.into_iter().zip(notes) {
             self.note(done, note);
+        }
+        // A move begins now and is finished in some later round.
+        if self.below(3) == 0
+            && let Some(moved) = self.moving.take()
+        {
+            // An error has stopped the core; that shows below.
+            let _ = core.finish_move(moved);
+        }
+        if self.moving.is_none()
+            && let Some(job) = core.plan_move()
+        {
+            self.moves += 1;
+            self.moving = Some(job.run());
         }
         !core.is_stopped()
     }
@@ -386,8 +409,15 @@ impl Workload {
                     Err(error) if error.kind() == ErrorKind::Closed => Fact::No,
                     // The log was deleted in the same round.
                     Err(error) if error.kind() == ErrorKind::NotFound => Fact::No,
-                    // No space: this one and what builds on it.
-                    Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Conflict) => Fact::No,
+                    // No space or no index: this one and what builds on it.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::Full | ErrorKind::Conflict | ErrorKind::Unavailable
+                        ) =>
+                    {
+                        Fact::No
+                    }
                     Err(error) => panic!("unexpected refusal: {error:?}"),
                 };
                 for (id, base) in adds {
@@ -412,6 +442,7 @@ impl Workload {
 
     /// The process has ended and a new one begins: what was of class `Memory` is gone.
     pub fn restarted(&mut self, power_cut: bool) {
+        self.moving = None;
         for log in self.model.logs.values_mut() {
             // What was asked for and not acknowledged may not have happened.
             let given = log.batches.iter().filter_map(|(base, all)| {

@@ -180,9 +180,15 @@ pub(crate) async fn run(args: ProduceArgs) -> anyhow::Result<()> {
         send_files(&mut producer, &splitter, &headers, &args.files).await
     };
     // What was read before an error is sent all the same.
-    let report = producer.flush().await;
+    let report = tokio::select! {
+        report = producer.flush() => Some(report),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    let interrupted = report.is_none();
+    let report = report.unwrap_or_else(|| producer.report());
     summarise(&args.topic, &report, clock.uptime().saturating_sub(started));
     read?;
+    anyhow::ensure!(!interrupted, "interrupted before all records were acknowledged");
     match report.first_error {
         Some(error) => Err(error.into()),
         None => Ok(()),

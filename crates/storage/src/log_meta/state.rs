@@ -59,12 +59,7 @@ impl State {
         }
     }
 
-    /// Forgets everything: a snapshot follows, which does not tell what was deleted before it.
-    pub(super) fn begin_snapshot(&mut self) {
-        *self = State::default();
-    }
-
-    /// Takes in one part of a snapshot.
+    /// Takes in one part of a snapshot, which does not tell what was deleted before it.
     pub(super) fn load(&mut self, revision: Revision, entries: Vec<Entry>) {
         self.revision = revision;
         self.forgotten = revision;
@@ -156,7 +151,7 @@ mod tests {
         assert!(state.list("", Revision(10)).complete);
         assert!(state.list("", Revision(0)).complete);
         assert_eq!(state.bytes(), 0);
-        state.begin_snapshot();
+        let mut state = State::default();
         state.load(Revision(70_000), vec![]);
         assert!(!state.list("", Revision(69_999)).complete, "a snapshot does not tell what was deleted");
     }

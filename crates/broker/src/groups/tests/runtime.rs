@@ -184,6 +184,25 @@ async fn a_group_lives_through_a_restart() {
 }
 
 #[tokio::test]
+async fn a_long_log_is_read_to_its_end() {
+    let store = MemoryStore::new();
+    let first = start(&store, 1, config());
+    first.loaded().await;
+    for number in 0..700 {
+        let mut request = commit(&format!("g{number}"), "", -1, number);
+        request.offsets[0].metadata = "x".repeat(4096);
+        first.groups.commit(request).await.unwrap();
+    }
+    first.stop().await;
+    assert!(store.stat(LOG).await.unwrap().bytes > 2 * 1024 * 1024, "several reads");
+    let second = start(&store, 1, config());
+    for number in 0..700 {
+        assert_eq!(second.committed(&format!("g{number}")).await, Some(number));
+    }
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_answered_before_it_is_durable() {
     let fixture = start(&MemoryStore::new(), 1, config());
     fixture.loaded().await;
@@ -332,7 +351,7 @@ async fn callers_that_go_away_leave_the_group_whole() {
     fixture.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_costs_no_member_its_session() {
     let fixture = start(&MemoryStore::new(), 1, config());
     fixture.loaded().await;
@@ -350,10 +369,8 @@ async fn a_store_that_hangs_costs_no_member_its_session() {
         commits.push(committing);
     }
     let mut beat = Box::pin(fixture.groups.heartbeat(heartbeat("g", &a, 1)));
-    let clock = Clock::starting_at(0);
-    while clock.uptime() < std::time::Duration::from_millis(60) {
-        assert!(waits(&mut beat).await);
-    }
+    tokio::time::advance(std::time::Duration::from_millis(60)).await;
+    assert!(waits(&mut beat).await);
     drop(hold);
     assert_eq!(beat.await, Ok(()));
     for committing in commits {
@@ -438,6 +455,41 @@ async fn a_failure_while_the_log_is_rewritten_loses_nothing() {
 }
 
 #[tokio::test]
+async fn consuming_goes_on_when_the_store_is_full() {
+    let store = MemoryStore::with_capacity(100_000, 50_000);
+    let fixture = start(&store, 1, config());
+    fixture.loaded().await;
+    let claim = store.claim(vec![LogId(1)], OwnerId(9)).await.unwrap()[0];
+    let filled = append(&store, &claim, Bytes::from(vec![0; 50_000]), ferrymq_storage::Space::Normal).await;
+    assert_eq!(filled.map_err(|error| error.kind()), Ok(()));
+    let claim = store.claim(vec![LogId(1)], OwnerId(9)).await.unwrap()[0];
+    let more = append(&store, &claim, Bytes::from(vec![0; 100]), ferrymq_storage::Space::Normal).await;
+    assert_eq!(more.map_err(|error| error.kind()), Err(ErrorKind::Full));
+    for offset in 0..10 {
+        fixture.commit("g", offset).await.unwrap();
+    }
+    fixture.stop().await;
+}
+
+async fn append(
+    store: &MemoryStore,
+    claim: &ferrymq_storage::Claim,
+    bytes: Bytes,
+    space: ferrymq_storage::Space,
+) -> ferrymq_storage::Outcome {
+    let append = ferrymq_storage::Append {
+        expect_next: claim.next,
+        commit_id: ferrymq_types::CommitId { writer: 9, sequence: 1 },
+        class: ferrymq_types::Durability::Sync,
+        space,
+        batches: vec![ferrymq_storage::Batch { base: claim.next, span: 1, max_timestamp: 0, bytes }],
+    };
+    let action = ferrymq_storage::Action::Append(append);
+    let op = ferrymq_storage::Op { log: claim.log, epoch: claim.epoch, owner: OwnerId(9), action };
+    store.commit(vec![vec![op]]).await.pop().unwrap()
+}
+
+#[tokio::test]
 async fn a_log_of_a_newer_broker_is_refused() {
     let store = MemoryStore::new();
     let fixture = start(&store, 1, config());
@@ -447,18 +499,7 @@ async fn a_log_of_a_newer_broker_is_refused() {
     let claim = store.claim(vec![LOG], OwnerId(9)).await.unwrap()[0];
     let mut builder = ferrymq_types::BatchBuilder::new(0);
     builder.push(0, Some(b"\x10\x01\x01g"), Some(b"\x01"), &[]);
-    let bytes = builder.build();
-    let batch = ferrymq_storage::Batch { base: claim.next, span: 1, max_timestamp: 0, bytes };
-    let append = ferrymq_storage::Append {
-        expect_next: claim.next,
-        commit_id: ferrymq_types::CommitId { writer: 9, sequence: 1 },
-        class: ferrymq_types::Durability::Sync,
-        space: ferrymq_storage::Space::Normal,
-        batches: vec![batch],
-    };
-    let action = ferrymq_storage::Action::Append(append);
-    let op = ferrymq_storage::Op { log: LOG, epoch: claim.epoch, owner: OwnerId(9), action };
-    store.commit(vec![vec![op]]).await.pop().unwrap().unwrap();
+    append(&store, &claim, builder.build(), ferrymq_storage::Space::Normal).await.unwrap();
     let fixture = start(&store, 1, config());
     loop {
         match fixture.commit("g", 2).await {

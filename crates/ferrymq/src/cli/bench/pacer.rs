@@ -45,14 +45,13 @@ impl Pacer {
             TimerfdTimerFlags::empty(),
             &Itimerspec { it_interval: tick, it_value: tick },
         )?;
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe to call; an owned descriptor keeps the promise"
+        )]
+        let timer = AsyncFd::new(timer)?;
         let started_ns = now_ns(clock);
-        Ok(Pacer {
-            timer: AsyncFd::new(timer)?,
-            clock: clock.clone(),
-            started_ns,
-            rate: rate.max(1),
-            handed_out: 0,
-        })
+        Ok(Pacer { timer, clock: clock.clone(), started_ns, rate: rate.max(1), handed_out: 0 })
     }
 
     /// Waits until messages are due; their intended times.

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Where librdkafka's suite looks for Kafka's own tool (KAFKA_PATH).
+exec "$(dirname "$0")/../../../../bench/kafka-peer" tool kafka.admin.ConfigCommand "$@"

@@ -1,0 +1,123 @@
+//! The bytes on the disk: a data directory written by format 1 must be read by every later program.
+//!
+//! To write it anew after a deliberate change of format: delete the directory and run this test once.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{append, bytes_of, claim, execute, show, tiny};
+use ferrymq_disk::{Disk, RealDisk, SimDisk};
+use ferrymq_engine_local::core::{Core, Done, Work};
+use ferrymq_runtime::{Clock, Rng};
+use ferrymq_storage::Batch;
+use ferrymq_types::{Durability, Offset};
+
+const DIRECTORIES: [&str; 3] = ["", "wal", "checkpoint"];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/format-1")
+}
+
+fn batch(base: u64, length: usize) -> Batch {
+    Batch { base: Offset(base), span: 3, max_timestamp: 1_000, bytes: bytes_of(base + 1, length) }
+}
+
+/// Small: two logs, an atomic group over both, one more group; no clean stop, so that it is replayed.
+fn write(disk: &SimDisk) {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut core = Core::open(disk, tiny(None), Clock::starting_at(0), &Rng::seeded(1)).unwrap();
+    let epoch = claim(&mut core, &[1, 2], 9)[0].epoch.0;
+    let both = vec![
+        append(1, epoch, 9, 0, Durability::Sync, vec![batch(0, 10), batch(3, 20)]),
+        append(2, epoch, 9, 0, Durability::Sync, vec![batch(7, 30)]),
+    ];
+    for group in [both, vec![append(1, epoch, 9, 6, Durability::Sync, vec![batch(6, 40)])]] {
+        let done = execute(&mut core, vec![Work::Group(group)]);
+        assert!(matches!(done[0], Done::Group(Ok(()))), "{done:?}");
+    }
+}
+
+fn check(core: &Core) {
+    let reader = core.reader();
+    let of = |base: u64, length: usize| (base, 3, bytes_of(base + 1, length));
+    assert_eq!(show(&reader, 1).unwrap(), [of(0, 10), of(3, 20), of(6, 40)]);
+    assert_eq!(show(&reader, 2).unwrap(), [of(7, 30)]);
+    assert_eq!(reader.stat(2).unwrap().next, Offset(10));
+    assert!(reader.health().damage.is_empty(), "{:?}", reader.health());
+}
+
+#[test]
+fn a_directory_of_format_1_is_read() {
+    let simulated = SimDisk::new(1);
+    write(&simulated);
+    if !golden().join("FORMAT").exists() {
+        save(&simulated);
+    }
+    let root = tempfile::tempdir().unwrap();
+    for directory in DIRECTORIES {
+        std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        for entry in std::fs::read_dir(golden().join(directory)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                let to = root.path().join(directory).join(entry.file_name());
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(root.path()).unwrap());
+    let mut core = Core::open(disk.clone(), tiny(None), Clock::starting_at(0), &Rng::seeded(2)).unwrap();
+    check(&core);
+    core.stop().unwrap();
+    drop(core);
+    check(&Core::open(disk, tiny(None), Clock::starting_at(0), &Rng::seeded(3)).unwrap());
+}
+
+#[test]
+fn the_same_work_still_makes_the_same_bytes() {
+    let disk = SimDisk::new(1);
+    write(&disk);
+    let wal = Path::new("wal/0000000000000001.wal");
+    let stored = std::fs::read(golden().join(wal)).unwrap();
+    assert_eq!(without_padding(read(&disk, wal)), without_padding(stored), "the format has changed");
+}
+
+fn read(disk: &SimDisk, path: &Path) -> Vec<u8> {
+    let file = disk.open(path).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn without_padding(mut bytes: Vec<u8>) -> Vec<u8> {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.truncate(used);
+    bytes
+}
+
+fn save(disk: &SimDisk) {
+    for directory in DIRECTORIES {
+        std::fs::create_dir_all(golden().join(directory)).unwrap();
+        for name in disk.list(Path::new(directory)).unwrap() {
+            let path = Path::new(directory).join(&name);
+            if name != "LOCK" && disk.open(&path).is_ok() {
+                std::fs::write(golden().join(&path), without_padding(read(disk, &path))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_with_what_to_do() {
+    let disk = SimDisk::new(1);
+    write(&disk);
+    let file = disk.open(Path::new("FORMAT")).unwrap();
+    file.write_at(&[std::io::IoSlice::new(b"ferrymq-data 2\n")], 0).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = Core::open(disk, tiny(None), Clock::starting_at(0), &Rng::seeded(1));
+    let text = opened.err().expect("a newer format is refused").to_string();
+    assert!(text.contains("format 2") && text.contains("start a version"), "{text}");
+}
