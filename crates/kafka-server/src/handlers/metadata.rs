@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and who leads them; creates topics if it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ferrymq_broker::{NewTopic, Topic, TopicError};
@@ -27,7 +27,12 @@ pub(crate) async fn handle(context: &Context, version: i16, request: MetadataReq
         Some(wanted) => {
             let create = version < 4 || request.allow_auto_topic_creation;
             let mut topics = Vec::with_capacity(wanted.len().min(1024));
+            // Each once, however often it is asked for: an answer is much longer than the question.
+            let mut answered = HashSet::new();
             for topic in wanted {
+                if !answered.insert((topic.name.clone(), topic.topic_id)) {
+                    continue;
+                }
                 topics.push(look_up(context, version, topic, create).await);
             }
             topics
