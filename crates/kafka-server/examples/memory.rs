@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         strict_replication_factor: false,
         request_bytes_max: 100 << 20,
         fetch_bytes_max: 55 << 20,
+        patience: ferrymq_types::limits::CONNECTION_PATIENCE,
         data_dir: "memory".to_owned(),
     };
     let surroundings = Surroundings {

@@ -54,7 +54,8 @@ pub(crate) struct Closed(pub(crate) String);
 /// An answer being made and the room its request takes.
 struct Job {
     answer: Answer,
-    _permits: (BytePermit, BytePermit),
+    _own: BytePermit,
+    _shared: Option<BytePermit>,
 }
 
 /// Serves one connection until either side is done.
@@ -104,19 +105,34 @@ async fn read_loop(
         let next = frames.next(read, bytes_max).await.map_err(|error| Closed(error.to_string()))?;
         let Next::Frame(length) = next else { return Ok(()) };
         // Room in the connection first: waiting there must not hold room that others could use.
-        let own = budget.take(length).await;
-        let shared = context.budget.take(length).await;
+        let own = in_time(context, "earlier requests were not answered", budget.take(length)).await?;
+        let shared = in_time(context, "the server was too busy", context.budget.take(length)).await?;
         let body = frames.body(read, length).await.map_err(|error| Closed(error.to_string()))?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
         context.counters.bytes_in_total.fetch_add(length as u64 + 4, Ordering::Relaxed);
-        let Begun { answer } = dispatch::begin(session, body).await.inspect_err(|_| {
+        let Begun { answer, handed_over } = dispatch::begin(session, body).await.inspect_err(|_| {
             context.counters.bad_requests_total.fetch_add(1, Ordering::Relaxed);
         })?;
         bytes_max = context.config.request_bytes_max;
-        let job = Job { answer, _permits: (own, shared) };
-        if jobs.send(job).await.is_err() {
+        // What waits behind a parked fetch must not hold room that other connections need.
+        let shared = (!handed_over).then_some(shared);
+        let job = Job { answer, _own: own, _shared: shared };
+        if in_time(context, "earlier requests were not answered", jobs.send(job)).await?.is_err() {
             return Ok(());
         }
+    }
+}
+
+/// Waits for room, but not for ever: while we wait we do not see whether the client is still there.
+async fn in_time<T>(
+    context: &Context,
+    why: &'static str,
+    room: impl Future<Output = T>,
+) -> Result<T, Closed> {
+    tokio::select! {
+        biased;
+        room = room => Ok(room),
+        () = context.broker.clock().sleep(context.config.patience) => Err(Closed(why.to_owned())),
     }
 }
 

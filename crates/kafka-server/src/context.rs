@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64};
+use std::time::Duration;
 
 use ferrymq_broker::groups::{Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
@@ -29,6 +30,8 @@ pub struct KafkaConfig {
     pub request_bytes_max: usize,
     /// Largest answer to a fetch, in bytes. Kafka's `fetch.max.bytes`.
     pub fetch_bytes_max: usize,
+    /// How long a connection may want to send more than there is room for before it is closed.
+    pub patience: Duration,
     /// Where the data lies, for DescribeLogDirs.
     pub data_dir: String,
 }

@@ -57,6 +57,8 @@ pub const SMALL_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
 pub(crate) struct Begun {
     /// The answer being made.
     pub(crate) answer: Answer,
+    /// Whether the request's bytes are with their owners, who count them, and no longer here.
+    pub(crate) handed_over: bool,
 }
 
 /// A request and what is known of who sent it.
@@ -66,10 +68,16 @@ struct Call {
     client_id: Option<StrBytes>,
 }
 
+/// What decoding a frame may take, in bytes: real requests stay far below, a list of a million empty names
+/// does not.
+fn memory_limit(frame_bytes: usize) -> usize {
+    frame_bytes.saturating_mul(8).saturating_add(1 << 20)
+}
+
 /// Decodes a frame and begins to answer it.
 pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begun, Closed> {
     let frame = body.freeze();
-    let mut decoder = Decoder::new(&frame);
+    let mut decoder = Decoder::with_memory_limit(&frame, memory_limit(frame.len()));
     let header = RequestHeader::decode(&mut decoder).map_err(|error| bad("request header", &error))?;
     let (version, correlation) = (header.api_version, header.correlation_id);
     let Some(api) = header.api().filter(|api| SERVED.contains(api)) else {
@@ -79,7 +87,8 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
     if !api.decodable().contains(version) {
         if api == ApiKey::ApiVersions {
             let body = handlers::api_versions::unsupported();
-            return Ok(Begun { answer: Box::pin(async move { respond(correlation, 0, &body) }) });
+            let answer = Box::pin(async move { respond(correlation, 0, &body) });
+            return Ok(Begun { answer, handed_over: false });
         }
         return Err(Closed(format!("{api} version {version} is not supported")));
     }
@@ -90,6 +99,7 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
     let session = session.clone();
     let call = Call { correlation, version, client_id };
     Ok(Begun {
+        handed_over: false,
         answer: match request {
             RequestKind::Produce(request) => {
                 // A produce request is written over its own frame: nothing else may refer to that.

@@ -19,6 +19,8 @@ pub const CONNECTION_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 pub const SERVER_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
 /// Requests of one connection being worked on at a time.
 pub const CONNECTION_REQUESTS_IN_FLIGHT: usize = 1024;
+/// How long a connection may want to send more than there is room for before it is closed.
+pub const CONNECTION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Largest answer to one fetch, in bytes, whatever the client asks. Kafka's `fetch.max.bytes`.

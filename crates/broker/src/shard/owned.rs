@@ -82,7 +82,8 @@ impl Owned {
             batch::set_append_time(&mut bytes, now_ms);
         }
         batch::set_position(&mut bytes, base, partition.epoch());
-        let sequence = self.take(&header, now_ms);
+        let stamped = BatchHeader { max_timestamp: append_time_ms.unwrap_or(header.max_timestamp), ..header };
+        let sequence = self.take(&stamped, now_ms);
         let append = Append {
             expect_next: base,
             commit_id: CommitId { writer: context.writer, sequence },
@@ -91,7 +92,7 @@ impl Owned {
             batches: vec![Batch {
                 base,
                 span: header.span(),
-                max_timestamp: append_time_ms.unwrap_or(header.max_timestamp),
+                max_timestamp: stamped.max_timestamp,
                 bytes: bytes.freeze(),
             }],
         };
@@ -110,9 +111,10 @@ impl Owned {
             Ok(Check::Duplicate { base, .. }) if base >= self.partition.high_watermark() => {
                 Err(Err(AppendError::Retry))
             }
-            Ok(Check::Duplicate { base, .. }) => {
+            Ok(Check::Duplicate { base, timestamp }) => {
                 let log_start = self.partition.log_start();
-                Err(Ok(Appended { base, append_time_ms: None, log_start }))
+                let stamped = self.partition.config.get().timestamp_type == TimestampType::LogAppendTime;
+                Err(Ok(Appended { base, append_time_ms: stamped.then_some(timestamp), log_start }))
             }
             Err(error) => Err(Err(AppendError::Producer(error))),
         }

@@ -15,7 +15,9 @@ use ferrymq_broker::settings::{TopicDefaults, topic_setting};
 use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
-use ferrymq_types::limits::{FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT};
+use ferrymq_types::limits::{
+    CONNECTION_PATIENCE, FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT,
+};
 use serde::Deserialize;
 
 use super::logging::Reload;
@@ -266,6 +268,7 @@ impl Settings {
             strict_replication_factor: self.strict_replication_factor,
             request_bytes_max: self.request_bytes_max,
             fetch_bytes_max: self.fetch_bytes_max,
+            patience: CONNECTION_PATIENCE,
             data_dir: self.data_dir.display().to_string(),
         }
     }

@@ -73,6 +73,11 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
+    // What changed since the last answer is looked at also if this one is full without it.
+    if session.id() != 0 {
+        session.watch();
+        session.take_changed();
+    }
     let mut late = wanted.wait.is_zero() || session.is_empty();
     loop {
         read::look(context, session, wanted, &mut found).await;

@@ -83,7 +83,7 @@ pub(crate) async fn begin(
     let pending = context.broker.append(items).await;
     let node_id = context.config.node_id;
     let answer = finish(pending, places, response, node_id, acks, (correlation, version));
-    Ok(Begun { answer: Box::pin(answer) })
+    Ok(Begun { answer: Box::pin(answer), handed_over: true })
 }
 
 /// Waits for the owners and fills in what they answered.

@@ -10,7 +10,7 @@ mod hostile;
 mod offsets;
 mod producing;
 mod records;
-mod repro;
 mod requests;
 mod sessions;
 mod support;
+mod waiting;

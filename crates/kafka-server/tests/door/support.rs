@@ -101,6 +101,7 @@ impl Server {
             strict_replication_factor: false,
             request_bytes_max: options.request_bytes_max.unwrap_or(100 * 1024 * 1024),
             fetch_bytes_max: options.fetch_bytes_max.unwrap_or(55 * 1024 * 1024),
+            patience: Duration::from_secs(2),
             data_dir: "data".to_owned(),
         };
         let surroundings = Surroundings {
