@@ -103,7 +103,7 @@ impl Scenario {
             }
         }
         // Something must still be possible after the last fault.
-        stage.wait_for_acks(100, Duration::from_secs(20));
+        stage.wait_for_acks(100, stage.patience);
         stage.finish(acked_min)
     }
 }
@@ -118,7 +118,7 @@ fn work_on(stage: &mut Stage, records: u64) {
     let time = between(&stage.rng, 50, 1_500);
     stage.world.wait(time);
     let missing = (before + records.max(1)).saturating_sub(stage.world.acked());
-    stage.wait_for_acks(missing, Duration::from_secs(20));
+    stage.wait_for_acks(missing, stage.patience);
     stage.must_be_alive();
 }
 
@@ -161,7 +161,7 @@ fn power(stage: &mut Stage, records: u64) -> anyhow::Result<()> {
 
 /// The N-th sync fails; nothing sent afterwards may be acknowledged, then the power is cut.
 fn eio(stage: &mut Stage, work: &Path, cycle: u64, cycles: u64) -> anyhow::Result<()> {
-    stage.wait_for_acks(1, Duration::from_secs(20));
+    stage.wait_for_acks(1, stage.patience);
     stage.stop_cleanly()?;
     let trace: PathBuf = work.join(format!("strace-{cycle}"));
     // With many runs each of the first syncs once, with few some of them.
