@@ -31,5 +31,6 @@ python_venv() {
     VENV=$CACHE/$(basename "$CLIENT")-venv
     once "$VENV" "$*" quietly "$(basename "$VENV")" make_venv "$@"
     # A virtual environment moves only in part; its interpreter does.
+    # shellcheck disable=SC2034
     PYTHON=$VENV/bin/python
 }

@@ -1,5 +1,7 @@
 //! Appends through the owners: order, duplicates, failures of the store and what is taken back.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

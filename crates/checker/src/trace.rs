@@ -185,6 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_that_began_before_the_write_does_not_count() {
+        let disk = traced();
+        let file = disk.create(Path::new("1")).unwrap();
+        disk.sync_dir(Path::new("")).unwrap();
+        let hold = disk.hold_syncs();
+        std::thread::scope(|scope| {
+            scope.spawn(|| file.sync_data().unwrap());
+            while disk.syncs_held() == 0 {
+                std::thread::yield_now();
+            }
+            write(&file, b"value");
+            drop(hold);
+        });
+        ack(&disk, b"value");
+        assert_eq!(verdict(&disk), [Rule::AckedBeforeSync]);
+    }
+
+    #[test]
     fn an_ack_without_its_files_name_synced_is_caught() {
         for early in [false, true] {
             let disk = traced();

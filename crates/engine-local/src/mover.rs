@@ -53,8 +53,11 @@ pub struct MoveJob {
 pub struct Moved {
     data: Arc<DataFile>,
     /// Per log, what was planned and where its batches are now.
-    logs: Vec<(u64, Vec<(Segment, Vec<Entry>)>)>,
+    logs: Vec<(u64, Vec<Copied>)>,
 }
+
+/// A segment and where its batches are now.
+type Copied = (Segment, Vec<Entry>);
 
 impl Core {
     /// Decides on a move if it is worth one. At most one move may be under way.
@@ -220,6 +223,9 @@ impl MoveJob {
         for (log, segments) in &self.logs {
             let mut parts = Vec::new();
             for segment in segments {
+                if self.shared.stopping.load(Ordering::Relaxed) {
+                    return Err(io::Error::other("the store is stopping"));
+                }
                 if let Some(entries) = self.copy_segment(&mut out, *log, segment)? {
                     parts.push((*segment, entries));
                 }
@@ -324,7 +330,11 @@ impl RunWriter<'_> {
         chunks.push(IoSlice::new(&table));
         for record in &records {
             let slot = payload_slot_bytes(record.payload.len());
-            chunks.push(IoSlice::new(if record.payload.is_empty() { &ZEROS[..slot] } else { &record.payload }));
+            chunks.push(IoSlice::new(if record.payload.is_empty() {
+                &ZEROS[..slot]
+            } else {
+                &record.payload
+            }));
             length += slot;
         }
         let padded = length.next_multiple_of(ZEROS.len());

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrymq_disk::Disk;
 use ferrymq_runtime::{Clock, Rng};
@@ -277,7 +277,10 @@ fn share(
             data.put_bytes.store(put.get(&id).copied().unwrap_or(0), Ordering::Relaxed);
             data.used_bytes.store(data.file.len()?, Ordering::Relaxed);
             next_file = next_file.max(id.0 + 1);
-            files.insert(id, Arc::new(data));
+            if files.insert(id, Arc::new(data)).is_some() {
+                let text = format!("two data files have the number {:016x}", id.0);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
         }
     }
     let reuse_offsets = options.has(SeededBug::ReuseOffsetAfterTrim);
@@ -305,6 +308,7 @@ fn share(
         logs: RwLock::new(logs),
         files: RwLock::new(files),
         index,
+        stopping: AtomicBool::new(false),
     };
     report_missing(&shared);
     Ok((Arc::new(shared), next_file))

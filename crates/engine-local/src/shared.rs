@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ferrymq_disk::Disk;
 use ferrymq_runtime::Clock;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub logs: RwLock<HashMap<u64, Arc<Log>>>,
     pub files: RwLock<HashMap<FileId, Arc<DataFile>>>,
     pub index: IndexCache,
+    /// A move under way should give up.
+    pub stopping: AtomicBool,
 }
 
 impl Shared {

@@ -181,14 +181,13 @@ fn write_until_stopped(mut core: Core, inbox: &Arc<Inbox>) {
             while state.queue.is_empty() && !state.closed && state.moved.is_none() {
                 inbox.arrived.wait(&mut state);
             }
-            let moved = state.moved.take();
             let ends = state.queue.is_empty() || (state.abandoned && state.stop_replies.is_empty());
             if state.closed && ends {
                 break;
             }
             let round = state.queue.take_round(group_bytes_max);
             counters.queue_bytes.store(state.queue.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
-            (round, moved)
+            (round, state.moved.take())
         };
         if let Some(moved) = moved {
             moving = false;
@@ -201,6 +200,19 @@ fn write_until_stopped(mut core: Core, inbox: &Arc<Inbox>) {
         if !moving && core.checkpoint != checkpoint_seen {
             checkpoint_seen = core.checkpoint;
             moving = core.plan_move().is_some_and(|job| start_move(job, inbox));
+        }
+    }
+    if moving {
+        // Nobody may write into the directory once its lock is gone.
+        core.shared.stopping.store(true, std::sync::atomic::Ordering::Relaxed);
+        let mut state = inbox.state.lock();
+        while state.moved.is_none() {
+            inbox.arrived.wait(&mut state);
+        }
+        let moved = state.moved.take();
+        drop(state);
+        if let Some(Err(error)) = moved.map(|moved| core.finish_move(moved)) {
+            tracing::error!(%error, "cannot finish a move");
         }
     }
     let clean = !inbox.state.lock().stop_replies.is_empty();

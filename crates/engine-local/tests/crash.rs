@@ -25,7 +25,7 @@ const ALL_CLASSES: [Durability; 3] = [Durability::Sync, Durability::Os, Durabili
 
 /// Runs `rounds` rounds, now and then stopping cleanly or dying and starting again.
 fn run(disk: &SimDisk, seed: u64, rounds: u64, bug: Option<SeededBug>) -> Workload {
-    let classes = if seed % 2 == 0 { &ALL_CLASSES[..1] } else { &ALL_CLASSES[..] };
+    let classes = if seed.is_multiple_of(2) { &ALL_CLASSES[..1] } else { &ALL_CLASSES[..] };
     let mut workload = Workload::new(seed, classes);
     let Ok(mut core) = open(disk, &tiny(bug)) else { return workload };
     for round in 0..rounds {

@@ -87,7 +87,6 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
         return Err(Closed(format!("{api} request of {} bytes", frame.len())));
     }
     let request = RequestKind::decode(api, &mut decoder, version).map_err(|error| bad(api.name(), &error))?;
-    decoder.finish().map_err(|error| bad(api.name(), &error))?;
     let session = session.clone();
     let call = Call { correlation, version, client_id };
     Ok(Begun {

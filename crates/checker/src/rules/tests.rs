@@ -141,6 +141,10 @@ fn an_offset_below_a_known_one_is_reused() {
     script.sent(1, 7).sent(2, 3).poll(0, 8, &[(3, 2), (7, 1)], true);
     let unordered = Expectations { ordered: false, ..Expectations::default() };
     assert_eq!(script.rules_with(&unordered), [Rule::OffsetReused]);
+    // The very same.
+    let script = Script::new();
+    script.sent(1, 0).sent(2, 0).poll(0, 1, &[(0, 2)], true);
+    assert_eq!(script.rules(), [Rule::Lost, Rule::Diverged, Rule::OffsetReused]);
     // Known by a reader only.
     let script = Script::new();
     let first = script.begin_send(1);

@@ -177,6 +177,36 @@ fn changes_of_one_name_are_kept_in_order_and_of_several_in_any() {
 }
 
 #[test]
+fn a_change_is_not_kept_without_the_earlier_one_of_the_same_name() {
+    let disk = SimDisk::new(1);
+    synced_file(&disk, "a", b"new");
+    synced_file(&disk, "b", b"old");
+    disk.rename(Path::new("a"), Path::new("b")).unwrap();
+    disk.remove(Path::new("b")).unwrap();
+    let seen = after_cuts(&disk, |left| (read(left, "a"), read(left, "b")));
+    let (old, new) = (Some(b"old".to_vec()), Some(b"new".to_vec()));
+    assert_eq!(seen, BTreeSet::from([(new.clone(), old), (None, new), (None, None)]));
+}
+
+#[test]
+fn a_sync_that_the_cut_interrupts_promises_nothing() {
+    let disk = SimDisk::new(1);
+    let file = synced_file(&disk, "f", b"old");
+    write(&file, b"new", 0);
+    disk.stop_at(disk.counts().steps() + 1);
+    assert!(file.sync_data().is_err());
+    assert_eq!(
+        after_cuts(&disk, |left| read(left, "f").unwrap()),
+        BTreeSet::from([b"old".to_vec(), b"new".to_vec()])
+    );
+    let disk = SimDisk::new(1);
+    disk.create(Path::new("f")).unwrap();
+    disk.stop_at(2);
+    assert!(disk.sync_dir(Path::new("")).is_err());
+    assert_eq!(after_cuts(&disk, |left| read(left, "f").is_some()), BTreeSet::from([false, true]));
+}
+
+#[test]
 fn syncing_one_directory_leaves_the_other_alone() {
     let disk = SimDisk::new(1);
     for dir in ["x", "y"] {
@@ -212,7 +242,7 @@ fn a_killed_process_loses_nothing_written_and_makes_nothing_durable() {
 
 #[test]
 fn a_failed_sync_may_have_done_anything_and_the_next_one_lies() {
-    let (mut lost, mut kept, mut reverted) = (0, 0, 0);
+    let (mut lost, mut kept, mut reverted, mut lied) = (0, 0, 0, 0);
     for seed in 0..200 {
         let disk = SimDisk::new(seed);
         let file = synced_file(&disk, "f", b"old");
@@ -221,7 +251,9 @@ fn a_failed_sync_may_have_done_anything_and_the_next_one_lies() {
         assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
         file.sync_data().unwrap();
         reverted += usize::from(read(&disk, "f").unwrap() == b"old");
-        match &read(&disk.crash_to_synced(), "f").unwrap()[..] {
+        let on_disk = read(&disk.crash_to_synced(), "f").unwrap();
+        lied += usize::from(on_disk != read(&disk, "f").unwrap());
+        match &on_disk[..] {
             b"old" => lost += 1,
             b"new" => kept += 1,
             other => panic!("{other:?}"),
@@ -229,9 +261,12 @@ fn a_failed_sync_may_have_done_anything_and_the_next_one_lies() {
         // What is written later and synced is durable all the same.
         write(&file, b"later", 600);
         file.sync_data().unwrap();
-        assert!(read(&disk.crash(seed), "f").unwrap().ends_with(b"later"));
+        let bytes = read(&disk.crash(seed), "f").unwrap();
+        assert!(bytes.ends_with(b"later"));
+        assert_eq!(bytes[..3], on_disk[..], "a later sync does not write what counts as written");
     }
     assert!(lost > 20 && kept > 20 && reverted > 10, "lost {lost}, kept {kept}, reverted {reverted}");
+    assert!(lied > 10, "read back and not on the device: {lied}");
 }
 
 #[test]

@@ -410,7 +410,14 @@ impl Workload {
                     // The log was deleted in the same round.
                     Err(error) if error.kind() == ErrorKind::NotFound => Fact::No,
                     // No space or no index: this one and what builds on it.
-                    Err(error) if matches!(error.kind(), ErrorKind::Full | ErrorKind::Conflict | ErrorKind::Unavailable) => Fact::No,
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::Full | ErrorKind::Conflict | ErrorKind::Unavailable
+                        ) =>
+                    {
+                        Fact::No
+                    }
                     Err(error) => panic!("unexpected refusal: {error:?}"),
                 };
                 for (id, base) in adds {

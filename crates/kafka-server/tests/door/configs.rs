@@ -18,6 +18,11 @@ const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
 
+/// Type and name.
+type Resource<'a> = (i8, &'a str);
+/// Name, operation and value.
+type Change<'a> = (&'a str, i8, Option<&'a str>);
+
 async fn describe(client: &mut Client, kind: i8, of: &str, keys: Option<&[&str]>) -> DescribeConfigsResult {
     let resource = DescribeConfigsResource {
         resource_type: kind,
@@ -47,8 +52,8 @@ async fn value(client: &mut Client, key: &str) -> (String, i8) {
 /// Changes settings of one resource; the error and its text.
 async fn alter(
     client: &mut Client,
-    (kind, of): (i8, &str),
-    changes: &[(&str, i8, Option<&str>)],
+    (kind, of): Resource<'_>,
+    changes: &[Change<'_>],
     validate_only: bool,
 ) -> (Option<ErrorCode>, String) {
     let configs = changes.iter().map(|(key, operation, value)| incremental_alter_configs::AlterableConfig {
@@ -211,7 +216,7 @@ async fn what_cannot_be_set_is_refused_and_changes_nothing() {
     let mut client = server.client().await;
     let (config, request) = (ErrorCode::InvalidConfig, ErrorCode::InvalidRequest);
     let t = (TOPIC, "t");
-    let cases: Vec<((i8, &str), Vec<(&str, i8, Option<&str>)>, ErrorCode, &str)> = vec![
+    let cases: Vec<(Resource<'_>, Vec<Change<'_>>, ErrorCode, &str)> = vec![
         (
             t,
             vec![("retention.ms", SET, Some("soon"))],

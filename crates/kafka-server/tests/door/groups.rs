@@ -276,7 +276,7 @@ async fn offsets_are_kept_with_all_that_belongs_to_them() {
     let (note, none) = ("a note".to_owned(), (-1, -1, String::new(), 0));
     let got = committed(&mut client, "g", &[2, 1, 0, 9]).await;
     assert_eq!(got, [(42, 3, note.clone(), 0), none.clone(), (40, 3, note.clone(), 0), none.clone()]);
-    assert_eq!(committed(&mut client, "h", &[0]).await, [none.clone()], "another group");
+    assert_eq!(committed(&mut client, "h", &[0]).await[0], none, "another group");
 
     let all = OffsetFetchRequest { group_id: name("g"), topics: None, ..Default::default() };
     let old = client.call(7, &all).await;
