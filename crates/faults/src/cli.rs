@@ -130,7 +130,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
                 acked_min: acked,
                 seed: common.seed,
                 size: common.size(),
-                until_broken: false,
+                until: &[],
             };
             let Some(report) = scenario.run(&common.spec(), common.work()?)? else {
                 return skipped();

@@ -166,9 +166,8 @@ impl Stage {
             && !workload.end(self.patience)
         {
             let patience = self.patience;
-            self.world.violation("stuck", || {
-                format!("clients had no answer {patience:?} after the last fault")
-            });
+            self.world
+                .violation("stuck", || format!("clients had no answer {patience:?} after the last fault"));
         }
         // A bare server keeps nothing: stopping it would hide what the faults did.
         if !self.spec.bare {
