@@ -77,10 +77,16 @@ impl Partition {
         })
     }
 
-    /// The epoch in force: Kafka's leader epoch.
+    /// The epoch in force.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Kafka's leader epoch: 0 for a new partition.
+    #[must_use]
+    pub fn leader_epoch(&self) -> i32 {
+        self.epoch().leader_epoch()
     }
 
     /// The offset behind the last record that may be read.

@@ -39,7 +39,7 @@ use ferrymq_kafka_codec::ErrorCode;
 
 /// Compares the epoch a client believes in with the one in force (KIP-320); -1: the client does not say.
 pub(crate) fn check_epoch(partition: &Partition, believed: i32) -> Option<ErrorCode> {
-    let epoch = partition.epoch().0.cast_signed();
+    let epoch = partition.leader_epoch();
     match believed {
         -1 => None,
         older if older < epoch => Some(ErrorCode::FencedLeaderEpoch),

@@ -339,12 +339,12 @@ impl BatchView {
     }
 }
 
-/// Writes the base offset and leader epoch: the fields that lie outside the CRC.
+/// Writes the base offset and the leader epoch that `epoch` stands for: the fields that lie outside the CRC.
 ///
 /// `batch` must be one whole batch, as a [`BatchView`] holds it.
 pub fn set_position(batch: &mut [u8], base: Offset, epoch: Epoch) {
     batch[..8].copy_from_slice(&base.signed().to_be_bytes());
-    batch[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&epoch.0.to_be_bytes());
+    batch[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&epoch.leader_epoch().to_be_bytes());
 }
 
 /// Marks the batch as stamped by the broker at `now_ms` and computes its CRC anew

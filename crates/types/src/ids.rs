@@ -56,11 +56,18 @@ impl fmt::Display for Offset {
     }
 }
 
-/// How often a log has changed owners (and, after an unclean loss, its history). Kafka's leader epoch.
+/// How often a log has changed owners (and, after an unclean loss, its history).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u32);
 
 impl Epoch {
+    /// Kafka's leader epoch: how many owners the log had before this one, so that a new topic begins at 0.
+    /// A store's first claim gives epoch 1.
+    #[must_use]
+    pub const fn leader_epoch(self) -> i32 {
+        self.0.saturating_sub(1).cast_signed()
+    }
+
     /// The epoch after this one. An epoch is bumped at each claim, so it does not wrap in practice;
     /// it saturates rather than start over.
     #[must_use]

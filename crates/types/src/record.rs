@@ -428,7 +428,7 @@ mod tests {
             view.verify_crc().unwrap();
             view.verify_header().unwrap();
             prop_assert_eq!(view.header.base_offset, 77);
-            prop_assert_eq!(view.header.leader_epoch, 3);
+            prop_assert_eq!(view.header.leader_epoch, 2);
             let mut walker = Records::new(view.payload(), view.header.record_count);
             let walked: Vec<Record> = walker.by_ref().collect::<Result<_, _>>().unwrap();
             prop_assert_eq!(walker.remaining(), 0);

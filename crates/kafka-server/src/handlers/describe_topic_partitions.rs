@@ -109,7 +109,7 @@ fn describe(
     let describe = partitions.map(|partition| DescribeTopicPartitionsResponsePartition {
         partition_index: partition.index.cast_signed(),
         leader_id: node_id,
-        leader_epoch: partition.epoch().0.cast_signed(),
+        leader_epoch: partition.leader_epoch(),
         replica_nodes: vec![node_id],
         isr_nodes: vec![node_id],
         eligible_leader_replicas: Some(Vec::new()),

@@ -1,11 +1,13 @@
 //! ListOffsets: the ends of a partition, and exact look-ups by time.
 
+use std::collections::HashSet;
+
 use ferrymq_broker::Partition;
-use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_kafka_codec::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse,
 };
+use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 use ferrymq_storage::{Find, StorageError};
 use ferrymq_types::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use ferrymq_types::{BatchView, Offset, Records, TimestampType};
@@ -35,12 +37,16 @@ pub(crate) async fn handle(
     version: i16,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
+    let twice = named_twice(&request);
     let mut topics = Vec::with_capacity(request.topics.len().min(1024));
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len().min(1024));
         for wanted in topic.partitions {
             let partition = context.broker.topics().partition(&topic.name, wanted.partition_index);
             partitions.push(match partition {
+                _ if twice.contains(&(topic.name.clone(), wanted.partition_index)) => {
+                    failed(&wanted, ErrorCode::InvalidRequest)
+                }
                 Some(partition) => look_up(version, &partition, &wanted).await,
                 None => failed(&wanted, ErrorCode::UnknownTopicOrPartition),
             });
@@ -50,12 +56,21 @@ pub(crate) async fn handle(
     ListOffsetsResponse { topics, ..Default::default() }
 }
 
+/// The partitions that a request names more than once; Kafka looks none of them up.
+fn named_twice(request: &ListOffsetsRequest) -> HashSet<(StrBytes, i32)> {
+    let mut seen = HashSet::new();
+    let named = request.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
+    });
+    named.filter(|partition| !seen.insert(partition.clone())).collect()
+}
+
 async fn look_up(
     version: i16,
     partition: &Partition,
     wanted: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
-    let epoch = partition.epoch();
+    let epoch = partition.leader_epoch();
     if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
         return failed(wanted, code);
     }
@@ -76,7 +91,7 @@ async fn look_up(
                 partition_index: wanted.partition_index,
                 timestamp,
                 offset,
-                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch.0.cast_signed() } else { -1 },
+                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch } else { -1 },
                 ..Default::default()
             }
         }

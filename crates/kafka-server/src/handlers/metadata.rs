@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and who leads them; creates topics if it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ferrymq_broker::{NewTopic, Topic, TopicError};
@@ -27,7 +27,12 @@ pub(crate) async fn handle(context: &Context, version: i16, request: MetadataReq
         Some(wanted) => {
             let create = version < 4 || request.allow_auto_topic_creation;
             let mut topics = Vec::with_capacity(wanted.len().min(1024));
+            // Each once, however often it is asked for: an answer is much longer than the question.
+            let mut answered = HashSet::new();
             for topic in wanted {
+                if !answered.insert((topic.name.clone(), topic.topic_id)) {
+                    continue;
+                }
                 topics.push(look_up(context, version, topic, create).await);
             }
             topics
@@ -69,7 +74,9 @@ async fn look_up(
         topic_id,
         ..Default::default()
     };
-    let Some(name) = wanted.name else {
+    // The Java client asks by id with an empty name, others with none.
+    let by_name = wanted.name.filter(|_| wanted.topic_id.is_zero());
+    let Some(name) = by_name else {
         let id = uuid::Uuid::from_bytes(wanted.topic_id.0);
         return match context.broker.topics().by_id(id) {
             Some(topic) => describe(context, &topic),
@@ -106,7 +113,7 @@ fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().map(|partition| MetadataResponsePartition {
         partition_index: partition.index.cast_signed(),
         leader_id: node_id,
-        leader_epoch: partition.epoch().0.cast_signed(),
+        leader_epoch: partition.leader_epoch(),
         replica_nodes: vec![node_id],
         isr_nodes: vec![node_id],
         ..Default::default()

@@ -49,20 +49,19 @@ async fn look_up(partition: &Partition, wanted: &OffsetForLeaderPartition) -> Re
     if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
         return Err(code);
     }
-    let current = partition.epoch().0;
-    let Ok(asked) = u32::try_from(wanted.leader_epoch) else { return Ok(UNDEFINED) };
+    let (asked, current) = (wanted.leader_epoch, partition.leader_epoch());
     if asked == current {
         return Ok((wanted.leader_epoch, partition.high_watermark().signed()));
     }
-    if asked > current {
+    if asked < 0 || asked > current {
         return Ok(UNDEFINED);
     }
     let (epoch, end) = end_of(partition, asked).await.map_err(|error| errors::storage(&error))?;
-    Ok((epoch.cast_signed(), end.signed()))
+    Ok((epoch, end.signed()))
 }
 
 /// The largest epoch in the log that is not above `asked` (or else `asked`), and where the next one begins.
-async fn end_of(partition: &Partition, asked: u32) -> Result<(u32, Offset), StorageError> {
+async fn end_of(partition: &Partition, asked: i32) -> Result<(i32, Offset), StorageError> {
     let (start, high_watermark) = (partition.log_start(), partition.high_watermark());
     let (mut low, mut high) = (start, high_watermark);
     let (mut epoch, mut end) = (None, high_watermark);
@@ -70,8 +69,8 @@ async fn end_of(partition: &Partition, asked: u32) -> Result<(u32, Offset), Stor
         let middle = Offset(low.0 + (high.0 - low.0) / 2);
         let head = partition.headers(middle, 1, 0).await?.into_iter().next();
         match head.filter(|head| head.base < high_watermark) {
-            Some(head) if head.epoch.0 <= asked => {
-                epoch = Some(head.epoch.0);
+            Some(head) if head.epoch.leader_epoch() <= asked => {
+                epoch = Some(head.epoch.leader_epoch());
                 low = head.base.plus(u64::from(head.span));
             }
             Some(head) => {

@@ -254,7 +254,7 @@ fn fill(
                 Refused { code: errors::append(&error), text: Some(error.to_string()), records: Vec::new() };
             if refused.code == ErrorCode::NotLeaderOrFollower {
                 answer.current_leader.leader_id = node_id;
-                answer.current_leader.leader_epoch = partition.epoch().0.cast_signed();
+                answer.current_leader.leader_epoch = partition.leader_epoch();
             }
             refuse(answer, refused, version);
         }

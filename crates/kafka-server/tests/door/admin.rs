@@ -232,7 +232,7 @@ async fn producers_are_told_by_partition() {
     server.topic("t", 2, &[]).await;
     let mut client = server.client().await;
     write(&mut client, "t", 0, sequenced(500, 3, 0, &["a", "b"])).await;
-    write(&mut client, "t", 0, sequenced(500, 3, 2, &["c"])).await;
+    write(&mut client, "t", 0, sequenced(500, 3, 2, &["c", "d"])).await;
     write(&mut client, "t", 0, sequenced(7, 0, 0, &["d"])).await;
     let topic = |text: &str, partition_indexes| describe_producers::TopicRequest {
         name: name(text),
@@ -244,7 +244,7 @@ async fn producers_are_told_by_partition() {
     let told = &of("t")[0].active_producers;
     let told: Vec<_> =
         told.iter().map(|one| (one.producer_id, one.producer_epoch, one.last_sequence)).collect();
-    assert_eq!(told, [(7, 0, 0), (500, 3, 2)]);
+    assert_eq!(told, [(7, 0, 0), (500, 3, 3)]);
     assert_eq!((of("t").len(), of("t")[1].error_code, of("t")[1].active_producers.len()), (3, 0, 0));
     let unknown = ErrorCode::UnknownTopicOrPartition.code();
     assert_eq!((of("t")[2].error_code, of("u")[0].error_code), (unknown, unknown));

@@ -1,6 +1,7 @@
 //! The Kafka door over TCP: what every API answers, what records do, and what bad clients cannot do.
 
 mod admin;
+mod committing;
 mod configs;
 mod every_version;
 mod fetching;
@@ -9,6 +10,7 @@ mod hostile;
 mod offsets;
 mod producing;
 mod records;
+mod repro;
 mod requests;
 mod sessions;
 mod support;

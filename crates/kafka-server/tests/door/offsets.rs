@@ -61,6 +61,21 @@ async fn both_ends_and_unknown_partitions() {
 }
 
 #[tokio::test]
+async fn a_partition_named_twice_is_not_looked_up() {
+    let server = Server::start().await;
+    server.topic("t", 2, &[]).await;
+    let mut client = server.client().await;
+    let wanted =
+        |partition_index| ListOffsetsPartition { partition_index, timestamp: -1, ..Default::default() };
+    let partitions = vec![wanted(0), wanted(1), wanted(0)];
+    let topics = vec![ListOffsetsTopic { name: name("t"), partitions }];
+    let response = client.call(9, &ListOffsetsRequest { topics, ..Default::default() }).await;
+    let codes = response.topics[0].partitions.iter().map(|one| one.error_code);
+    let invalid = ErrorCode::InvalidRequest.code();
+    assert_eq!(codes.collect::<Vec<_>>(), [invalid, 0, invalid]);
+}
+
+#[tokio::test]
 async fn a_time_finds_the_very_record_in_compressed_batches_too() {
     let server = Server::start().await;
     let mut client = server.client().await;

@@ -207,6 +207,8 @@ async fn metadata_makes_topics_only_if_it_may() {
     assert_eq!((made.topics[0].error_code, made.topics[0].partitions.len()), (0, 1));
     let named_badly = client.call(9, &asking("no good", true)).await;
     assert_eq!(named_badly.topics[0].error_code, ErrorCode::InvalidTopicException.code());
+    let many = MetadataRequest { topics: Some(vec![wanted("new"); 1000]), ..Default::default() };
+    assert_eq!(client.call(9, &many).await.topics.len(), 1, "each topic is told once");
     let all = client.call(9, &MetadataRequest { topics: None, ..Default::default() }).await;
     assert_eq!(all.topics.len(), 1);
     let none = client.call(9, &MetadataRequest { topics: Some(Vec::new()), ..Default::default() }).await;

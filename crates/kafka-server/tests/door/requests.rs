@@ -76,7 +76,7 @@ pub(crate) fn full(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
         ApiKey::DescribeConfigs | ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => {
             of_settings(api, v)
         }
-        _ => of_topics(api, v, id),
+        _ => of_topics(api, v),
     }
 }
 
@@ -182,6 +182,12 @@ fn of_groups(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
             }],
             ..Default::default()
         }),
+        _ => of_members(api, v, group_id),
+    }
+}
+
+fn of_members(api: ApiKey, v: i16, group_id: StrBytes) -> RequestKind {
+    match api {
         ApiKey::LeaveGroup if v >= 3 => {
             let members =
                 vec![leave_group::MemberIdentity { member_id: name("nobody"), ..Default::default() }];
@@ -192,12 +198,6 @@ fn of_groups(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
             member_id: name("nobody"),
             ..Default::default()
         }),
-        _ => of_groups_by_name(api, group_id),
-    }
-}
-
-fn of_groups_by_name(api: ApiKey, group_id: StrBytes) -> RequestKind {
-    match api {
         ApiKey::Heartbeat => RequestKind::Heartbeat(HeartbeatRequest {
             group_id,
             generation_id: 1,
@@ -271,7 +271,7 @@ fn of_settings(api: ApiKey, v: i16) -> RequestKind {
     }
 }
 
-fn of_topics(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
+fn of_topics(api: ApiKey, v: i16) -> RequestKind {
     match api {
         ApiKey::ApiVersions if v >= 3 => RequestKind::ApiVersions(ApiVersionsRequest {
             client_software_name: name("door-test"),
@@ -313,6 +313,12 @@ fn of_topics(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
             }];
             RequestKind::OffsetForLeaderEpoch(OffsetForLeaderEpochRequest { topics, ..Default::default() })
         }
+        _ => of_partitions(api),
+    }
+}
+
+fn of_partitions(api: ApiKey) -> RequestKind {
+    match api {
         ApiKey::DescribeLogDirs => {
             let topic = describe_log_dirs::DescribableLogDirTopic { topic: name(TOPIC), partitions: vec![0] };
             RequestKind::DescribeLogDirs(DescribeLogDirsRequest { topics: Some(vec![topic]) })
@@ -344,9 +350,6 @@ fn of_topics(api: ApiKey, v: i16, id: Uuid) -> RequestKind {
             include_cluster_authorized_operations: true,
             ..Default::default()
         }),
-        _ => {
-            let _unused = id;
-            empty(api)
-        }
+        _ => empty(api),
     }
 }
