@@ -115,14 +115,22 @@ fn after_crash(left: &SimDisk, workload: &Workload, cut: u64, bug: Option<Seeded
     compare(&next.model, &core.reader()).map_err(|what| format!("after a clean stop: {what}"))
 }
 
+/// What a campaign asks for, else a default.
+fn asked(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
 #[test]
 fn power_cuts_lose_nothing_acknowledged() {
-    let mut states = 0;
-    for seed in 0..24 {
+    let (wanted, first) = (asked("FERRYMQ_CRASH_STATES", 10_000), asked("FERRYMQ_CRASH_SEED", 0));
+    let (mut states, mut seed) = (0, first);
+    while states < wanted {
         states += cut_everywhere(seed, 48, 2, 4, None).unwrap_or_else(|what| panic!("{what}"));
+        seed += 1;
     }
-    assert!(states > 10_000, "the workload became too small: {states} states");
-    println!("{states} crash states");
+    let seeds = seed - first;
+    assert!(states > 400 * seeds, "the workload became too small: {states} states of {seeds} seeds");
+    println!("{states} crash states, seeds {first} to {}", seed - 1);
 }
 
 /// Lets one sync after another fail, and one write, and cuts the power a little later.

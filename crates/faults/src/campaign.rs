@@ -56,7 +56,7 @@ pub(crate) fn run(tier: Tier, common: &Common) -> anyhow::Result<bool> {
             acked_min,
             seed: common.seed.wrapping_add(index),
             size: common.size(),
-            until_broken: false,
+            until: &[],
         };
         match scenario.run(&common.spec(), common.work()?)? {
             Some(report) => campaign.scenarios.push(report),

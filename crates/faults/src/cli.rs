@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -79,6 +80,9 @@ pub(crate) struct Common {
     /// Megabytes a second that each producer sends.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
+    /// Seconds that clients may wait for what must come.
+    #[arg(long, default_value_t = 30)]
+    patience: u64,
 }
 
 impl Common {
@@ -98,7 +102,7 @@ impl Common {
         #[allow(clippy::cast_possible_truncation, reason = "a rate that is given by hand")]
         #[allow(clippy::cast_sign_loss, reason = "a rate that is given by hand")]
         let rate = (self.rate * 1_048_576.0) as u64;
-        Size { rate, ..Size::default() }
+        Size { rate, patience: Duration::from_secs(self.patience), ..Size::default() }
     }
 
     /// Where things go.
@@ -126,7 +130,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
                 acked_min: acked,
                 seed: common.seed,
                 size: common.size(),
-                until_broken: false,
+                until: &[],
             };
             let Some(report) = scenario.run(&common.spec(), common.work()?)? else {
                 return skipped();

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use ferrymq_runtime::Rng;
 
 use crate::client::Client;
-use crate::history::{Broken, TopicsSeen};
+use crate::history::{Broken, Span, TopicsSeen};
 use crate::image::Image;
 use crate::report::{Percentiles, Report};
 use crate::server::{Injection, Server, Spec};
@@ -20,8 +20,6 @@ use crate::workload::{GROUP, Size, Workload, make_topics};
 use crate::world::{Kind, Log, World};
 use crate::{commits, ops, reader, rules};
 
-/// How long clients may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a clean stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) image: Option<Image>,
     pub(crate) report: Report,
     pub(crate) logs: Vec<Arc<Log>>,
+    /// How long clients may wait for what must come.
+    pub(crate) patience: Duration,
     data: PathBuf,
     server: Option<Server>,
     workload: Option<Workload>,
@@ -61,6 +61,7 @@ impl Stage {
             image,
             report: Report { scenario: scenario.to_owned(), seed, ..Report::default() },
             logs: Vec::new(),
+            patience: size.patience,
             data,
             server: None,
             workload: None,
@@ -140,7 +141,7 @@ impl Stage {
     /// A connection of the harness's own.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let address = self.world.server().context("there is no server")?;
-        Ok(self.world.connect(address, END_PATIENCE)?)
+        Ok(self.world.connect(address, self.patience)?)
     }
 
     /// Waits until `records` more are acknowledged; whether they were.
@@ -162,11 +163,11 @@ impl Stage {
     pub(crate) fn finish(mut self, acked_min: u64) -> anyhow::Result<Report> {
         self.must_be_alive();
         if let Some(workload) = self.workload.take()
-            && !workload.end(END_PATIENCE)
+            && !workload.end(self.patience)
         {
-            self.world.violation("stuck", || {
-                format!("clients had no answer {END_PATIENCE:?} after the last fault")
-            });
+            let patience = self.patience;
+            self.world
+                .violation("stuck", || format!("clients had no answer {patience:?} after the last fault"));
         }
         // A bare server keeps nothing: stopping it would hide what the faults did.
         if !self.spec.bare {
@@ -230,6 +231,8 @@ impl Stage {
                 Ok(span) => last.push(span),
                 Err(error) => {
                     self.world.violation("not-read", || error.to_string());
+                    // What cannot be read is lost.
+                    last.push(Span::starting_at(0, log.index, 0, self.world.now()));
                     client = self.client()?;
                 }
             }

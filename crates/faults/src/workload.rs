@@ -22,11 +22,13 @@ pub(crate) struct Size {
     /// Bytes a second of each producer.
     pub(crate) rate: u64,
     pub(crate) churn: bool,
+    /// How long clients may wait for what must come.
+    pub(crate) patience: Duration,
 }
 
 impl Default for Size {
     fn default() -> Size {
-        Size { producers: 4, readers: 2, rate: 1 << 20, churn: true }
+        Size { producers: 4, readers: 2, rate: 1 << 20, churn: true, patience: Duration::from_secs(30) }
     }
 }
 

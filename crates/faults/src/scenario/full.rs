@@ -21,7 +21,7 @@ const RESUME: Duration = Duration::from_secs(15);
 
 /// Full, and back.
 pub(crate) fn cycle(stage: &mut Stage) -> anyhow::Result<()> {
-    stage.wait_for_acks(1_000, Duration::from_secs(20));
+    stage.wait_for_acks(1_000, stage.patience);
     let image = stage.image.as_ref().context("a full disk needs a disk image")?;
     image.fill(stage.rng.below(4) << 20)?;
     stage.count("full disks");
@@ -44,7 +44,7 @@ pub(crate) fn cycle(stage: &mut Stage) -> anyhow::Result<()> {
             .world
             .violation("not-resumed", || format!("nothing acknowledged {RESUME:?} after space was made"));
     }
-    stage.wait_for_acks(1_000, Duration::from_secs(20));
+    stage.wait_for_acks(1_000, stage.patience);
     Ok(())
 }
 
