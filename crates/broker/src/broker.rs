@@ -1,7 +1,7 @@
 //! The broker: topics on a store, owned by shards.
 //!
 //! **Invariants.** A topic is seen by readers only once its record and its logs are durable. Changes of topics
-//! are made one at a time. Dropping the last handle does not stop the shards; [`Broker::stop`] does.
+//! are made one at a time. The shards end with the last handle.
 //!
 //! Deliberately absent: listeners, protocols, the choice of an engine.
 
