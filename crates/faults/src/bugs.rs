@@ -51,7 +51,8 @@ const UNSEEN: &[(&str, &str)] = &[
 pub(crate) fn run(only: Option<&str>, common: &Common) -> anyhow::Result<bool> {
     let (mut caught_all, mut results) = (true, Vec::new());
     for bug in BUGS {
-        let name = if bug.name.is_empty() { bug.args.join(" ") } else { bug.name.to_owned() };
+        let promise = bug.args.join(" ").replace("--", "");
+        let name = if bug.name.is_empty() { promise } else { bug.name.to_owned() };
         if only.is_some_and(|only| only != name) {
             continue;
         }
