@@ -1,6 +1,6 @@
 //! A20: every acknowledgement comes after a sync that covers its bytes and the name of their file.
 //!
-//! The test notes each acknowledgement in the trace of a [`SimDisk`](ferrymq_disk::SimDisk) with [`ack`], at the
+//! The test notes each acknowledgement in the trace of a [`SimDisk`] with [`ack`], at the
 //! moment it sees it, with bytes that stand in the acknowledged record and nowhere else. Nothing needs to be
 //! known of the engine's files.
 //!

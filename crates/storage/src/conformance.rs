@@ -3,7 +3,7 @@
 //! Each case states sentences of [`log`](crate::log) and panics where an engine breaks one. No protocol is in
 //! sight: the plays at the end act out a queue, a transaction and a compaction on bare logs.
 //!
-//! ```ignore
+//! ```text
 //! conformance::run_all(&factory, &conformance::block_on);          // all of it
 //! for case in conformance::cases() { case.run(&factory, &run) }   // or one by one
 //! conformance::random::run(&factory, &run, 256);                   // against MemoryStore as the oracle
