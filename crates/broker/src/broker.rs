@@ -77,6 +77,7 @@ pub struct Broker {
     cluster_id: String,
     topics: Registry,
     shards: Vec<Shard>,
+    context: ShardContext,
     admin: Mutex<()>,
     producer_ids: Mutex<std::ops::Range<u64>>,
 }
@@ -113,6 +114,7 @@ impl Broker {
             cluster_id,
             topics: Registry::default(),
             shards,
+            context,
             admin: Mutex::new(()),
             producer_ids: Mutex::new(0..0),
             options,
@@ -201,6 +203,11 @@ impl Broker {
     /// # Errors
     /// [`AppendError`].
     pub async fn trim(&self, partition: &Partition, start: Offset) -> Result<Offset, AppendError> {
+        let until = partition.high_watermark();
+        let start = start.min(until);
+        crate::shard::load::remember_producers(&self.context, partition, until)
+            .await
+            .map_err(AppendError::Storage)?;
         let (reply, answer) = oneshot::channel();
         let message = Message::Trim { log: partition.log, start, reply };
         self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::partition::Partition;
 use crate::producers::{ProducerError, Producers};
 
-mod load;
+pub(crate) mod load;
 mod owned;
 
 use owned::{Owned, ProducerState};

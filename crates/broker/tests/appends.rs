@@ -123,6 +123,28 @@ async fn duplicates_get_the_first_answer_also_after_a_restart() {
     }
 }
 
+/// Trimming the batches of a producer away does not make it a stranger, also not across a restart.
+#[tokio::test(start_paused = true)]
+async fn a_trimmed_batch_is_still_a_duplicate_after_a_restart() {
+    let mut rig = Rig::new().await;
+    let partition = rig.topic("orders", &[]).await;
+    for sequence in 0..4 {
+        rig.append(&partition, Some((7, 0, sequence))).await.unwrap();
+    }
+    rig.restart().await;
+    // Nobody idempotent has written since the start: the owner knows no producers when it trims.
+    let partition = rig.broker.topics().partition("orders", 0).unwrap();
+    assert_eq!(rig.broker.trim(&partition, Offset(4)).await.unwrap(), Offset(4));
+    for _ in 0..2 {
+        rig.restart().await;
+        let partition = rig.broker.topics().partition("orders", 0).unwrap();
+        assert_eq!(rig.append(&partition, Some((7, 0, 3))).await.unwrap().base, Offset(3));
+        assert!(matches!(rig.append(&partition, Some((7, 0, 9))).await, Err(AppendError::Producer(_))));
+    }
+    let partition = rig.broker.topics().partition("orders", 0).unwrap();
+    assert_eq!(rig.append(&partition, Some((7, 0, 4))).await.unwrap().base, Offset(4));
+}
+
 /// A failed append takes back its offset and its sequence number, and with it all that was sent behind it.
 #[tokio::test(start_paused = true)]
 async fn a_failed_append_is_taken_back() {

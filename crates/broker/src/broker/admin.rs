@@ -124,6 +124,11 @@ impl Broker {
         for outcome in self.stores.logs.commit(ops.collect()).await {
             outcome?;
         }
+        let snapshots = topic
+            .partitions
+            .iter()
+            .map(|partition| Put { key: crate::shard::load::snapshot_key(partition.log), value: None });
+        self.stores.state.txn(Vec::new(), snapshots.collect()).await?;
         let put = Put { key: format!("deleting/{}", topic.id), value: None };
         self.stores.meta.txn(Vec::new(), vec![put]).await?;
         Ok(topic)

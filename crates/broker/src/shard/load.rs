@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrymq_runtime::TaskKind;
-use ferrymq_storage::{Pending, Put, StorageError};
+use ferrymq_storage::{Compare, ErrorKind, Pending, Put, Revision, StorageError};
 use ferrymq_types::batch::HEADER_BYTES;
 use ferrymq_types::{BatchHeader, LogId, Offset};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,8 @@ struct Snapshot {
     producers: Producers,
 }
 
-fn key(log: LogId) -> String {
+/// Where a partition's snapshot lies in the state store.
+pub(crate) fn snapshot_key(log: LogId) -> String {
     format!("producers/{log}")
 }
 
@@ -39,15 +40,27 @@ pub(super) fn producers(context: ShardContext, partition: Arc<Partition>, until:
     })
 }
 
+/// Makes what is known of a partition's producers durable, so that trimming their batches away loses nothing:
+/// a retry of a trimmed batch must still be known for what it is.
+pub(crate) async fn remember_producers(
+    context: &ShardContext,
+    partition: &Partition,
+    until: Offset,
+) -> Result<(), StorageError> {
+    let producers = read(context, partition, until).await?;
+    if producers.is_empty() {
+        return Ok(());
+    }
+    store(context, partition.log, Snapshot { v: SNAPSHOT_VERSION, next: until.0, producers }).await
+}
+
 async fn read(
     context: &ShardContext,
     partition: &Partition,
     until: Offset,
 ) -> Result<Producers, StorageError> {
-    let stored = context.state.get(&key(partition.log)).await?;
-    let snapshot = stored
-        .and_then(|entry| serde_json::from_slice::<Snapshot>(&entry.value).ok())
-        .filter(|snapshot| snapshot.v == SNAPSHOT_VERSION && snapshot.next <= until.0);
+    let (_, stored) = stored(context, partition.log).await?;
+    let snapshot = stored.filter(|snapshot| snapshot.next <= until.0);
     let (mut from, mut producers) = snapshot
         .map_or((Offset::ZERO, Producers::default()), |snapshot| (Offset(snapshot.next), snapshot.producers));
     let now_ms = context.clock.wall_ms();
@@ -65,14 +78,42 @@ async fn read(
     Ok(producers)
 }
 
+/// The stored snapshot and its revision.
+async fn stored(
+    context: &ShardContext,
+    log: LogId,
+) -> Result<(Option<Revision>, Option<Snapshot>), StorageError> {
+    let Some(entry) = context.state.get(&snapshot_key(log)).await? else { return Ok((None, None)) };
+    let snapshot = serde_json::from_slice::<Snapshot>(&entry.value).ok();
+    Ok((Some(entry.revision), snapshot.filter(|snapshot| snapshot.v == SNAPSHOT_VERSION)))
+}
+
+/// Stores a snapshot unless there is a later one: going back would lose what was trimmed in between.
+async fn store(context: &ShardContext, log: LogId, snapshot: Snapshot) -> Result<(), StorageError> {
+    let encoded = serde_json::to_vec(&snapshot).map_err(|error| {
+        StorageError::new(ErrorKind::Internal, "a snapshot could not be encoded").caused_by(error)
+    })?;
+    let value = Bytes::from(encoded);
+    loop {
+        let (revision, newest) = stored(context, log).await?;
+        if newest.is_some_and(|newest| newest.next >= snapshot.next) {
+            return Ok(());
+        }
+        let compare = Compare { key: snapshot_key(log), revision };
+        let put = Put { key: snapshot_key(log), value: Some(value.clone()) };
+        match context.state.txn(vec![compare], vec![put]).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            outcome => return outcome.map(drop),
+        }
+    }
+}
+
 /// Stores a snapshot in the background. Losing it costs time at the next start, nothing else.
 pub(super) fn save_snapshot(context: &ShardContext, log: LogId, next: Offset, producers: Producers) {
     let snapshot = Snapshot { v: SNAPSHOT_VERSION, next: next.0, producers };
-    let Ok(value) = serde_json::to_vec(&snapshot) else { return };
-    let state = context.state.clone();
+    let shared = context.clone();
     context.tasks.spawn(TaskKind::Background, "producer snapshot", async move {
-        let put = Put { key: key(log), value: Some(Bytes::from(value)) };
-        if let Err(error) = state.txn(Vec::new(), vec![put]).await {
+        if let Err(error) = store(&shared, log, snapshot).await {
             tracing::debug!(log = log.0, error = %error, "could not store a snapshot of producers");
         }
     });

@@ -47,9 +47,12 @@ struct Taken {
 impl Owned {
     /// A partition that was just attached and stands at `next`.
     pub(super) fn new(partition: Arc<Partition>, next: Offset) -> Owned {
-        let empty = next == partition.log_start();
-        let producers =
-            if empty { ProducerState::Known(Producers::default()) } else { ProducerState::Unknown };
+        // A log that was trimmed empty has had producers; only one never written has had none.
+        let producers = if next == Offset::ZERO {
+            ProducerState::Known(Producers::default())
+        } else {
+            ProducerState::Unknown
+        };
         Owned {
             partition,
             next,
