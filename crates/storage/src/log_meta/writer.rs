@@ -154,10 +154,9 @@ impl Inner {
     }
 
     fn group(&self, writer: &mut Writer, next: Offset, request: &Request) -> Group {
-        let frees = request.class == Durability::Memory || request.puts.iter().any(|put| put.value.is_none());
-        let space = if frees { Space::Reserve } else { Space::Normal };
         let bytes = Record::Transaction(request.puts.clone()).encode();
-        vec![self.append(writer, next, vec![bytes], request.class, space)]
+        // Records are small, and what frees space (a deletion, what a trim must remember) is recorded here first.
+        vec![self.append(writer, next, vec![bytes], request.class, Space::Reserve)]
     }
 
     fn append(
