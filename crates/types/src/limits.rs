@@ -27,8 +27,6 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 /// Longest a fetch may wait, whatever the client asks, in milliseconds.
 pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
-/// Incremental fetch sessions at a time. Kafka's `max.incremental.fetch.session.cache.slots`.
-pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Longest topic name, in bytes. Kafka's `Topic.MAX_NAME_LENGTH`.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions one topic may have.
