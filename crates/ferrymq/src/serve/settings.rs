@@ -20,8 +20,8 @@ use ferrymq_types::limits::{
 };
 use serde::Deserialize;
 
+use super::broker_settings::{BrokerSettings, of_file};
 use super::listeners::{self, ListenerSettings};
-use super::logging::Reload;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -111,6 +111,15 @@ pub(crate) struct ServeArgs {
     #[arg(long = "topic-default", value_name = "NAME=VALUE", value_parser = parse_pair)]
     #[serde(skip)]
     topic_default: Vec<(String, String)>,
+    /// A broker setting by Kafka's name, such as group.max.size=100; may be repeated. In the file: a table
+    /// [broker-settings]. DescribeConfigs of the broker lists them with what they mean.
+    #[arg(long = "broker-setting", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[serde(skip)]
+    broker_setting: Vec<(String, String)>,
+    /// The file's form of `broker-setting`.
+    #[arg(skip)]
+    #[serde(default)]
+    broker_settings: BTreeMap<String, toml::Value>,
     /// The file's form of `topic-default`.
     #[arg(skip)]
     #[serde(default)]
@@ -143,20 +152,41 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) topic_defaults: TopicDefaults,
+    pub(crate) broker: BrokerSettings,
+}
+
+/// What the user said, apart from the file, which can be read again.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    args: ServeArgs,
+}
+
+impl Said {
+    /// Whether there is a file at all.
+    pub(crate) fn has_file(&self) -> bool {
+        self.args.config.is_some()
+    }
+
+    /// Flags and environment over the file as it is now over the defaults, all of it checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or anything in all of it is wrong.
+    pub(crate) fn resolve(&self) -> anyhow::Result<Settings> {
+        let file = match &self.args.config {
+            None => ServeArgs::default(),
+            Some(path) => read_file(path)?,
+        };
+        Settings::check(over(self.args.clone(), file)).map_err(|problems| {
+            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
+        })
+    }
 }
 
 impl Settings {
     /// Puts flags and environment over the file over the defaults, and checks everything.
-    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Option<PathBuf>)> {
-        let file = match &args.config {
-            None => ServeArgs::default(),
-            Some(path) => read_file(path)?,
-        };
-        let config = args.config.clone();
-        let settings = Settings::check(over(args, file)).map_err(|problems| {
-            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
-        })?;
-        Ok((settings, config))
+    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Said)> {
+        let said = Said { args };
+        Ok((said.resolve()?, said))
     }
 
     fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
@@ -177,6 +207,8 @@ impl Settings {
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let broker =
+            BrokerSettings::check(of_file(args.broker_settings).chain(args.broker_setting), &mut problems);
         let mut positive = |name: &str, value: usize| {
             if value == 0 {
                 problems.push(format!("{name} must be at least 1"));
@@ -209,6 +241,7 @@ impl Settings {
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             topic_defaults,
+            broker,
         };
         settings.check_relations(&mut problems);
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
@@ -275,38 +308,6 @@ fn seeded_bug() -> Option<SeededBug> {
     None
 }
 
-/// On SIGHUP: takes over what can change while running and says what cannot.
-pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
-    let Some(path) = config else {
-        tracing::warn!("SIGHUP: there is no configuration file to read again");
-        return;
-    };
-    let file = match read_file(path) {
-        Ok(file) => file,
-        Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "SIGHUP: the configuration file was not taken over");
-            return;
-        }
-    };
-    let level = file.log_level.clone().unwrap_or_else(|| "info".to_owned());
-    if reload.level(&level) {
-        tracing::info!(level, "SIGHUP: log-level taken over");
-    } else {
-        tracing::error!(level, "SIGHUP: log-level is not a level or filter");
-    }
-    match Settings::check(file) {
-        Err(problems) => tracing::error!(problems = problems.join("; "), "SIGHUP: the file has problems"),
-        Ok(new) => {
-            let same = Settings { log_level: now.log_level.clone(), ..new };
-            if format!("{same:?}") != format!("{now:?}") {
-                tracing::warn!(
-                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
-                );
-            }
-        }
-    }
-}
-
 fn read_file(path: &Path) -> anyhow::Result<ServeArgs> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("could not read the configuration file {}", path.display()))?;
@@ -338,6 +339,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         log_format: first.log_format.or(second.log_format),
         topic_default: first.topic_default,
         topic_defaults: second.topic_defaults,
+        broker_setting: first.broker_setting,
+        broker_settings: second.broker_settings,
     }
 }
 
@@ -351,10 +354,7 @@ fn topic_defaults(
     durability: Option<String>,
     problems: &mut Vec<String>,
 ) -> TopicDefaults {
-    let file = file.into_iter().map(|(name, value)| match value {
-        toml::Value::String(text) => (name, text),
-        other => (name, other.to_string()),
-    });
+    let file = of_file(file);
     let durability = durability.map(|class| {
         if Durability::parse(&class).is_none() {
             problems.push(format!("durability {class:?} is not one of sync, os, memory"));
@@ -375,8 +375,13 @@ fn topic_defaults(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The settings a file makes.
+    pub(in super::super) fn settings(file: &str) -> Settings {
+        Settings::check(over(ServeArgs::default(), toml::from_str(file).unwrap())).unwrap()
+    }
 
     #[test]
     fn flags_go_over_the_file_and_the_file_over_defaults() {

@@ -302,7 +302,7 @@ const TABLE: &[Row] = &[
         "queued.max.request.bytes",
         LONG,
         Some("134217728"),
-        |_| text(SERVER_BYTES_IN_FLIGHT),
+        |context| text(context.budget.size()),
         "Bytes of requests being worked on before connections are no longer read.",
     ),
     row(
