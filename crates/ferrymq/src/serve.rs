@@ -19,11 +19,11 @@ use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::LogMeta;
 use ferrymq_types::{LogId, OwnerId};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod http;
 mod limits;
+mod listeners;
 mod logging;
 mod settings;
 
@@ -124,20 +124,17 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         tasks: owners.clone(),
         config: groups_config.clone(),
     });
-    let listener = TcpListener::bind(settings.kafka_listen)
-        .await
-        .with_context(|| format!("could not listen on {} for Kafka clients", settings.kafka_listen))?;
-    let port = listener.local_addr()?.port();
+    let sockets = listeners::bind(&settings.listeners, settings.allow_remote).await?;
     let budget = ByteBudget::new(settings.bytes_in_flight_max);
     let surroundings = Surroundings {
         groups,
         groups_config,
         broker_options: options,
-        listens_on: listener.local_addr()?.to_string(),
+        listeners: sockets.iter().map(|(_, listener)| listener.clone()).collect(),
         volume: Box::new(limits::volume(settings.data_dir.clone())),
     };
-    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(port), budget);
-    let kafka = KafkaServer::start(listener, context.clone(), &owners)?;
+    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
+    let kafka = KafkaServer::start(sockets, &context, &owners);
     let http = match settings.http_listen {
         None => None,
         Some(address) => {
@@ -157,12 +154,7 @@ fn announce(settings: &Settings, running: &Running, took: Duration) {
         ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "FerryMQ is ready"
     );
-    let advertised = &running.context.config;
-    tracing::info!(
-        listen = %running.kafka.address(),
-        advertised = %format!("{}:{}", advertised.advertised_host, advertised.advertised_port),
-        "Kafka clients connect here"
-    );
+    listeners::announce(&running.context.listeners);
     if let Some(http) = &running.http {
         tracing::info!(listen = %http.address(), "health and metrics: /livez /readyz /metrics");
     }

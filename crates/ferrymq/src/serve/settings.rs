@@ -20,6 +20,7 @@ use ferrymq_types::limits::{
 };
 use serde::Deserialize;
 
+use super::listeners::{self, ListenerSettings};
 use super::logging::Reload;
 
 /// How logs are written.
@@ -43,12 +44,16 @@ pub(crate) struct ServeArgs {
     /// Where the data lies. Created if missing. [default: ./ferrymq-data]
     #[arg(long, env = "FERRYMQ_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where Kafka clients connect. Port 0 takes a free one. [default: 127.0.0.1:9092]
-    #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "HOST:PORT")]
-    kafka_listen: Option<SocketAddr>,
-    /// The address Kafka clients are told to connect to, if it is not the one listened on.
-    #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "HOST:PORT")]
-    kafka_advertise: Option<String>,
+    /// Where Kafka clients connect; may be repeated or separated by commas, each with a name of its own. Port 0
+    /// takes a free one. In the file: a text, a list or a table by name. [default: PLAINTEXT=127.0.0.1:9092]
+    #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "listeners::from_file")]
+    kafka_listen: Vec<String>,
+    /// The address that clients of a listener are told to connect to, if it is not the one listened on. Written
+    /// as kafka-listen is; needed if that is every address, as 0.0.0.0 is.
+    #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "listeners::from_file")]
+    kafka_advertise: Vec<String>,
     /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
     #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
@@ -121,9 +126,9 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
-    pub(crate) kafka_listen: SocketAddr,
-    pub(crate) kafka_advertise: Option<(String, u16)>,
+    pub(crate) listeners: Vec<ListenerSettings>,
     pub(crate) http_listen: Option<SocketAddr>,
+    pub(crate) allow_remote: bool,
     pub(crate) node_id: i32,
     pub(crate) auto_create_topics: bool,
     pub(crate) num_partitions: u32,
@@ -163,23 +168,13 @@ impl Settings {
                 .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
                 .ok(),
         };
-        let kafka_listen = args.kafka_listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9092)));
-        let remote = args.allow_remote.unwrap_or(false);
-        for (name, address) in [("kafka-listen", Some(kafka_listen)), ("http-listen", http_listen)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !remote) {
-                problems.push(format!(
-                    "{name} {address} can be reached by other machines, and there are no users or passwords yet: \
-                     add --allow-remote if that is meant, or listen on 127.0.0.1"
-                ));
-            }
+        let allow_remote = args.allow_remote.unwrap_or(false);
+        let is_remote = |address: &SocketAddr| !address.ip().is_loopback();
+        if let Some(address) = http_listen.filter(is_remote).filter(|_| !allow_remote) {
+            problems.push(listeners::can_be_reached("http-listen", &address));
         }
-        let kafka_advertise = args.kafka_advertise.and_then(|text| match parse_host_port(&text) {
-            Some(advertised) => Some(advertised),
-            None => {
-                problems.push(format!("kafka-advertise {text:?} is not HOST:PORT"));
-                None
-            }
-        });
+        let listeners =
+            listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
         let mut positive = |name: &str, value: usize| {
@@ -191,9 +186,9 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let settings = Settings {
             data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
-            kafka_listen,
-            kafka_advertise,
+            listeners,
             http_listen,
+            allow_remote,
             node_id: args.node_id.unwrap_or(1),
             auto_create_topics: args.auto_create_topics.unwrap_or(true),
             num_partitions: args.num_partitions.unwrap_or(1),
@@ -251,18 +246,10 @@ impl Settings {
         }
     }
 
-    /// How the Kafka door presents itself when it listens on `port`.
-    pub(crate) fn kafka_config(&self, port: u16) -> KafkaConfig {
-        let (host, port) = self.kafka_advertise.clone().unwrap_or_else(|| {
-            let ip = self.kafka_listen.ip();
-            // "Everywhere" is no address to connect to.
-            let host = if ip.is_unspecified() { "localhost".to_owned() } else { ip.to_string() };
-            (host, port)
-        });
+    /// How the Kafka door presents itself.
+    pub(crate) fn kafka_config(&self) -> KafkaConfig {
         KafkaConfig {
             node_id: self.node_id,
-            advertised_host: host,
-            advertised_port: port,
             auto_create_topics: self.auto_create_topics,
             default_partitions: self.num_partitions,
             strict_replication_factor: self.strict_replication_factor,
@@ -331,8 +318,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
     ServeArgs {
         config: first.config.or(second.config),
         data_dir: first.data_dir.or(second.data_dir),
-        kafka_listen: first.kafka_listen.or(second.kafka_listen),
-        kafka_advertise: first.kafka_advertise.or(second.kafka_advertise),
+        kafka_listen: some_of(first.kafka_listen, second.kafka_listen),
+        kafka_advertise: some_of(first.kafka_advertise, second.kafka_advertise),
         http_listen: first.http_listen.or(second.http_listen),
         allow_remote: first.allow_remote.or(second.allow_remote),
         node_id: first.node_id.or(second.node_id),
@@ -352,6 +339,10 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         topic_default: first.topic_default,
         topic_defaults: second.topic_defaults,
     }
+}
+
+fn some_of(first: Vec<String>, second: Vec<String>) -> Vec<String> {
+    if first.is_empty() { second } else { first }
 }
 
 fn topic_defaults(
@@ -383,14 +374,6 @@ fn topic_defaults(
     defaults
 }
 
-/// `host:port`, also `[::1]:9092`.
-fn parse_host_port(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    (!host.is_empty()).then_some(())?;
-    Some((host.to_owned(), port.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,8 +394,8 @@ mod tests {
     fn everything_wrong_is_said_at_once() {
         let args = ServeArgs {
             num_partitions: Some(0),
-            kafka_listen: Some("0.0.0.0:9092".parse().unwrap()),
-            kafka_advertise: Some("nowhere".to_owned()),
+            kafka_listen: vec!["0.0.0.0:9092".to_owned()],
+            kafka_advertise: vec!["nowhere".to_owned()],
             http_listen: Some("here".to_owned()),
             durability: Some("wish".to_owned()),
             topic_default: vec![("retention.parsecs".to_owned(), "1".to_owned())],
@@ -429,10 +412,23 @@ mod tests {
     }
 
     #[test]
-    fn addresses_parse() {
-        assert_eq!(parse_host_port("[::1]:9092"), Some(("::1".to_owned(), 9092)));
-        assert_eq!(parse_host_port("mq.example.org:1"), Some(("mq.example.org".to_owned(), 1)));
-        assert_eq!(parse_host_port(":1"), None);
-        assert_eq!(parse_host_port("host"), None);
+    fn listeners_are_written_in_three_ways_and_replaced_as_a_whole() {
+        let advertise = "kafka-advertise = \"A=a:1,B=b:1\"";
+        for listen in [
+            "kafka-listen = \"A=127.0.0.1:1,B=127.0.0.1:2\"",
+            "kafka-listen = [\"A=127.0.0.1:1\", \"B=127.0.0.1:2\"]",
+            "[kafka-listen]\nA = \"127.0.0.1:1\"\nB = \"127.0.0.1:2\"",
+        ] {
+            let file: ServeArgs = toml::from_str(&format!("{advertise}\n{listen}")).unwrap();
+            let settings = Settings::check(file.clone()).unwrap();
+            let told: Vec<_> =
+                settings.listeners.iter().map(|one| (&*one.name, one.listen.to_string())).collect();
+            assert_eq!(told, [("A", "127.0.0.1:1".to_owned()), ("B", "127.0.0.1:2".to_owned())]);
+            assert!(settings.listeners.iter().all(|one| one.advertise.is_some()));
+            let flags = ServeArgs { kafka_listen: vec!["A=127.0.0.1:7".to_owned()], ..ServeArgs::default() };
+            let problems = Settings::check(over(flags, file)).unwrap_err();
+            assert!(problems[0].contains("no listener is named B"), "{problems:?}");
+        }
+        assert!(toml::from_str::<ServeArgs>("kafka-listen = 9092").is_err());
     }
 }

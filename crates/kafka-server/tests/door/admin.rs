@@ -192,7 +192,7 @@ async fn the_cluster_is_one_broker() {
     assert_eq!(response.cluster_id.as_str(), server.context.broker.cluster_id());
     assert_eq!(response.cluster_authorized_operations, 0b1_1111_1010_0000);
     assert_eq!(response.brokers.len(), 1);
-    assert_eq!(response.brokers[0].port, i32::from(server.context.config.advertised_port));
+    assert_eq!(response.brokers[0].port, i32::from(server.context.listeners[0].advertised.port));
     let plain = client.call(1, &DescribeClusterRequest::default()).await;
     assert_eq!(plain.cluster_authorized_operations, i32::MIN);
     let codes = [(2, ErrorCode::MismatchedEndpointType), (3, ErrorCode::UnsupportedEndpointType)];
