@@ -250,4 +250,15 @@ async fn producers_are_told_by_partition() {
     assert_eq!((of("t")[2].error_code, of("u")[0].error_code), (unknown, unknown));
     assert_eq!(of("no good")[0].error_code, ErrorCode::InvalidTopicException.code());
     assert!(of("t")[0].active_producers.iter().all(|one| one.current_txn_start_offset == -1));
+
+    // Nobody has written since this start; they are told all the same, and a retry is still known as one.
+    let server = server.restart().await;
+    let mut client = server.client().await;
+    let request = DescribeProducersRequest { topics: vec![topic("t", vec![0, 1])] };
+    let after = client.call(0, &request).await.topics.remove(0).partitions;
+    let told: Vec<_> =
+        after[0].active_producers.iter().map(|one| (one.producer_id, one.last_sequence)).collect();
+    assert_eq!((told, after[1].active_producers.len()), (vec![(7, 0), (500, 3)], 0));
+    write(&mut client, "t", 0, sequenced(7, 0, 0, &["d"])).await;
+    assert_eq!(server.context.broker.topics().partition("t", 0).unwrap().high_watermark().0, 5);
 }
