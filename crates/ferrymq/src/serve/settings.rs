@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     #[serde(default, deserialize_with = "listeners::from_file")]
     kafka_listen: Vec<String>,
     /// The address that clients of a listener are told to connect to, if it is not the one listened on. Written
-    /// as kafka-listen is; needed for 0.0.0.0 and [::].
+    /// as kafka-listen is; needed if that is every address, as 0.0.0.0 is.
     #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
     #[serde(default, deserialize_with = "listeners::from_file")]
     kafka_advertise: Vec<String>,
