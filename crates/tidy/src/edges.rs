@@ -34,6 +34,7 @@ pub const TABLE: &[Rule] = &[
     rule("compress", &["types"], &[]),
     rule("kafka-codec", &[], &["types"]),
     rule("kafka-codegen", &[], &[]),
+    rule("amqp-codec", &[], &["runtime"]),
     rule("disk", &[], &[]),
     rule("storage", &["types", "runtime"], &[]),
     rule("engine-local", &["disk", "storage", "runtime", "types"], &["checker"]),
