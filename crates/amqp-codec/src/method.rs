@@ -55,7 +55,7 @@ impl MethodId {
 
     /// The specification's name, such as `queue.declare`, if there is such a method.
     pub fn name(self) -> Option<&'static str> {
-        names().iter().find(|(id, _)| *id == self).map(|(_, name)| *name)
+        Method::NAMES.iter().find(|(id, _)| *id == self).map(|(_, name)| *name)
     }
 }
 

@@ -65,6 +65,10 @@ macro_rules! any_method {
         }
 
         impl<'a> Method<'a> {
+            /// Every method's ids and name.
+            pub const NAMES: &'static [(MethodId, &'static str)] =
+                &[$((<$method as WireMethod<'a>>::ID, <$method as WireMethod<'a>>::NAME)),*];
+
             /// Reads the payload of a method frame.
             ///
             /// # Errors
@@ -107,17 +111,5 @@ macro_rules! any_method {
                 Self::$variant(method)
             }
         })*
-
-        /// Every method's ids and name, in the order of the ids.
-        pub fn names() -> &'static [(MethodId, &'static str)] {
-            const NAMES: &[(MethodId, &str)] = &names_of();
-            NAMES
-        }
-
-        const COUNT: usize = [$(stringify!($variant)),*].len();
-
-        const fn names_of<'a>() -> [(MethodId, &'static str); COUNT] {
-            [$((<$method as WireMethod<'a>>::ID, <$method as WireMethod<'a>>::NAME)),*]
-        }
     };
 }
