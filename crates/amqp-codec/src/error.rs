@@ -41,12 +41,22 @@ pub enum DecodeError {
         /// Its payload.
         payload: Snippet,
     },
-    /// A frame where it cannot be: a heartbeat on a channel, a content header with a weight.
+    /// A frame where it cannot be: a heartbeat on a channel.
     UnexpectedFrame {
         /// The type octet of the frame.
         kind: u8,
         /// Its payload.
         payload: Snippet,
+    },
+    /// A content header of another class than basic.
+    ContentClass {
+        /// The class.
+        class: u16,
+    },
+    /// A content header with a weight, which has to be 0.
+    ContentWeight {
+        /// The weight.
+        weight: u16,
     },
     /// A method that AMQP 0-9-1 with RabbitMQ's extensions does not have.
     UnknownMethod {
@@ -85,7 +95,9 @@ impl DecodeError {
             | Self::UnknownFrame { .. }
             | Self::Truncated
             | Self::TrailingBytes { .. } => ReplyCode::FrameError,
-            Self::UnexpectedFrame { .. } => ReplyCode::UnexpectedFrame,
+            Self::UnexpectedFrame { .. } | Self::ContentClass { .. } | Self::ContentWeight { .. } => {
+                ReplyCode::UnexpectedFrame
+            }
             Self::UnknownMethod { .. } => ReplyCode::NotImplemented,
             Self::UnknownFieldType { .. }
             | Self::FieldLength
@@ -111,6 +123,12 @@ impl fmt::Display for DecodeError {
             }
             Self::UnknownFrame { kind, payload } => write!(f, "type {kind}, {payload}: unknown_frame"),
             Self::UnexpectedFrame { kind, payload } => write!(f, "type {kind}, {payload}"),
+            Self::ContentClass { class } => {
+                write!(f, "expected content header for class 60, got one for class {class} instead")
+            }
+            Self::ContentWeight { weight } => {
+                write!(f, "expected content header for class 60, got one of weight {weight} instead")
+            }
             Self::UnknownMethod { id } => {
                 write!(f, "unknown method: class {}, method {}", id.class, id.method)
             }

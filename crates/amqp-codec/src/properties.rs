@@ -21,8 +21,7 @@ use bytes::BytesMut;
 
 use crate::decode::Decoder;
 use crate::encode::Encoder;
-use crate::error::{DecodeError, EncodeError, Snippet};
-use crate::frame::FrameKind;
+use crate::error::{DecodeError, EncodeError};
 use crate::method::basic;
 use crate::table::Table;
 
@@ -42,18 +41,18 @@ impl<'a> ContentHeader<'a> {
     /// Reads the payload of a header frame.
     ///
     /// # Errors
-    /// [`DecodeError::UnexpectedFrame`] for another class than basic or a weight that is not 0, else those
-    /// of [`Properties::parse`].
+    /// [`DecodeError::ContentClass`], [`DecodeError::ContentWeight`] and those of [`Properties::parse`].
     #[inline]
     pub fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let (prefix, properties) =
             payload.split_first_chunk::<{ ContentHeader::PREFIX_BYTES }>().ok_or(DecodeError::Truncated)?;
-        let [class_and_weight @ .., a, b, c, d, e, f, g, h] = prefix;
-        if u32::from_be_bytes(*class_and_weight) != u32::from(basic::CLASS) << 16 {
-            let kind = FrameKind::Header as u8;
-            return Err(DecodeError::UnexpectedFrame { kind, payload: Snippet::of(payload) });
+        let [class @ .., w0, w1, a0, a1, a2, a3, a4, a5, a6, a7] = *prefix;
+        match (u16::from_be_bytes(class), u16::from_be_bytes([w0, w1])) {
+            (basic::CLASS, 0) => {}
+            (basic::CLASS, weight) => return Err(DecodeError::ContentWeight { weight }),
+            (class, _) => return Err(DecodeError::ContentClass { class }),
         }
-        let body_size_bytes = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+        let body_size_bytes = u64::from_be_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
         Ok(Self { body_size_bytes, properties: Properties::parse(properties)? })
     }
 }

@@ -190,25 +190,23 @@ impl Nested {
     }
 }
 
-/// As RabbitMQ shows it in `inequivalent arg`: `the value '5' of type 'signedint'`.
+/// The value alone, as RabbitMQ shows it in `inequivalent arg`.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the value '")?;
         match self {
-            Self::LongString(bytes) | Self::Binary(bytes) => f.write_str(&String::from_utf8_lossy(bytes))?,
-            Self::Bool(value) => write!(f, "{value}")?,
-            Self::Timestamp(value) => write!(f, "{value}")?,
-            Self::Decimal { scale, value } => write!(f, "{{{scale},{value}}}")?,
-            Self::Void => f.write_str("undefined")?,
-            Self::Array(values) => write!(f, "{values:?}")?,
-            Self::Table(table) => write!(f, "{table:?}")?,
+            Self::LongString(bytes) | Self::Binary(bytes) => f.write_str(&String::from_utf8_lossy(bytes)),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Timestamp(value) => write!(f, "{value}"),
+            Self::Decimal { scale, value } => write!(f, "{{{scale},{value}}}"),
+            Self::Void => f.write_str("undefined"),
+            Self::Array(values) => write!(f, "{values:?}"),
+            Self::Table(table) => write!(f, "{table:?}"),
             _ => match (self.as_integer(), self.as_float()) {
-                (Some(value), _) => write!(f, "{value}")?,
-                (_, Some(value)) => write!(f, "{value:?}")?,
-                _ => {}
+                (Some(value), _) => write!(f, "{value}"),
+                (_, Some(value)) => write!(f, "{value:?}"),
+                _ => Ok(()),
             },
         }
-        write!(f, "' of type '{}'", self.type_name())
     }
 }
 
@@ -279,15 +277,33 @@ impl FieldTable {
 
     /// Whether both have an equivalent value under `name`, or neither has one.
     ///
-    /// Only names that the server knows should be asked for, as RabbitMQ does. The text of the error is
-    /// `inequivalent arg '{name}' for {what}: received {new} but current is {old}`, where a missing value is
-    /// shown as `none` and a value as its `Display`.
+    /// Only names that the server knows should be asked for, as RabbitMQ does.
     pub fn is_equivalent(&self, other: &Self, name: &[u8]) -> bool {
         match (self.get(name), other.get(name)) {
             (Some(a), Some(b)) => a.is_equivalent(b),
             (None, None) => true,
             _ => false,
         }
+    }
+
+    /// RabbitMQ's explanation of why a declaration with the arguments `received` does not match `self`, or
+    /// `None` if under `name` they are equivalent. `what` is such as `queue 'q' in vhost '/'`.
+    ///
+    /// It follows `PRECONDITION_FAILED - `: [`ReplyCode::text`](crate::reply_code::ReplyCode::text).
+    pub fn inequivalence(&self, received: &Self, name: &[u8], what: &str) -> Option<String> {
+        if self.is_equivalent(received, name) {
+            return None;
+        }
+        let alone = |value: Option<&Value>| match value {
+            Some(value) => format!("the value '{value}' of type '{}'", value.type_name()),
+            None => "none".to_owned(),
+        };
+        let (new, current) = match (received.get(name), self.get(name)) {
+            (Some(new), Some(current)) => (format!("'{new}'"), format!("'{current}'")),
+            (new, current) => (alone(new), alone(current)),
+        };
+        let name = String::from_utf8_lossy(name);
+        Some(format!("inequivalent arg '{name}' for {what}: received {new} but current is {current}"))
     }
 
     /// The table for the wire.
@@ -349,11 +365,29 @@ mod tests {
     }
 
     #[test]
-    fn values_print_as_in_rabbitmqs_errors() {
-        assert_eq!(Value::I32(5).to_string(), "the value '5' of type 'signedint'");
-        assert_eq!(Value::text("lazy").to_string(), "the value 'lazy' of type 'longstr'");
-        assert_eq!(Value::Bool(true).to_string(), "the value 'true' of type 'bool'");
-        assert_eq!(Value::F64(5.0).to_string(), "the value '5.0' of type 'double'");
+    fn differences_are_told_in_rabbitmqs_words() {
+        let check = |current: Option<Value>, received: Option<Value>, expected: Option<&str>| {
+            let table = |value: Option<Value>| {
+                let mut table = FieldTable::new();
+                if let Some(value) = value {
+                    table.push(b"x-max-length", value);
+                }
+                table
+            };
+            let told =
+                table(current).inequivalence(&table(received), b"x-max-length", "queue 'q' in vhost '/'");
+            let expected = expected
+                .map(|end| format!("inequivalent arg 'x-max-length' for queue 'q' in vhost '/': {end}"));
+            assert_eq!(told, expected);
+        };
+        check(Some(Value::I32(10)), Some(Value::I8(11)), Some("received '11' but current is '10'"));
+        check(Some(Value::I32(10)), Some(Value::F64(10.0)), Some("received '10.0' but current is '10'"));
+        let none = "received none but current is the value '10' of type 'signedint'";
+        check(Some(Value::I32(10)), None, Some(none));
+        let lazy = "received the value 'lazy' of type 'longstr' but current is none";
+        check(None, Some(Value::text("lazy")), Some(lazy));
+        check(Some(Value::I32(10)), Some(Value::I64(10)), None);
+        check(None, None, None);
     }
 
     #[test]
