@@ -48,3 +48,8 @@ pub use reply_code::{ReplyCode, Scope};
 pub use table::{Array, Table, ValueRef};
 pub use table_builder::{ArrayBuilder, TableBuilder};
 pub use value::{FieldTable, Value};
+
+/// The README's examples, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -112,10 +112,8 @@ impl Value {
     /// As there, a timestamp equals an integer of that value, and a long string equals a binary of those
     /// bytes. Inside arrays and tables the types have to be the same.
     pub fn is_equivalent(&self, other: &Self) -> bool {
-        match (self.number(), other.number()) {
-            (Some(a), Some(b)) => return a == b,
-            (None, None) => {}
-            _ => return false,
+        if let (Some(a), Some(b)) = (self.number(), other.number()) {
+            return a == b;
         }
         if let (Some(a), Some(b)) = (self.as_float(), other.as_float()) {
             return a == b;

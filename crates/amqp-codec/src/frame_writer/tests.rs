@@ -17,7 +17,7 @@ fn frames(mut stream: &[u8]) -> Vec<FrameRef<'_>> {
 
 #[track_caller]
 fn check_message(body_bytes: usize, frame_max: u32, expected: &[usize]) {
-    let body: Vec<u8> = (0..body_bytes).map(|n| (n % 251) as u8).collect();
+    let body: Vec<u8> = (0..=250).cycle().take(body_bytes).collect();
     let deliver = basic::Deliver { consumer_tag: b"c", delivery_tag: 1 << 40, ..Default::default() };
     let mut out = BytesMut::from(&HEARTBEAT[..]);
     put_message(&mut out, 3, &deliver, Properties::EMPTY, &body, frame_max).unwrap();
