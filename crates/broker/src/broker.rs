@@ -18,8 +18,9 @@ mod admin;
 mod load;
 
 pub use admin::FIRST_TOPIC_LOG;
-use admin::{decode, encode};
+pub(crate) use admin::{decode, encode};
 
+use crate::appended::AllMarks;
 use crate::partition::Partition;
 use crate::producers::Producers;
 use crate::settings::TopicDefaults;
@@ -80,6 +81,8 @@ pub struct Broker {
     context: ShardContext,
     admin: Mutex<()>,
     producer_ids: Mutex<std::ops::Range<u64>>,
+    /// Held while retention looks: one look at a time.
+    pub(crate) marks: Mutex<AllMarks>,
 }
 
 impl Broker {
@@ -105,8 +108,10 @@ impl Broker {
         };
         let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
         let cluster_id = cluster_id(&*stores.meta, &rng).await?;
+        let marks = Mutex::new(AllMarks::load(stores.state.clone()).await?);
         let broker = Arc::new(Broker {
             stores,
+            marks,
             clock,
             rng,
             tasks,

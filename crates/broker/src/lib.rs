@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod appended;
 pub mod broker;
 pub mod groups;
 pub mod partition;

@@ -181,13 +181,13 @@ impl Broker {
     }
 }
 
-pub(super) fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StorageError> {
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StorageError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         StorageError::new(ErrorKind::Internal, "a record could not be encoded").caused_by(error)
     })
 }
 
-pub(super) fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, StorageError> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, StorageError> {
     serde_json::from_slice(&entry.value).map_err(|error| {
         let text = format!("stored record {} cannot be read: is it of a newer FerryMQ?", entry.key);
         StorageError::new(ErrorKind::Internal, text).caused_by(error)
