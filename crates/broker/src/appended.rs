@@ -57,6 +57,13 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// Takes marks from the future back to `now_ms`, by which all that is here was appended: they were set
+    /// while the clock was ahead. Whether there were any.
+    pub(crate) fn correct(&mut self, now_ms: i64) -> bool {
+        let ahead = self.list.iter_mut().filter(|mark| mark.ms > now_ms);
+        ahead.map(|mark| mark.ms = now_ms).count() > 0
+    }
+
     /// Takes a look: the partition ends at `next`, and its last append was at `last_ms` or before. Whether
     /// there is something new to store.
     pub(crate) fn look(&mut self, start: Offset, next: Offset, last_ms: i64, spacing_ms: i64) -> bool {
@@ -194,6 +201,8 @@ mod tests {
         assert_eq!(marks.older_than(1_000), Offset(0));
         assert!(marks.look(Offset(30), Offset(40), 1_110, 100), "marks below the start are forgotten");
         assert_eq!(marks.list, [mark(40, 1_110)]);
+        assert!(!marks.correct(1_110) && marks.correct(1_100), "the clock was ahead");
+        assert_eq!(marks.list, [mark(40, 1_100)]);
     }
 
     #[test]

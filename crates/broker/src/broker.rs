@@ -21,6 +21,7 @@ pub use admin::FIRST_TOPIC_LOG;
 pub(crate) use admin::{decode, encode};
 
 use crate::appended::AllMarks;
+use crate::believed::Keeper;
 use crate::partition::Partition;
 use crate::producers::Producers;
 use crate::settings::TopicDefaults;
@@ -43,6 +44,8 @@ pub struct BrokerOptions {
     pub retention_interval: Duration,
     /// After how long a silent producer is forgotten; Kafka's `producer.id.expiration.ms`.
     pub producer_expiration: Duration,
+    /// Whether a step of the system's clock is believed at once; otherwise [`crate::retention`] waits.
+    pub trust_clock: bool,
 }
 
 impl Default for BrokerOptions {
@@ -52,6 +55,7 @@ impl Default for BrokerOptions {
             topic_defaults: TopicDefaults::default(),
             retention_interval: Duration::from_secs(300),
             producer_expiration: Duration::from_secs(24 * 60 * 60),
+            trust_clock: false,
         }
     }
 }
@@ -82,7 +86,7 @@ pub struct Broker {
     admin: Mutex<()>,
     producer_ids: Mutex<std::ops::Range<u64>>,
     /// Held while retention looks: one look at a time.
-    pub(crate) marks: Mutex<AllMarks>,
+    pub(crate) retention: Mutex<(Keeper, AllMarks)>,
 }
 
 impl Broker {
@@ -108,10 +112,12 @@ impl Broker {
         };
         let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
         let cluster_id = cluster_id(&*stores.meta, &rng).await?;
-        let marks = Mutex::new(AllMarks::load(stores.state.clone()).await?);
+        // Before anything is stamped or expires.
+        let keeper = Keeper::open(stores.meta.clone(), clock.clone(), options.trust_clock).await?;
+        let marks = AllMarks::load(stores.state.clone()).await?;
         let broker = Arc::new(Broker {
             stores,
-            marks,
+            retention: Mutex::new((keeper, marks)),
             clock,
             rng,
             tasks,
@@ -229,7 +235,7 @@ impl Broker {
 
     pub(crate) async fn expire_producers(&self) {
         let keep_ms = i64::try_from(self.options.producer_expiration.as_millis()).unwrap_or(i64::MAX);
-        let cutoff_ms = self.clock.wall_ms().saturating_sub(keep_ms);
+        let cutoff_ms = self.clock.expiry_ms().saturating_sub(keep_ms);
         for shard in &self.shards {
             shard.send(Message::ExpireProducers { cutoff_ms }, SMALL_MESSAGE_BYTES).await;
         }

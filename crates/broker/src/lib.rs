@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod appended;
+mod believed;
 pub mod broker;
 pub mod groups;
 pub mod partition;

@@ -3,7 +3,8 @@
 //! **Invariants.** By time, a record goes once both say that it is old: the largest timestamp of its batch, and
 //! the time by which the broker knows it was appended ([`crate::appended`]). Timestamps alone are the
 //! producer's word: none (-1), a wrong one, or one of long ago must not delete what was just acknowledged, also
-//! not after a restart. A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
+//! not after a restart. What the time is, a step of the system's clock does not decide alone
+//! ([`crate::believed`]). A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
 //! By size, at least `segment.bytes` go at a time, as Kafka's segments would.
 //!
 //! Deliberately absent: compaction.
@@ -16,7 +17,7 @@ use ferrymq_runtime::{Clock, TaskKind};
 use ferrymq_storage::{Find, StorageError};
 use ferrymq_types::{LogId, Offset};
 
-use crate::appended::{AllMarks, MARKS_PER_RETENTION};
+use crate::appended::{AllMarks, MARKS_PER_RETENTION, Marks};
 use crate::broker::Broker;
 use crate::partition::Partition;
 
@@ -41,11 +42,15 @@ pub(crate) fn start(broker: &Arc<Broker>, interval: Duration) {
 
 /// Applies retention to every partition once.
 pub async fn run_once(broker: &Broker) {
-    let mut marks = broker.marks.lock().await;
+    let mut held = broker.retention.lock().await;
+    let (keeper, marks) = &mut *held;
+    if let Err(error) = keeper.look().await {
+        tracing::warn!(error = %error, "retention could not note the time; it will try again");
+    }
     let topics = broker.topics().all();
     for topic in &topics {
         for partition in &topic.partitions {
-            let start = match trim_point(partition, broker.clock(), &mut marks).await {
+            let start = match trim_point(partition, broker.clock(), marks).await {
                 Ok(Some(start)) => start,
                 Ok(None) => continue,
                 Err(error) => {
@@ -81,8 +86,13 @@ async fn trim_point(
     }
     let mut trim = start;
     if let Some(retention_ms) = config.retention_ms {
-        let cutoff = clock.wall_ms().saturating_sub(retention_ms);
-        let appended = old_by_append(partition, next, (cutoff, retention_ms), marks);
+        let cutoff = clock.expiry_ms().saturating_sub(retention_ms);
+        let own = marks.of(partition.log);
+        let corrected = own.correct(clock.wall_ms());
+        let (appended, noted) = old_by_append(partition, next, (cutoff, retention_ms), own);
+        if corrected || noted {
+            marks.changed(partition.log);
+        }
         // The second look-up is spared where nothing is old enough anyway.
         if appended > start {
             let young = partition.find(Find::Timestamp(cutoff)).await?.map_or(next, |head| head.base);
@@ -99,18 +109,16 @@ async fn trim_point(
     Ok((trim > start).then_some(trim))
 }
 
-/// The offset below which every record was appended before `cutoff`; `next` was read before.
+/// The offset below which every record was appended before `cutoff`, and whether there is something new to
+/// store; `next` was read before.
 fn old_by_append(
     partition: &Partition,
     next: Offset,
     (cutoff, retention_ms): (i64, i64),
-    marks: &mut AllMarks,
-) -> Offset {
+    marks: &mut Marks,
+) -> (Offset, bool) {
     let last_ms = partition.last_append_ms();
-    let own = marks.of(partition.log);
-    let old = if last_ms < cutoff { next } else { own.older_than(cutoff) };
-    if own.look(partition.log_start(), next, last_ms, retention_ms / MARKS_PER_RETENTION) {
-        marks.changed(partition.log);
-    }
-    old
+    let old = if last_ms < cutoff { next } else { marks.older_than(cutoff) };
+    let noted = marks.look(partition.log_start(), next, last_ms, retention_ms / MARKS_PER_RETENTION);
+    (old, noted)
 }

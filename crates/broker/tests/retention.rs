@@ -1,4 +1,4 @@
-//! Retention by time: whose word is taken for how old a record is.
+//! Retention by time: whose word is taken for how old a record is, and for what time it is.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
@@ -31,13 +31,20 @@ impl Rig {
             state: Arc::new(MemoryMeta::new()),
         };
         let clock = Clock::starting_at(START);
-        let broker = open(&stores, &clock).await;
+        let broker = open(&stores, &clock, false).await;
         Rig { stores, broker, clock }
     }
 
     /// Starts anew on what is stored.
     async fn restart(&mut self) {
-        self.broker = open(&self.stores, &self.clock).await;
+        self.broker = open(&self.stores, &self.clock, false).await;
+    }
+
+    /// Starts anew; until then, the system's clock has moved by `by_ms`.
+    async fn restart_after(&mut self, by_ms: i64) {
+        // A start makes a clock of its own.
+        self.clock = Clock::starting_at(self.clock.system_ms() + by_ms);
+        self.restart().await;
     }
 
     async fn topic(&self, name: &str) -> Arc<Partition> {
@@ -67,9 +74,10 @@ impl Rig {
     }
 }
 
-async fn open(stores: &Stores, clock: &Clock) -> Arc<Broker> {
+async fn open(stores: &Stores, clock: &Clock, trust_clock: bool) -> Arc<Broker> {
     // Retention looks when a test says so.
-    let options = BrokerOptions { retention_interval: Duration::from_secs(1 << 30), ..Default::default() };
+    let retention_interval = Duration::from_secs(1 << 30);
+    let options = BrokerOptions { retention_interval, trust_clock, ..Default::default() };
     Broker::open(stores.clone(), options, clock.clone(), Rng::seeded(1), Tasks::new()).await.unwrap()
 }
 
@@ -136,4 +144,73 @@ async fn a_deleted_topic_leaves_no_marks() {
     rig.broker.delete_topic("t").await.unwrap();
     retention::run_once(&rig.broker).await;
     assert!(marks().await.is_empty());
+}
+
+/// A clock that is wrong for an hour deletes nothing, however far off it is, in a run or from its start.
+#[tokio::test(start_paused = true)]
+async fn a_clock_ahead_deletes_nothing() {
+    for restarted in [false, true] {
+        let mut rig = Rig::new().await;
+        rig.topic("t").await;
+        rig.append("t", START).await;
+        assert_eq!(rig.start_of("t").await, Offset(0));
+        if restarted {
+            rig.restart_after(30 * DAY).await;
+        } else {
+            rig.clock.step_wall(30 * DAY);
+        }
+        for _ in 0..12 {
+            assert_eq!(rig.start_of("t").await, Offset(0), "restarted: {restarted}");
+            pass(DAY / 24 / 12).await;
+        }
+        rig.clock.step_wall(-30 * DAY);
+        pass(6 * DAY).await;
+        assert_eq!(rig.start_of("t").await, Offset(0), "restarted: {restarted}, corrected");
+        // By then the record is old by a clock that is right, and what was wrong has left nothing behind.
+        rig.restart_after(0).await;
+        pass(2 * DAY).await;
+        assert_eq!(rig.start_of("t").await, Offset(1), "restarted: {restarted}");
+    }
+}
+
+/// A step that stays is believed after a day: the broker may have been down for that long.
+#[tokio::test(start_paused = true)]
+async fn a_long_pause_is_believed_after_a_day() {
+    let mut rig = Rig::new().await;
+    rig.topic("t").await;
+    rig.append("t", START).await;
+    assert_eq!(rig.start_of("t").await, Offset(0));
+    rig.restart_after(30 * DAY).await;
+    rig.topic("new").await;
+    rig.append("new", -1).await;
+    pass(DAY - 1).await;
+    assert_eq!(rig.start_of("t").await, Offset(0));
+    pass(1).await;
+    assert_eq!(rig.start_of("t").await, Offset(1));
+    assert_eq!(rig.start_of("new").await, Offset(0), "what was appended meanwhile is young");
+    rig.append("t", rig.clock.system_ms()).await;
+    assert_eq!(rig.start_of("t").await, Offset(1));
+    rig.clock = Clock::starting_at(rig.clock.system_ms() + 30 * DAY);
+    rig.broker = open(&rig.stores, &rig.clock, true).await;
+    assert_eq!(rig.start_of("t").await, Offset(2), "an operator may say that the clock is right");
+}
+
+/// A clock that is set back keeps stamps in order and does not make records seem older.
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_neither_reorders_nor_deletes() {
+    let mut rig = Rig::new().await;
+    rig.topic("t").await;
+    rig.append("t", -1).await;
+    let before = rig.clock.wall_ms();
+    rig.clock.step_wall(-30 * DAY);
+    assert!(rig.clock.wall_ms() >= before);
+    rig.append("t", -1).await;
+    assert_eq!(rig.start_of("t").await, Offset(0));
+    rig.restart_after(0).await;
+    assert!(rig.clock.wall_ms() >= before, "also after a restart");
+    pass(2 * DAY).await;
+    assert_eq!(rig.start_of("t").await, Offset(0));
+    rig.clock.step_wall(30 * DAY);
+    pass(4 * DAY).await;
+    assert_eq!(rig.start_of("t").await, Offset(0), "six days");
 }

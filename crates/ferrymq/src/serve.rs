@@ -108,6 +108,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         shards: settings.worker_threads,
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
+        trust_clock: settings.trust_clock,
         ..BrokerOptions::default()
     };
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };

@@ -75,6 +75,10 @@ pub(crate) struct ServeArgs {
     /// How often old records are looked for, in milliseconds. [default: 300000]
     #[arg(long, env = "FERRYMQ_RETENTION_CHECK_INTERVAL_MS", value_name = "MS")]
     retention_check_interval_ms: Option<u64>,
+    /// Believe the system's clock at once when it has gone forward, or after a long stop. Otherwise records and
+    /// offsets expire by it only once the broker has run for as long, a day at most. [default: false]
+    #[arg(long, env = "FERRYMQ_TRUST_CLOCK", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    trust_clock: Option<bool>,
     /// Largest request, in bytes. [default: 104857600]
     #[arg(long, env = "FERRYMQ_REQUEST_BYTES_MAX", value_name = "BYTES")]
     request_bytes_max: Option<usize>,
@@ -129,6 +133,7 @@ pub(crate) struct Settings {
     pub(crate) num_partitions: u32,
     pub(crate) strict_replication_factor: bool,
     pub(crate) retention_check_interval_ms: u64,
+    pub(crate) trust_clock: bool,
     pub(crate) request_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
@@ -199,6 +204,7 @@ impl Settings {
             num_partitions: args.num_partitions.unwrap_or(1),
             strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
             retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
+            trust_clock: args.trust_clock.unwrap_or(false),
             request_bytes_max: positive(
                 "request-bytes-max",
                 args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
@@ -341,6 +347,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         num_partitions: first.num_partitions.or(second.num_partitions),
         strict_replication_factor: first.strict_replication_factor.or(second.strict_replication_factor),
         retention_check_interval_ms: first.retention_check_interval_ms.or(second.retention_check_interval_ms),
+        trust_clock: first.trust_clock.or(second.trust_clock),
         request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),

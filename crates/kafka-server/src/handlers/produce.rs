@@ -175,7 +175,8 @@ fn check_partition(
         let text = "transactions are not supported yet".to_owned();
         return Err(Refused { code: ErrorCode::InvalidTxnState, text: Some(text), records: Vec::new() });
     }
-    let now_ms = context.broker.clock().wall_ms();
+    // The clock as it is: one that was wrong and is corrected must not go on refusing what is right.
+    let now_ms = context.broker.clock().system_ms();
     check_batch(&batch, &partition.config.get(), now_ms).map_err(|refusal| {
         let text = refusal.to_string();
         let records = match &refusal {

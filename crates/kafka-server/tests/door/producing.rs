@@ -165,6 +165,22 @@ async fn bad_batches_are_refused_with_kafkas_codes() {
     assert_eq!(early.error_code, ErrorCode::InvalidTimestamp.code());
 }
 
+/// What a wrong clock has seen does not count once it is right: producers are judged by the time it is.
+#[tokio::test]
+async fn a_corrected_clock_refuses_nothing() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[("message.timestamp.before.max.ms", "60000")]).await;
+    let mut client = server.client().await;
+    assert_eq!(write(&mut client, "t", 0, batch(&["a"])).await, 0);
+    for by in [-7_200_000, 7_200_000] {
+        server.clock.step_wall(by);
+        let refused = produce(&mut client, "t", 0, batch(&["wrong"])).await;
+        assert_eq!(refused.error_code, ErrorCode::InvalidTimestamp.code(), "{by}");
+        server.clock.step_wall(-by);
+        assert_eq!(produce(&mut client, "t", 0, batch(&["right"])).await.error_code, 0, "{by}");
+    }
+}
+
 #[tokio::test]
 async fn every_partition_of_a_request_has_its_own_answer() {
     let server = Server::start().await;
