@@ -112,6 +112,7 @@ impl Broker {
         };
         let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
         let cluster_id = cluster_id(&*stores.meta, &rng).await?;
+        crate::shard::load::check_snapshots(&*stores.state).await?;
         // Before anything is stamped or expires.
         let keeper = Keeper::open(stores.meta.clone(), clock.clone(), options.trust_clock).await?;
         let marks = AllMarks::load(stores.state.clone()).await?;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use ferrymq_broker::broker::{PendingAppends, Stores};
 use ferrymq_broker::{AppendError, AppendItem, Appended, Broker, BrokerOptions, NewTopic, Partition};
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::ErrorKind;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
+use ferrymq_storage::{ErrorKind, MetaStore as _, Put};
 use ferrymq_types::{BatchBuilder, BatchView, Offset, batch::into_mut};
 
 struct Rig {
@@ -143,6 +143,29 @@ async fn a_trimmed_batch_is_still_a_duplicate_after_a_restart() {
     }
     let partition = rig.broker.topics().partition("orders", 0).unwrap();
     assert_eq!(rig.append(&partition, Some((7, 0, 4))).await.unwrap().base, Offset(4));
+}
+
+/// What is known of producers is never guessed: a snapshot that cannot be read keeps the broker from starting.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_a_newer_version_or_damaged_refuses_the_start() {
+    let rig = Rig::new().await;
+    let partition = rig.topic("orders", &[]).await;
+    rig.append(&partition, Some((7, 0, 0))).await.unwrap();
+    rig.broker.trim(&partition, Offset(1)).await.unwrap();
+    let key = format!("producers/{}", partition.log);
+    let stored = rig.state.get(&key).await.unwrap().unwrap().value;
+    let text = String::from_utf8(stored.to_vec()).unwrap();
+    let newer = text.replacen("\"v\":1", "\"v\":2", 1);
+    assert_ne!(text, newer);
+    for bad in [newer.as_str(), "{\"v\":9,\"unheard\":[]}", &text[..text.len() / 2], "", "{}"] {
+        let put = Put { key: key.clone(), value: Some(bad.to_owned().into()) };
+        rig.state.txn(Vec::new(), vec![put]).await.unwrap();
+        let stores = Stores { logs: rig.store.clone(), meta: rig.meta.clone(), state: rig.state.clone() };
+        let (options, clock) = (BrokerOptions::default(), rig.clock.clone());
+        let opened = Broker::open(stores, options, clock, Rng::seeded(1), Tasks::new()).await;
+        let error = opened.err().expect("it must not start").to_string();
+        assert!(error.contains(&key) && error.contains("newer FerryMQ"), "{bad}: {error}");
+    }
 }
 
 /// A failed append takes back its offset and its sequence number, and with it all that was sent behind it.
