@@ -46,6 +46,8 @@ pub struct BrokerOptions {
     pub producer_expiration: Duration,
     /// Whether a step of the system's clock is believed at once; otherwise [`crate::retention`] waits.
     pub trust_clock: bool,
+    /// Whether a topic that asks for more than one copy is refused.
+    pub strict_copies: bool,
 }
 
 impl Default for BrokerOptions {
@@ -56,6 +58,7 @@ impl Default for BrokerOptions {
             retention_interval: Duration::from_secs(300),
             producer_expiration: Duration::from_secs(24 * 60 * 60),
             trust_clock: false,
+            strict_copies: false,
         }
     }
 }

@@ -13,6 +13,7 @@ use ferrymq_types::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT};
 use ferrymq_types::{Durability, TimestampType};
 use parking_lot::RwLock;
 
+mod relations;
 mod table;
 
 pub use table::{TOPIC_SETTINGS, topic_setting};

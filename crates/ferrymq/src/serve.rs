@@ -109,6 +109,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
         trust_clock: settings.trust_clock,
+        strict_copies: settings.strict_replication_factor,
         ..BrokerOptions::default()
     };
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };

@@ -11,7 +11,7 @@ use ferrymq_types::limits::{PARTITIONS_MAX, TOPIC_PARTITIONS_MAX};
 use uuid::Uuid;
 
 use super::{Broker, SMALL_MESSAGE_BYTES};
-use crate::settings::TopicConfig;
+use crate::settings::{SettingError, TopicConfig};
 use crate::shard::Message;
 use crate::topics::{
     DeletingRecord, NewTopic, RECORD_VERSION, Topic, TopicError, TopicRecord, check_name, log_ids,
@@ -31,7 +31,18 @@ impl Broker {
             return Err(TopicError::Exists(new.name.clone()));
         }
         self.check_partitions(0, new.partitions)?;
-        Ok(TopicConfig::new(new.config.clone(), &self.options.topic_defaults)?)
+        Ok(self.check_config(new.config.clone())?)
+    }
+
+    /// Checks what would be set on a topic, together with the server's defaults.
+    ///
+    /// # Errors
+    /// [`SettingError`].
+    pub fn check_config(&self, config: BTreeMap<String, String>) -> Result<TopicConfig, SettingError> {
+        let defaults = &self.options.topic_defaults;
+        let parsed = TopicConfig::new(config, defaults)?;
+        parsed.check_relations(defaults, self.options.strict_copies)?;
+        Ok(parsed)
     }
 
     /// Creates a topic. Durable and writable when it returns.
@@ -87,7 +98,7 @@ impl Broker {
     pub async fn set_config(&self, name: &str, config: BTreeMap<String, String>) -> Result<(), TopicError> {
         let _one_at_a_time = self.admin.lock().await;
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
-        let parsed = TopicConfig::new(config.clone(), &self.options.topic_defaults)?;
+        let parsed = self.check_config(config.clone())?;
         let record = TopicRecord { config, ..topic.record.clone() };
         self.put(Vec::new(), format!("topics/{name}"), encode(&record)?).await?;
         topic.config.set(parsed);

@@ -122,14 +122,16 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         Kind::Long { min: 1, max: i64::MAX },
         "9223372036854775807",
         Some("log.flush.interval.messages"),
-        "Force a sync after this many messages. With durability sync every acknowledged record is synced.",
+        "Force a sync after this many messages. With durability sync every acknowledged record is synced; with \
+         another, only the default is accepted.",
     ),
     inherent(
         "flush.ms",
         ANY_LONG,
         "9223372036854775807",
         Some("log.flush.interval.ms"),
-        "Force a sync after this many milliseconds. With durability sync every acknowledged record is synced.",
+        "Force a sync after this many milliseconds. With durability sync every acknowledged record is synced; with \
+         another, only the default is accepted.",
     ),
     default_only(
         "follower.replication.throttled.replicas",
@@ -228,7 +230,8 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         "1",
         Some("min.insync.replicas"),
         "How many replicas must have a record before it is acknowledged. Copies are the store's: a record is \
-         acknowledged once the store has made it durable, with acks=1 and acks=all alike.",
+         acknowledged once the store has made it durable, with acks=1 and acks=all alike. A server with \
+         strict-replication-factor accepts 1 only.",
     ),
     inherent(
         "preallocate",

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use ferrymq_broker::settings::{TopicDefaults, topic_setting};
+use ferrymq_broker::settings::{TopicConfig, TopicDefaults, topic_setting};
 use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
@@ -69,7 +69,7 @@ pub(crate) struct ServeArgs {
     /// Partitions of topics that do not say. [default: 1]
     #[arg(long, env = "FERRYMQ_NUM_PARTITIONS", value_name = "N")]
     num_partitions: Option<u32>,
-    /// Refuse replication factors above 1 instead of reporting them as 1. [default: false]
+    /// Refuse replication factors and min.insync.replicas above 1 instead of reporting one copy. [default: false]
     #[arg(long, env = "FERRYMQ_STRICT_REPLICATION_FACTOR", value_name = "BOOL")]
     strict_replication_factor: Option<bool>,
     /// How often old records are looked for, in milliseconds. [default: 300000]
@@ -244,6 +244,13 @@ impl Settings {
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
                 self.bytes_in_flight_max, self.request_bytes_max
             ));
+        }
+        // A topic that says nothing must be possible.
+        let bare = TopicConfig::new(BTreeMap::new(), &self.topic_defaults);
+        let checked =
+            bare.and_then(|bare| bare.check_relations(&self.topic_defaults, self.strict_replication_factor));
+        if let Err(error) = checked {
+            problems.push(format!("topic defaults: {error}"));
         }
     }
 
@@ -428,6 +435,23 @@ mod tests {
         let problems = Settings::check(args).unwrap_err();
         assert!(problems.len() >= 6, "{problems:#?}");
         assert!(problems.iter().any(|text| text.contains("--allow-remote")));
+    }
+
+    #[test]
+    fn topic_defaults_must_be_possible_together() {
+        let with = |pairs: &[(&str, &str)], strict| ServeArgs {
+            topic_default: pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            strict_replication_factor: Some(strict),
+            ..ServeArgs::default()
+        };
+        let (os, flush) = (("ferrymq.durability", "os"), ("flush.ms", "5"));
+        let two = ("min.insync.replicas", "2");
+        for possible in [with(&[os], true), with(&[flush], true), with(&[two], false)] {
+            Settings::check(possible).unwrap();
+        }
+        for impossible in [with(&[os, flush], false), with(&[two], true)] {
+            assert_eq!(Settings::check(impossible).unwrap_err().len(), 1);
+        }
     }
 
     #[test]

@@ -246,6 +246,12 @@ async fn what_cannot_be_set_is_refused_and_changes_nothing() {
             config,
             "Invalid value x",
         ),
+        (
+            t,
+            vec![("ferrymq.durability", SET, Some("os")), ("flush.messages", SET, Some("1"))],
+            config,
+            "Invalid value 1 for configuration flush.messages: a topic with ferrymq.durability=os",
+        ),
         ((TOPIC, "u"), vec![], ErrorCode::UnknownTopicOrPartition, "The topic 'u' does not exist."),
         ((TOPIC, ""), vec![], request, "Default topic resources are not allowed."),
         (
