@@ -62,3 +62,22 @@ async fn stored_topics_are_not_refused_for_a_new_rule() {
     let strict = open(&stores, BrokerOptions { strict_copies: true, ..Default::default() }).await;
     assert!(strict.topics().get("two").is_some());
 }
+
+/// Kafka's rule: a name may not differ from another by dots and underscores only.
+#[tokio::test(start_paused = true)]
+async fn colliding_names_are_refused() {
+    let broker = open(&stores(), BrokerOptions::default()).await;
+    broker.create_topic(topic("a.b", &[])).await.unwrap();
+    for name in ["a_b", "a.b"] {
+        let error = broker.create_topic(topic(name, &[])).await.unwrap_err();
+        match name {
+            "a.b" => assert!(matches!(error, TopicError::Exists(_)), "{error}"),
+            _ => assert_eq!(error.to_string(), "Topic 'a_b' collides with existing topic: a.b"),
+        }
+    }
+    for fine in ["a-b", "a.b.", "ab"] {
+        broker.create_topic(topic(fine, &[])).await.unwrap();
+    }
+    broker.delete_topic("a.b").await.unwrap();
+    broker.create_topic(topic("a_b", &[])).await.unwrap();
+}

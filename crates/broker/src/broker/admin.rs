@@ -14,7 +14,7 @@ use super::{Broker, SMALL_MESSAGE_BYTES};
 use crate::settings::{SettingError, TopicConfig};
 use crate::shard::Message;
 use crate::topics::{
-    DeletingRecord, NewTopic, RECORD_VERSION, Topic, TopicError, TopicRecord, check_name, log_ids,
+    DeletingRecord, NewTopic, RECORD_VERSION, Topic, TopicError, TopicRecord, check_name, collide, log_ids,
 };
 
 /// Logs below this id are the broker's own (metadata, state, groups).
@@ -30,6 +30,7 @@ impl Broker {
         if self.topics.get(&new.name).is_some() {
             return Err(TopicError::Exists(new.name.clone()));
         }
+        self.check_collision(&new.name)?;
         self.check_partitions(0, new.partitions)?;
         Ok(self.check_config(new.config.clone())?)
     }
@@ -143,6 +144,21 @@ impl Broker {
         let put = Put { key: format!("deleting/{}", topic.id), value: None };
         self.stores.meta.txn(Vec::new(), vec![put]).await?;
         Ok(topic)
+    }
+
+    /// Refuses a name that differs from an existing one by dots and underscores only, in Kafka's words. Topics
+    /// that were created before this rule stay.
+    fn check_collision(&self, name: &str) -> Result<(), TopicError> {
+        if !name.contains(['.', '_']) {
+            return Ok(());
+        }
+        self.topics.with(|topics| match topics.iter().find(|topic| collide(&topic.name, name)) {
+            None => Ok(()),
+            Some(other) => {
+                let text = format!("Topic '{name}' collides with existing topic: {}", other.name);
+                Err(TopicError::Name(text))
+            }
+        })
     }
 
     fn check_partitions(&self, old: u32, total: u32) -> Result<(), TopicError> {
