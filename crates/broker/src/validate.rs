@@ -9,10 +9,10 @@
 //! **Invariant.** A batch that passes has a true CRC, a record count that matches its offsets, and, if
 //! uncompressed, records that nest exactly and a largest timestamp that is that of its records.
 
-use ferrymq_types::record::check_payload;
+use ferrymq_types::record::{PayloadSummary, check_payload};
 use ferrymq_types::{BatchError, BatchHeader, BatchView, Compression, TimestampType};
 
-use crate::settings::TopicConfig;
+use crate::settings::{SEGMENT_BYTES_MIN, TopicConfig};
 
 /// "No timestamp", of a record and of a batch.
 const NO_TIMESTAMP: i64 = -1;
@@ -35,6 +35,16 @@ pub enum Refusal {
         size: usize,
         /// `max.message.bytes`.
         max: usize,
+    },
+    /// Larger than a segment of the topic.
+    #[error(
+        "the record batch size is {size} bytes, which exceeds the maximum configured segment size of {max} bytes"
+    )]
+    LargerThanSegment {
+        /// Bytes of the batch.
+        size: usize,
+        /// `segment.bytes`.
+        max: u64,
     },
     /// A timestamp too far from the broker's clock.
     #[error("timestamp {timestamp} of the record batch is out of range [{earliest}, {latest}]")]
@@ -70,27 +80,44 @@ pub fn check_batch(batch: &BatchView, config: &TopicConfig, now_ms: i64) -> Resu
         return Err(Refusal::TooLarge { size, max: config.max_message_bytes });
     }
     check_header(batch)?;
-    let header = batch.header;
-    let summary = match header.compression() {
+    let summary = match batch.header.compression() {
         Some(Compression::None) => {
             let payload = &batch.bytes[ferrymq_types::batch::HEADER_BYTES..];
-            let checked = check_payload(payload, header.record_count);
+            let checked = check_payload(payload, batch.header.record_count);
             Some(checked.map_err(|(index, error)| Refusal::Record { index: Some(index), what: error.0 })?)
         }
         _ => None,
     };
-    let (oldest, newest) = summary.map_or((header.base_timestamp, header.max_timestamp), |summary| {
-        let at = |delta: i64| header.base_timestamp.saturating_add(delta);
-        (at(summary.timestamp_delta_min), at(summary.timestamp_delta_max))
-    });
+    let header = check_times(&batch.header, summary.as_ref(), config, now_ms)?;
+    // Last, as in Kafka: what is wrong with the records is said first.
+    // Topics may have a smaller value from when it was no limit.
+    let max = config.segment_bytes.max(SEGMENT_BYTES_MIN.unsigned_abs());
+    if size as u64 > max {
+        return Err(Refusal::LargerThanSegment { size, max });
+    }
+    Ok(header)
+}
+
+/// Checks the timestamps; `summary` is that of the records, unless they are compressed.
+fn check_times(
+    header: &BatchHeader,
+    summary: Option<&PayloadSummary>,
+    config: &TopicConfig,
+    now_ms: i64,
+) -> Result<BatchHeader, Refusal> {
     let claims_append_time = header.timestamp_type() == TimestampType::LogAppendTime;
     if config.timestamp_type == TimestampType::LogAppendTime {
         // The owner stamps it.
-        return if claims_append_time { Err(Refusal::TimestampType) } else { Ok(header) };
+        return if claims_append_time { Err(Refusal::TimestampType) } else { Ok(*header) };
     }
     if claims_append_time && header.max_timestamp == NO_TIMESTAMP {
         return Err(Refusal::TimestampType);
     }
+    let (oldest, newest) = summary.map_or((header.base_timestamp, header.max_timestamp), |summary| {
+        let at = |delta: i64| header.base_timestamp.saturating_add(delta);
+        // Without any timestamp it is none, whatever the records' deltas add up to.
+        (at(summary.timestamp_delta_min), at(summary.timestamp_delta_max).max(NO_TIMESTAMP))
+    });
     let earliest = now_ms.saturating_sub(config.timestamp_before_max_ms);
     let latest = now_ms.saturating_add(config.timestamp_after_max_ms);
     for timestamp in [newest, oldest] {
@@ -99,9 +126,7 @@ pub fn check_batch(batch: &BatchView, config: &TopicConfig, now_ms: i64) -> Resu
             return Err(Refusal::Timestamp { timestamp, earliest, latest });
         }
     }
-    // Without any timestamp it is none, whatever the records' deltas add up to.
-    let largest = if summary.is_some() { newest.max(NO_TIMESTAMP) } else { newest };
-    Ok(header.with_create_time(largest))
+    Ok(header.with_create_time(newest))
 }
 
 /// What the header alone can show.

@@ -67,11 +67,15 @@ async fn open(
 }
 
 fn item(partition: &Arc<Partition>, producer: Option<(i64, i16, i32)>) -> AppendItem {
+    item_of(partition, producer, b"value")
+}
+
+fn item_of(partition: &Arc<Partition>, producer: Option<(i64, i16, i32)>, value: &[u8]) -> AppendItem {
     let mut builder = BatchBuilder::new(1_000_000);
     if let Some((id, epoch, sequence)) = producer {
         builder.producer(id, epoch, sequence);
     }
-    builder.push(1_000_000, Some(b"key"), Some(b"value"), &[]);
+    builder.push(1_000_000, Some(b"key"), Some(value), &[]);
     let mut bytes = builder.build();
     let header = BatchView::split_from(&mut bytes.clone()).unwrap().header;
     AppendItem { partition: partition.clone(), bytes: into_mut(std::mem::take(&mut bytes)), header }
@@ -211,7 +215,7 @@ async fn retention_trims_by_time_and_by_size() {
     let rig = Rig::new().await;
     let by_time = rig.topic("by-time", &[("retention.ms", "1000")]).await;
     let by_size = rig
-        .topic("by-size", &[("retention.bytes", "0"), ("retention.ms", "-1"), ("segment.bytes", "1024")])
+        .topic("by-size", &[("retention.bytes", "0"), ("retention.ms", "-1"), ("segment.bytes", "1048576")])
         .await;
     let forever = rig.topic("forever", &[("retention.ms", "-1")]).await;
     for partition in [&by_time, &by_size, &forever] {
@@ -223,7 +227,8 @@ async fn retention_trims_by_time_and_by_size() {
     assert_eq!((by_time.log_start(), by_size.log_start()), (Offset(0), Offset(0)), "too young, too small");
     tokio::time::advance(std::time::Duration::from_secs(2)).await;
     for _ in 0..20 {
-        rig.append(&by_size, None).await.unwrap();
+        let large = item_of(&by_size, None, &[0; 60_000]);
+        rig.broker.append(vec![large]).await.wait().await.remove(0).unwrap();
     }
     ferrymq_broker::retention::run_once(&rig.broker).await;
     assert_eq!(by_time.log_start(), Offset(3));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::{Broker, BrokerOptions, NewTopic, SettingError, TopicError};
 use ferrymq_runtime::{Clock, Rng, Tasks};
+use ferrymq_storage::Put;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
 
@@ -61,6 +62,16 @@ async fn stored_topics_are_not_refused_for_a_new_rule() {
     drop(lenient);
     let strict = open(&stores, BrokerOptions { strict_copies: true, ..Default::default() }).await;
     assert!(strict.topics().get("two").is_some());
+    // `segment.bytes` was accepted from 1024 on.
+    let entry = stores.meta.get("topics/two").await.unwrap().unwrap();
+    let text = String::from_utf8(entry.value.to_vec()).unwrap();
+    let smaller = text.replacen("\"min.insync.replicas\":\"2\"", "\"segment.bytes\":\"1024\"", 1);
+    assert_ne!(text, smaller);
+    let put = Put { key: entry.key, value: Some(smaller.into()) };
+    stores.meta.txn(Vec::new(), vec![put]).await.unwrap();
+    drop(strict);
+    let again = open(&stores, BrokerOptions::default()).await;
+    assert_eq!(again.topics().get("two").unwrap().config.get().segment_bytes, 1024);
 }
 
 /// Kafka's rule: a name may not differ from another by dots and underscores only.

@@ -81,7 +81,7 @@ impl Broker {
         let config = match old {
             Some(old) => old.config.clone(),
             None => {
-                let config = TopicConfig::new(record.config.clone(), &self.options.topic_defaults)?;
+                let config = TopicConfig::stored(record.config.clone(), &self.options.topic_defaults)?;
                 Arc::new(ConfigCell::new(config))
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! **Invariant.** Sorted by name, so that listings are stable.
 
-use super::{BATCH_BYTES_MAX_AS_LONG, Effect, Kind, Setting};
+use super::{BATCH_BYTES_MAX_AS_LONG, Effect, Kind, SEGMENT_BYTES_MIN, Setting};
 
 /// The setting called `name`.
 #[must_use]
@@ -273,11 +273,11 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
     ),
     honoured(
         "segment.bytes",
-        Kind::Int { min: 1024, max: i32::MAX as i64 },
+        Kind::Int { min: SEGMENT_BYTES_MIN, max: i32::MAX as i64 },
         "1073741824",
         "log.segment.bytes",
         "What retention by size frees at a time, in bytes: a partition may hold up to this much more than \
-         retention.bytes.",
+         retention.bytes. A larger batch is refused.",
     ),
     inherent(
         "segment.index.bytes",

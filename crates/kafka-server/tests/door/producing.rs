@@ -206,6 +206,17 @@ async fn the_header_of_a_batch_is_made_true() {
     }
 }
 
+/// A batch must fit into a segment, although there are none here: clients see what Kafka would answer.
+#[tokio::test]
+async fn a_batch_larger_than_a_segment_is_refused() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[("segment.bytes", "1048576"), ("max.message.bytes", "3000000")]).await;
+    let mut client = server.client().await;
+    let large = produce(&mut client, "t", 0, batch(&["x".repeat(1_048_576).as_str()])).await;
+    assert_eq!(large.error_code, ErrorCode::RecordListTooLarge.code(), "{:?}", large.error_message);
+    assert_eq!(write(&mut client, "t", 0, batch(&["x".repeat(1_048_000).as_str()])).await, 0);
+}
+
 /// What a wrong clock has seen does not count once it is right: producers are judged by the time it is.
 #[tokio::test]
 async fn a_corrected_clock_refuses_nothing() {
