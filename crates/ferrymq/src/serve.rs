@@ -104,6 +104,8 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         shards: settings.worker_threads,
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
+        trust_clock: settings.trust_clock,
+        strict_copies: settings.strict_replication_factor,
         ..BrokerOptions::default()
     };
     let options = settings.broker.over(options);

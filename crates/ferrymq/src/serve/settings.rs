@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use ferrymq_broker::settings::{TopicDefaults, topic_setting};
+use ferrymq_broker::settings::{TopicConfig, TopicDefaults, topic_setting};
 use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
@@ -74,12 +74,16 @@ pub(crate) struct ServeArgs {
     /// Partitions of topics that do not say. [default: 1]
     #[arg(long, env = "FERRYMQ_NUM_PARTITIONS", value_name = "N")]
     num_partitions: Option<u32>,
-    /// Refuse replication factors above 1 instead of reporting them as 1. [default: false]
+    /// Refuse replication factors and min.insync.replicas above 1 instead of reporting one copy. [default: false]
     #[arg(long, env = "FERRYMQ_STRICT_REPLICATION_FACTOR", value_name = "BOOL")]
     strict_replication_factor: Option<bool>,
     /// How often old records are looked for, in milliseconds. [default: 300000]
     #[arg(long, env = "FERRYMQ_RETENTION_CHECK_INTERVAL_MS", value_name = "MS")]
     retention_check_interval_ms: Option<u64>,
+    /// Believe the system's clock at once when it has gone forward, or after a long stop. Otherwise records and
+    /// offsets expire by it only once the broker has run for as long, a day at most. [default: false]
+    #[arg(long, env = "FERRYMQ_TRUST_CLOCK", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    trust_clock: Option<bool>,
     /// Largest request, in bytes. [default: 104857600]
     #[arg(long, env = "FERRYMQ_REQUEST_BYTES_MAX", value_name = "BYTES")]
     request_bytes_max: Option<usize>,
@@ -143,6 +147,7 @@ pub(crate) struct Settings {
     pub(crate) num_partitions: u32,
     pub(crate) strict_replication_factor: bool,
     pub(crate) retention_check_interval_ms: u64,
+    pub(crate) trust_clock: bool,
     pub(crate) request_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
@@ -226,6 +231,7 @@ impl Settings {
             num_partitions: args.num_partitions.unwrap_or(1),
             strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
             retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
+            trust_clock: args.trust_clock.unwrap_or(false),
             request_bytes_max: positive(
                 "request-bytes-max",
                 args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
@@ -266,6 +272,13 @@ impl Settings {
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
                 self.bytes_in_flight_max, self.request_bytes_max
             ));
+        }
+        // A topic that says nothing must be possible.
+        let bare = TopicConfig::new(BTreeMap::new(), &self.topic_defaults);
+        let checked =
+            bare.and_then(|bare| bare.check_relations(&self.topic_defaults, self.strict_replication_factor));
+        if let Err(error) = checked {
+            problems.push(format!("topic defaults: {error}"));
         }
     }
 
@@ -329,6 +342,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         num_partitions: first.num_partitions.or(second.num_partitions),
         strict_replication_factor: first.strict_replication_factor.or(second.strict_replication_factor),
         retention_check_interval_ms: first.retention_check_interval_ms.or(second.retention_check_interval_ms),
+        trust_clock: first.trust_clock.or(second.trust_clock),
         request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
@@ -409,6 +423,23 @@ pub(super) mod tests {
         let problems = Settings::check(args).unwrap_err();
         assert!(problems.len() >= 6, "{problems:#?}");
         assert!(problems.iter().any(|text| text.contains("--allow-remote")));
+    }
+
+    #[test]
+    fn topic_defaults_must_be_possible_together() {
+        let with = |pairs: &[(&str, &str)], strict| ServeArgs {
+            topic_default: pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            strict_replication_factor: Some(strict),
+            ..ServeArgs::default()
+        };
+        let (os, flush) = (("ferrymq.durability", "os"), ("flush.ms", "5"));
+        let two = ("min.insync.replicas", "2");
+        for possible in [with(&[os], true), with(&[flush], true), with(&[two], false)] {
+            Settings::check(possible).unwrap();
+        }
+        for impossible in [with(&[os, flush], false), with(&[two], true)] {
+            assert_eq!(Settings::check(impossible).unwrap_err().len(), 1);
+        }
     }
 
     #[test]
