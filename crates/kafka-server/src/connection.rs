@@ -30,6 +30,7 @@ use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
 use crate::handlers::fetch::FetchSession;
+use crate::intake::{self, Room};
 use crate::listener::Listener;
 
 /// How long answers that were begun may still take once the client or the server is done.
@@ -58,7 +59,7 @@ pub(crate) struct Closed(pub(crate) String);
 struct Job {
     answer: Answer,
     _own: BytePermit,
-    _shared: Option<BytePermit>,
+    _shared: Option<Room>,
 }
 
 /// Serves one connection until either side is done.
@@ -110,8 +111,7 @@ async fn read_loop(
         let Next::Frame(length) = next else { return Ok(()) };
         // Room in the connection first: waiting there must not hold room that others could use.
         let own = in_time(context, "earlier requests were not answered", budget.take(length)).await?;
-        let shared = in_time(context, "the server was too busy", context.budget.take(length)).await?;
-        let body = frames.body(read, length).await.map_err(|error| Closed(error.to_string()))?;
+        let (body, shared) = intake::receive(context, &mut frames, read, length).await?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
         context.counters.bytes_in_total.fetch_add(length as u64 + 4, Ordering::Relaxed);
         let Begun { answer, handed_over } = dispatch::begin(session, body).await.inspect_err(|_| {
@@ -128,7 +128,7 @@ async fn read_loop(
 }
 
 /// Waits for room, but not for ever: while we wait we do not see whether the client is still there.
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     context: &Context,
     why: &'static str,
     room: impl Future<Output = T>,

@@ -11,6 +11,7 @@ use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
 use tokio::sync::Mutex;
 
+use crate::intake::Intake;
 use crate::listener::Listener;
 
 /// How the door presents itself.
@@ -87,6 +88,8 @@ pub struct Context {
     pub config: KafkaConfig,
     /// Bytes of requests being worked on, in all connections.
     pub budget: ByteBudget,
+    /// The part of it that requests take while they arrive.
+    pub(crate) intake: Intake,
     /// What happened so far.
     pub counters: Counters,
     /// The last fetch session id given out.
@@ -134,6 +137,7 @@ impl Context {
             listeners,
             volume,
             config,
+            intake: Intake::new(budget.bytes()),
             budget,
             counters: Counters::default(),
             fetch_sessions: AtomicI32::new(0),

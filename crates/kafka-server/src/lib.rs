@@ -18,6 +18,7 @@ pub mod dispatch;
 pub mod errors;
 pub mod framing;
 mod handlers;
+mod intake;
 pub mod listener;
 pub mod server;
 

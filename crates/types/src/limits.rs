@@ -5,7 +5,9 @@
 
 /// Largest request frame accepted, in bytes. Kafka's `socket.request.max.bytes`.
 pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
-/// Largest first frame of a connection that has not yet sent one valid request.
+/// Largest first frame of a connection that has not yet sent one valid request. Not small: clients that learnt the
+/// served versions on another connection (kafkajs) begin this one with a produce request of any size. What is
+/// announced costs nothing until it comes.
 pub const FIRST_REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest record batch, in bytes: the default of a topic's `max.message.bytes`.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
@@ -15,7 +17,8 @@ pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Bytes of requests being worked on for one connection before it is no longer read.
 pub const CONNECTION_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
-/// Bytes of requests being worked on in the whole server before connections are no longer read.
+/// Bytes of requests being worked on in the whole server before connections are no longer read. One short request
+/// and one long one may come on top, so that of those that are half here one can always finish.
 pub const SERVER_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
 /// Requests of one connection being worked on at a time.
 pub const CONNECTION_REQUESTS_IN_FLIGHT: usize = 1024;

@@ -47,6 +47,7 @@ pub(crate) struct Options {
     pub(crate) fetch_bytes_max: Option<usize>,
     pub(crate) request_bytes_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
+    pub(crate) patience: Option<Duration>,
     /// Names of listeners, and the hosts that they advertise. None: the default one.
     pub(crate) listeners: Vec<(&'static str, &'static str)>,
 }
@@ -101,7 +102,7 @@ impl Server {
             strict_replication_factor: false,
             request_bytes_max: options.request_bytes_max.unwrap_or(100 * 1024 * 1024),
             fetch_bytes_max: options.fetch_bytes_max.unwrap_or(55 * 1024 * 1024),
-            patience: Duration::from_secs(2),
+            patience: options.patience.unwrap_or(Duration::from_secs(2)),
             data_dir: "data".to_owned(),
         };
         let surroundings = Surroundings {
