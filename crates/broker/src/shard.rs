@@ -13,7 +13,7 @@
 //!
 //! Deliberately absent: locks, timers but for a claim's pause, anything about requests or connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
@@ -30,7 +30,7 @@ pub(crate) mod load;
 mod owned;
 mod reclaim;
 
-use owned::{Owned, ProducerState};
+use owned::{Owned, Parked, ProducerState};
 use reclaim::{Claimed, Reclaims};
 
 /// Bytes that may wait in one shard's mailbox.
@@ -88,8 +88,8 @@ pub(crate) enum Message {
     Append { items: Vec<AppendItem>, reply: oneshot::Sender<AppendResults> },
     /// Moves a partition's start up; answers with the new start.
     Trim { log: LogId, start: Offset, reply: oneshot::Sender<Result<Offset, AppendError>> },
-    /// What is known of a partition's producers.
-    Producers { log: LogId, reply: oneshot::Sender<Option<Producers>> },
+    /// What is known of a partition's producers; read from the log if nobody has asked yet.
+    Producers { log: LogId, reply: oneshot::Sender<Result<Producers, AppendError>> },
     /// Forgets producers silent since before this time.
     ExpireProducers { cutoff_ms: i64 },
 }
@@ -200,14 +200,7 @@ impl Owner {
             Message::Detach { log } => self.on_detach(log),
             Message::Append { items, reply } => self.on_append(items, reply, batch),
             Message::Trim { log, start, reply } => self.on_trim(log, start, reply),
-            Message::Producers { log, reply } => {
-                let known = self.partitions.get(&log).and_then(|owned| match &owned.producers {
-                    ProducerState::Known(producers) => Some(producers.clone()),
-                    _ => None,
-                });
-                // A reader that went away needs no answer.
-                let _ = reply.send(known);
-            }
+            Message::Producers { log, reply } => self.on_producers(log, reply),
             Message::ExpireProducers { cutoff_ms } => {
                 for owned in self.partitions.values_mut() {
                     if let ProducerState::Known(producers) = &mut owned.producers {
@@ -225,9 +218,23 @@ impl Owner {
     fn on_detach(&mut self, log: LogId) {
         self.reclaims.forget(log);
         let Some(owned) = self.partitions.remove(&log) else { return };
+        // Whoever waits for the producers learns of it by the end of the reply's channel.
         if let ProducerState::Loading(parked) = owned.producers {
-            for (request, item, _) in parked {
+            for (request, item, _) in parked.appends {
                 self.answer(request, item, Err(AppendError::Gone));
+            }
+        }
+    }
+
+    fn on_producers(&mut self, log: LogId, reply: oneshot::Sender<Result<Producers, AppendError>>) {
+        let Some(owned) = self.partitions.get_mut(&log) else { return };
+        match &mut owned.producers {
+            // A reader that went away needs no answer.
+            ProducerState::Known(producers) => drop(reply.send(Ok(producers.clone()))),
+            ProducerState::Loading(parked) => parked.readers.push(reply),
+            ProducerState::Unknown => {
+                let parked = Parked { readers: vec![reply], ..Parked::default() };
+                self.done.push(owned.load_producers(&self.context, parked));
             }
         }
     }
@@ -253,11 +260,10 @@ impl Owner {
             return self.answer(request, index, Err(AppendError::Gone));
         };
         match &mut owned.producers {
-            ProducerState::Loading(parked) => return parked.push_back((request, index, item)),
+            ProducerState::Loading(parked) => return parked.appends.push((request, index, item)),
             ProducerState::Unknown if item.header.has_producer_id() => {
-                let load = load::producers(self.context.clone(), owned.partition.clone(), owned.next);
-                owned.producers = ProducerState::Loading(VecDeque::from([(request, index, item)]));
-                return self.done.push(load);
+                let parked = Parked { appends: vec![(request, index, item)], ..Parked::default() };
+                return self.done.push(owned.load_producers(&self.context, parked));
             }
             ProducerState::Unknown | ProducerState::Known(_) => {}
         }
@@ -358,16 +364,22 @@ impl Owner {
         };
         match producers {
             Ok(producers) => {
+                for reader in parked.readers {
+                    let _ = reader.send(Ok(producers.clone()));
+                }
                 owned.producers = ProducerState::Known(producers);
                 let mut batch = Commit::default();
-                for (request, index, item) in parked {
+                for (request, index, item) in parked.appends {
                     self.append_or_park(request, index, item, &mut batch);
                 }
                 self.commit(batch);
             }
             Err(error) => {
                 tracing::warn!(log = log.0, error = %error, "could not read the producers of a partition");
-                for (request, index, _) in parked {
+                for reader in parked.readers {
+                    let _ = reader.send(Err(AppendError::Storage(error.clone())));
+                }
+                for (request, index, _) in parked.appends {
                     self.answer(request, index, Err(AppendError::Storage(error.clone())));
                 }
             }

@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ferrymq_storage::{Action, Append, Batch, Claim, ErrorKind, Op, Outcome, Space};
+use ferrymq_storage::{Action, Append, Batch, Claim, ErrorKind, Op, Outcome, Pending, Space};
 use ferrymq_types::{BatchHeader, CommitId, Offset, TimestampType, batch};
+use tokio::sync::oneshot;
 
-use super::{AppendError, AppendItem, Appended, Sent, ShardContext};
+use super::{AppendError, AppendItem, Appended, Done, Sent, ShardContext, load};
 use crate::partition::Partition;
 use crate::producers::{Check, Producers, Undo};
 
@@ -45,8 +46,15 @@ enum Standing {
 /// Whether the partition's producers are known yet. They are read from the log when first needed.
 pub(super) enum ProducerState {
     Unknown,
-    Loading(VecDeque<(u64, usize, AppendItem)>),
+    Loading(Parked),
     Known(Producers),
+}
+
+/// What waits for the producers to be read, in the order it came.
+#[derive(Default)]
+pub(super) struct Parked {
+    pub(super) appends: Vec<(u64, usize, AppendItem)>,
+    pub(super) readers: Vec<oneshot::Sender<Result<Producers, AppendError>>>,
 }
 
 impl ProducerState {
@@ -81,6 +89,12 @@ impl Owned {
             batches_since_snapshot: 0,
             snapshot: None,
         }
+    }
+
+    /// Begins to read the producers; `parked` waits for them.
+    pub(super) fn load_producers(&mut self, context: &ShardContext, parked: Parked) -> Pending<Done> {
+        self.producers = ProducerState::Loading(parked);
+        load::producers(context.clone(), self.partition.clone(), self.next)
     }
 
     /// Gives out offsets and prepares the append; `Err` holds an answer that needs no write.

@@ -4,8 +4,8 @@
 //! single request. Only partitions that may have something new are looked at: those the request names, those
 //! that changed, and those that had more than fitted into the last answer.
 //!
-//! **Invariants.** Waiting is woken by appends, never polled. Whole batches are answered, the first even if it
-//! is larger than asked (KIP-74). Nothing at or behind the high watermark is answered.
+//! **Invariants.** Waiting is woken by appends, never polled. Whole batches are answered within all limits,
+//! but for the first of the first partition that has one (KIP-74). Nothing at or behind the high watermark is answered.
 
 use std::time::Duration;
 

@@ -29,8 +29,15 @@ const LATEST_TIERED: i64 = -5;
 /// First version whose answer carries the leader epoch (KIP-320).
 const LEADER_EPOCH_SINCE: i16 = 4;
 
-/// What a look-up found: offset and timestamp.
-type Found = Option<(Offset, i64)>;
+/// What a look-up found. The epoch is the one in which the record was written, not the one in force: it is what
+/// a client compares with the log after a change of leaders (KIP-320).
+struct Place {
+    offset: Offset,
+    timestamp: i64,
+    leader_epoch: i32,
+}
+
+type Found = Option<Place>;
 
 pub(crate) async fn handle(
     context: &Context,
@@ -70,13 +77,12 @@ async fn look_up(
     partition: &Partition,
     wanted: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
-    let epoch = partition.leader_epoch();
     if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
         return failed(wanted, code);
     }
     let found = match wanted.timestamp {
-        LATEST => Ok(Some((partition.last_stable_offset(), -1))),
-        EARLIEST | EARLIEST_LOCAL => Ok(Some((partition.log_start(), -1))),
+        LATEST => Ok(Some(end(partition))),
+        EARLIEST | EARLIEST_LOCAL => start(partition).await,
         LATEST_TIERED => Ok(None),
         MAX_TIMESTAMP if version >= 7 => by_time(partition, Find::MaxTimestamp).await,
         timestamp if timestamp >= 0 => by_time(partition, Find::Timestamp(timestamp)).await,
@@ -84,18 +90,28 @@ async fn look_up(
     };
     match found {
         Err(error) => failed(wanted, errors::storage(&error)),
-        Ok(found) => {
-            let known = found.is_some();
-            let (offset, timestamp) = found.map_or((-1, -1), |(offset, time)| (offset.signed(), time));
-            ListOffsetsPartitionResponse {
-                partition_index: wanted.partition_index,
-                timestamp,
-                offset,
-                leader_epoch: if known && version >= LEADER_EPOCH_SINCE { epoch } else { -1 },
-                ..Default::default()
-            }
-        }
+        Ok(None) => failed(wanted, ErrorCode::None),
+        Ok(Some(place)) => ListOffsetsPartitionResponse {
+            partition_index: wanted.partition_index,
+            timestamp: place.timestamp,
+            offset: place.offset.signed(),
+            leader_epoch: if version >= LEADER_EPOCH_SINCE { place.leader_epoch } else { -1 },
+            ..Default::default()
+        },
     }
+}
+
+fn end(partition: &Partition) -> Place {
+    let leader_epoch = partition.leader_epoch();
+    Place { offset: partition.last_stable_offset(), timestamp: -1, leader_epoch }
+}
+
+async fn start(partition: &Partition) -> Result<Found, StorageError> {
+    let offset = partition.log_start();
+    let first = partition.headers(offset, 1, 0).await?.into_iter().next();
+    // Nothing there: what is written next will have the epoch in force.
+    let leader_epoch = first.map_or_else(|| partition.leader_epoch(), |head| head.epoch.leader_epoch());
+    Ok(Some(Place { offset, timestamp: -1, leader_epoch }))
 }
 
 async fn by_time(partition: &Partition, what: Find) -> Result<Found, StorageError> {
@@ -109,13 +125,15 @@ async fn by_time(partition: &Partition, what: Find) -> Result<Found, StorageErro
     let mut bytes = run.bytes;
     let Ok(batch) = BatchView::split_from(&mut bytes) else { return Ok(None) };
     let start = partition.log_start();
-    let whole_batch = Some((head.base.max(start), batch.header.max_timestamp));
+    let leader_epoch = head.epoch.leader_epoch();
+    let place = |(offset, timestamp)| Place { offset, timestamp, leader_epoch };
+    let whole_batch = (head.base.max(start), batch.header.max_timestamp);
     if batch.header.timestamp_type() == TimestampType::LogAppendTime {
-        return Ok(whole_batch);
+        return Ok(Some(place(whole_batch)));
     }
     let Some(records) = open(&batch) else {
         // The records cannot be read; the batch as a whole is still the right place.
-        return Ok(whole_batch);
+        return Ok(Some(place(whole_batch)));
     };
     let base_time = batch.header.base_timestamp;
     let times = records.map_while(Result::ok).map(|record| {
@@ -123,11 +141,12 @@ async fn by_time(partition: &Partition, what: Find) -> Result<Found, StorageErro
         (head.base.plus(delta), base_time.saturating_add(record.timestamp_delta))
     });
     let mut readable = times.filter(|(offset, _)| *offset >= start);
-    Ok(match what {
+    let found = match what {
         Find::Timestamp(target) => readable.find(|(_, time)| *time >= target),
         // The first of several with the same timestamp.
         _ => readable.max_by_key(|(offset, time)| (*time, std::cmp::Reverse(*offset))),
-    })
+    };
+    Ok(found.map(place))
 }
 
 /// The records of a batch, decompressed within bounds.

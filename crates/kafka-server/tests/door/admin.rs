@@ -67,6 +67,71 @@ async fn topics_are_created_or_refused() {
     assert_eq!(unknown.error_code, ErrorCode::UnknownTopicOrPartition.code());
 }
 
+/// Nothing that is named twice is deleted, whether by name, by id or by both.
+#[tokio::test]
+async fn a_topic_named_twice_is_not_deleted() {
+    let server = Server::start().await;
+    for topic in ["once", "twice", "by-id-twice", "both", "mixed", "dup-and-id"] {
+        server.topic(topic, 1, &[]).await;
+    }
+    let mut client = server.client().await;
+    let by_name = |text: &str| DeleteTopicState { name: Some(name(text)), ..Default::default() };
+    let by_id = |text: &str| DeleteTopicState { topic_id: server.topic_id(text), ..Default::default() };
+    let invalid = ErrorCode::InvalidRequest.code();
+    let zero = ferrymq_kafka_codec::Uuid::ZERO;
+    let id = |text: &str| server.topic_id(text);
+    let mut expected = vec![
+        (None, zero, invalid, "Neither topic name nor id were specified."),
+        (Some("mixed"), id("mixed"), invalid, "You may not specify both topic name and topic id."),
+        (Some("twice"), zero, invalid, "Duplicate topic name."),
+        (None, id("by-id-twice"), invalid, "Duplicate topic id."),
+        (
+            Some("both"),
+            id("both"),
+            invalid,
+            "The provided topic name maps to an ID that was already supplied.",
+        ),
+        (Some("dup-and-id"), zero, invalid, "Duplicate topic name."),
+        (Some("dup-and-id"), id("dup-and-id"), 0, ""),
+        (Some("once"), id("once"), 0, ""),
+    ];
+    let topics = vec![
+        by_name("twice"),
+        by_id("both"),
+        by_id("by-id-twice"),
+        by_name("once"),
+        DeleteTopicState::default(),
+        by_name("both"),
+        by_name("dup-and-id"),
+        by_id("by-id-twice"),
+        by_name("twice"),
+        by_id("dup-and-id"),
+        by_name("dup-and-id"),
+        DeleteTopicState { name: Some(name("mixed")), topic_id: id("mixed") },
+        by_name("twice"),
+    ];
+    let answers = client.call(6, &DeleteTopicsRequest { topics, ..Default::default() }).await.responses;
+    let mut told: Vec<_> = answers
+        .iter()
+        .map(|one| {
+            let text = one.error_message.as_deref().unwrap_or_default();
+            (one.name.as_deref(), one.topic_id, one.error_code, text)
+        })
+        .collect();
+    // In no order, as with Kafka.
+    expected.sort_by_key(|one| (one.3, one.0));
+    told.sort_by_key(|one| (one.3, one.0));
+    assert_eq!(told, expected);
+    let left: Vec<_> =
+        server.context.broker.topics().all().iter().map(|topic| topic.name.to_string()).collect();
+    assert_eq!(left, ["both", "by-id-twice", "mixed", "twice"]);
+    let topic_names = vec![name("twice"), name("twice"), name("both")];
+    let old = client.call(5, &DeleteTopicsRequest { topic_names, ..Default::default() }).await.responses;
+    let mut codes: Vec<_> = old.iter().map(|one| (one.name.as_deref(), one.error_code)).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [(Some("both"), 0), (Some("twice"), invalid)]);
+}
+
 #[tokio::test]
 async fn topics_grow_and_never_shrink() {
     let server = Server::start().await;
@@ -250,4 +315,15 @@ async fn producers_are_told_by_partition() {
     assert_eq!((of("t")[2].error_code, of("u")[0].error_code), (unknown, unknown));
     assert_eq!(of("no good")[0].error_code, ErrorCode::InvalidTopicException.code());
     assert!(of("t")[0].active_producers.iter().all(|one| one.current_txn_start_offset == -1));
+
+    // Nobody has written since this start; they are told all the same, and a retry is still known as one.
+    let server = server.restart().await;
+    let mut client = server.client().await;
+    let request = DescribeProducersRequest { topics: vec![topic("t", vec![0, 1])] };
+    let after = client.call(0, &request).await.topics.remove(0).partitions;
+    let told: Vec<_> =
+        after[0].active_producers.iter().map(|one| (one.producer_id, one.last_sequence)).collect();
+    assert_eq!((told, after[1].active_producers.len()), (vec![(7, 0), (500, 3)], 0));
+    write(&mut client, "t", 0, sequenced(7, 0, 0, &["d"])).await;
+    assert_eq!(server.context.broker.topics().partition("t", 0).unwrap().high_watermark().0, 5);
 }

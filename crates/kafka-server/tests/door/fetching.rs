@@ -75,11 +75,48 @@ async fn the_first_batch_comes_even_if_too_large_and_no_more() {
     request.max_bytes = i32::MAX;
     let bounded = client.call(NAMED, &request).await;
     let total: usize = told(&bounded).iter().map(|(_, bytes)| bytes).sum();
-    assert!((one..3000 + one).contains(&total), "the server's own bound holds: {total}");
+    assert_eq!(total, 2 * one, "the server's own bound holds");
     request.topics[0].partitions[0].partition_max_bytes = 10;
     request.topics[0].partitions.truncate(1);
     let small = client.call(NAMED, &request).await;
     assert_eq!(told(&small), [(0, one)]);
+}
+
+/// Only the first partition with records may exceed a limit, by its first batch; the others stay within both.
+#[tokio::test]
+async fn limits_are_kept_by_all_but_the_first_batch() {
+    let server = Server::start().await;
+    server.topic("t", 4, &[]).await;
+    let mut client = server.client().await;
+    let (small, large) = (batch(&["x"]), batch(&["x".repeat(1000).as_str()]));
+    let (s, l) = (small.len(), large.len());
+    for (partition, bytes) in [(1, &large), (2, &large), (3, &small)] {
+        for _ in 0..3 {
+            write(&mut client, "t", partition, bytes.clone()).await;
+        }
+    }
+    let mut request = fetch_request("t", &[(0, 0), (1, 0), (2, 0), (3, 0)]);
+    let limit = |bytes: usize| i32::try_from(bytes).unwrap();
+    // The total and each partition's limit, and what is told: 0 is empty, 1 the first that has records.
+    let cases = [
+        (l - 1, l, [0, l, 0, 0]),
+        (l, l, [0, l, 0, 0]),
+        (l + s, l, [0, l, 0, s]),
+        (l + 2 * s + 1, l, [0, l, 0, 2 * s]),
+        (3 * l + s - 1, 2 * l + 1, [0, 2 * l, l, 0]),
+        (100 * l, l - 1, [0, l, 0, 3 * s]),
+        (100 * l, s - 1, [0, l, 0, 0]),
+        (100 * l, 2 * l - 1, [0, l, l, 3 * s]),
+    ];
+    for (total, each, expected) in cases {
+        request.max_bytes = limit(total);
+        for partition in &mut request.topics[0].partitions {
+            partition.partition_max_bytes = limit(each);
+        }
+        let told: Vec<_> =
+            told(&client.call(NAMED, &request).await).into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(told, expected, "{total} in all, {each} each; a batch has {s} or {l}");
+    }
 }
 
 #[tokio::test]

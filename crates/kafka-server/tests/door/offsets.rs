@@ -24,6 +24,14 @@ async fn list(client: &mut Client, topic: &str, partition: i32, timestamp: i64) 
     (answer.error_code, answer.offset, answer.timestamp)
 }
 
+/// The leader epoch that ListOffsets answers.
+async fn epoch_at(client: &mut Client, version: i16, timestamp: i64) -> i32 {
+    let wanted = ListOffsetsPartition { timestamp, current_leader_epoch: -1, ..Default::default() };
+    let topics = vec![ListOffsetsTopic { name: name("t"), partitions: vec![wanted] }];
+    let response = client.call(version, &ListOffsetsRequest { topics, ..Default::default() }).await;
+    response.topics[0].partitions[0].leader_epoch
+}
+
 /// What DeleteRecords answers: error, low watermark.
 async fn delete(client: &mut Client, topic: &str, offset: i64) -> (i16, i64) {
     let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset }];
@@ -58,6 +66,32 @@ async fn both_ends_and_unknown_partitions() {
     let unknown = ErrorCode::UnknownTopicOrPartition.code();
     assert_eq!(list(&mut client, "t", 1, -1).await, (unknown, -1, -1));
     assert_eq!(list(&mut client, "u", 0, -1).await, (unknown, -1, -1));
+}
+
+#[tokio::test]
+async fn an_offset_comes_with_the_epoch_it_was_written_in() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let mut client = server.client().await;
+    assert_eq!(epoch_at(&mut client, 9, -2).await, 0, "the next record's");
+    write(&mut client, "t", 0, batch(&["a"])).await;
+    let server = server.restart().await;
+    let mut client = server.client().await;
+    let now = server.context.broker.topics().partition("t", 0).unwrap().leader_epoch();
+    let mut later = BatchBuilder::new(START_MS + 1000);
+    later.push(START_MS + 1000, None, Some(b"b"), &[]);
+    write(&mut client, "t", 0, later.build()).await;
+    assert!(now > 0, "a new start is a new epoch");
+    // The end, the start, a time in the first batch, one in the second, the largest, one behind all.
+    let cases = [(-1, now), (-2, 0), (START_MS, 0), (START_MS + 1, now), (-3, now), (START_MS + 1001, -1)];
+    for (timestamp, epoch) in cases {
+        assert_eq!(epoch_at(&mut client, 9, timestamp).await, epoch, "{timestamp}");
+        assert_eq!(epoch_at(&mut client, 3, timestamp.max(-2)).await, -1, "no place for it before version 4");
+    }
+    assert_eq!(delete(&mut client, "t", 1).await, (0, 1));
+    assert_eq!(epoch_at(&mut client, 9, -2).await, now);
+    assert_eq!(delete(&mut client, "t", 2).await, (0, 2));
+    assert_eq!(epoch_at(&mut client, 9, -2).await, now, "nothing is left");
 }
 
 #[tokio::test]

@@ -106,3 +106,23 @@ async fn a_full_answer_goes_on_with_the_partitions_it_left_out() {
     }
     assert_eq!(seen, [(1, size), (2, size)], "nobody starves");
 }
+
+/// A partition whose batch never fits beside others is the first in its turn.
+#[tokio::test]
+async fn a_batch_that_never_fits_beside_others_gets_its_turn() {
+    let server = Server::start().await;
+    server.topic("t", 3, &[]).await;
+    let mut client = server.client().await;
+    let (small, large) = (batch(&["a"]), batch(&["x".repeat(1000).as_str()]));
+    for (partition, bytes) in [(0, &small), (1, &large), (2, &small)] {
+        write(&mut client, "t", partition, bytes.clone()).await;
+    }
+    let mut request = FetchRequest { session_epoch: 0, ..fetch_request("t", &[(0, 0), (1, 0), (2, 0)]) };
+    for partition in &mut request.topics[0].partitions {
+        partition.partition_max_bytes = 500;
+    }
+    let first = client.call(NAMED, &request).await;
+    assert_eq!(told(&first), [(0, small.len()), (1, 0), (2, small.len())]);
+    let second = client.call(NAMED, &next(first.session_id, 1, &[])).await;
+    assert_eq!(told(&second), [(0, small.len()), (1, large.len()), (2, small.len())]);
+}

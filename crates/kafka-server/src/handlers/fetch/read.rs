@@ -1,10 +1,12 @@
 //! Looking at the partitions of a fetch that may have something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use ferrymq_broker::Partition;
 use ferrymq_kafka_codec::messages::fetch::PartitionData;
 use ferrymq_kafka_codec::{ErrorCode, Records};
+use ferrymq_storage::{Read, StorageError};
 use ferrymq_types::Offset;
 
 use super::Wanted;
@@ -45,34 +47,50 @@ fn size(data: &PartitionData) -> usize {
     data.records.as_ref().map_or(0, Records::len)
 }
 
-/// Looks at the partitions that may have something, until the answer is full.
+/// What looking at one partition came to.
+enum Looked {
+    /// This is to be told of it.
+    Told(PartitionData),
+    /// Its next batch is larger than what may be told of it beside the others.
+    TooLarge,
+}
+
+/// Looks at the partitions that may have something, until the answer is full. The first that has records may
+/// exceed every limit by its first batch (KIP-74), so that it is told at all; no other may.
 pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
+    let mut left_out = VecDeque::new();
     while let Some(token) = rest.pop_front() {
         let earlier = found.by_token.get(&token).map_or(0, size);
         let taken = found.bytes - earlier;
         if taken > 0 && taken >= wanted.bytes_max {
-            // Full: this one and those behind it come first in the next answer.
+            // Full: what was left out and what was not looked at come first in the next answer.
             rest.push_front(token);
             break;
         }
         let room = wanted.bytes_max - taken;
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        let data = look_at(entry, wanted, room).await;
-        let more = size(&data) > 0;
-        found.put(token, data);
-        session.put_back(token, more);
+        match look_at(entry, wanted, room, taken == 0).await {
+            Looked::Told(data) => {
+                let more = size(&data) > 0;
+                found.put(token, data);
+                session.put_back(token, more);
+            }
+            Looked::TooLarge => left_out.push_back(token),
+        }
     }
-    session.put_front(rest);
+    left_out.append(&mut rest);
+    session.put_front(left_out);
 }
 
-async fn look_at(entry: &mut Entry, wanted: &Wanted, room: usize) -> PartitionData {
-    let Some(partition) = entry.partition().cloned() else { return entry.failed(entry.unknown_code()) };
-    if let Some(code) = check_epoch(&partition, entry.leader_epoch) {
-        return entry.failed(code);
+async fn look_at(entry: &Entry, wanted: &Wanted, room: usize, is_first: bool) -> Looked {
+    let told = |code| Looked::Told(entry.failed(code));
+    let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
+    if let Some(code) = check_epoch(partition, entry.leader_epoch) {
+        return told(code);
     }
-    let mut data = bounds(entry, &partition, wanted.read_committed);
+    let mut data = bounds(entry, partition, wanted.read_committed);
     let until = Offset::from_signed(data.last_stable_offset).unwrap_or_default();
     let high_watermark = Offset::from_signed(data.high_watermark).unwrap_or_default();
     let until = if wanted.read_committed { until } else { high_watermark };
@@ -81,21 +99,43 @@ async fn look_at(entry: &mut Entry, wanted: &Wanted, room: usize) -> PartitionDa
         _ => {
             let mut failed = entry.failed(ErrorCode::OffsetOutOfRange);
             failed.log_start_offset = partition.log_start().signed();
-            return failed;
+            return Looked::Told(failed);
         }
     };
     if from >= until {
-        return data;
+        return Looked::Told(data);
     }
     let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(room);
-    match partition.read(from, until, bytes_max).await {
-        Ok(read) => data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect()),
+    match read(partition, from..until, bytes_max, is_first).await {
+        Ok(Some(read)) => data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect()),
+        Ok(None) => return Looked::TooLarge,
         Err(error) => {
             tracing::warn!(partition = ?partition, from = from.0, error = %error, "a fetch could not be served");
-            return entry.failed(errors::storage(&error));
+            return told(errors::storage(&error));
         }
     }
-    data
+    Looked::Told(data)
+}
+
+/// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition. `None`: there
+/// are some, and none fits.
+async fn read(
+    partition: &Partition,
+    range: Range<Offset>,
+    bytes_max: usize,
+    is_first: bool,
+) -> Result<Option<Read>, StorageError> {
+    let fits = |bytes: usize| is_first || bytes <= bytes_max;
+    if !is_first {
+        // The index knows the size: what is not told is not read either.
+        let heads = partition.headers(range.start, 1, 0).await?;
+        if heads.first().is_some_and(|head| !fits(usize::try_from(head.size).unwrap_or(usize::MAX))) {
+            return Ok(None);
+        }
+    }
+    let read = partition.read(range.start, range.end, bytes_max).await?;
+    // The batch that was looked at may have been trimmed away since.
+    Ok(fits(read.bytes()).then_some(read))
 }
 
 /// An answer without records.
