@@ -7,15 +7,17 @@
 //! request is worked on when its turn to be answered comes.
 //!
 //! **Invariants.** Bytes in work are bounded per connection and in all. A client that closes ends everything
-//! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does.
+//! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does. Whoever
+//! neither sends the rest of a request nor takes an answer is not waited for longer than its patience.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Buf as _;
 use ferrymq_kafka_codec::Frame;
 use ferrymq_runtime::{ByteBudget, BytePermit};
 use ferrymq_types::limits::{
@@ -26,6 +28,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::answers::{self, AnswerRoom};
 use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
@@ -35,6 +38,11 @@ use crate::listener::Listener;
 
 /// How long answers that were begun may still take once the client or the server is done.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// Parts of the connection's patience after which a client that takes nothing is looked at.
+const PATIENCE_TICKS: u32 = 10;
+/// What a client must take of an answer within that patience to be waited for: 2 kB/s.
+const PACE_BYTES: usize = 64 * 1024;
 
 /// What is known of one client.
 pub(crate) struct Session {
@@ -49,7 +57,13 @@ pub(crate) struct Session {
 }
 
 /// An answer being made; `None`: the request wants none (acks=0).
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Frame>, Closed>> + Send>>;
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Reply>, Closed>> + Send>>;
+
+/// An answer and the room that it takes until it is written.
+pub(crate) struct Reply {
+    pub(crate) frame: Frame,
+    pub(crate) room: AnswerRoom,
+}
 
 /// The connection is to be closed; why, for the log.
 #[derive(Debug)]
@@ -146,9 +160,41 @@ async fn write_loop(
     mut answers: mpsc::Receiver<Job>,
 ) -> Result<(), Closed> {
     while let Some(job) = answers.recv().await {
-        let Some(mut frame) = job.answer.await? else { continue };
+        let Some(Reply { frame, room }) = job.answer.await? else { continue };
         session.context.counters.bytes_out_total.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        write.write_all_buf(&mut frame).await.map_err(|error| Closed(error.to_string()))?;
+        write_frame(&session.context, write, frame).await?;
+        drop(room);
+    }
+    Ok(())
+}
+
+/// Writes as long as the client takes something.
+async fn write_frame(context: &Context, write: &mut WriteHalf<'_>, mut frame: Frame) -> Result<(), Closed> {
+    let tick = || context.broker.clock().sleep(context.config.patience / PATIENCE_TICKS);
+    let mut next_tick = pin!(tick());
+    let (mut ticks, mut mark) = (0, frame.remaining());
+    while frame.has_remaining() {
+        tokio::select! {
+            biased;
+            written = write.write_buf(&mut frame) => match written {
+                Ok(0) => return Err(Closed("the client takes nothing any more".to_owned())),
+                Ok(_) => {}
+                Err(error) => return Err(Closed(error.to_string())),
+            },
+            () = &mut next_tick => {
+                ticks += 1;
+                next_tick.set(tick());
+            }
+        }
+        if mark - frame.remaining() >= PACE_BYTES {
+            (ticks, mark) = (0, frame.remaining());
+        }
+        let patient = if answers::is_short(context) { 1 } else { PATIENCE_TICKS };
+        if ticks >= patient && frame.has_remaining() {
+            // What the system still holds for this client is not to be sent either.
+            let _unchanged = write.as_ref().set_zero_linger().is_err();
+            return Err(Closed("the client does not take its answer".to_owned()));
+        }
     }
     Ok(())
 }

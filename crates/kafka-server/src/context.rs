@@ -9,6 +9,7 @@ use std::time::Duration;
 use ferrymq_broker::groups::{Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
+use ferrymq_types::limits::ANSWER_BYTES_IN_FLIGHT;
 use tokio::sync::Mutex;
 
 use crate::intake::Intake;
@@ -90,6 +91,8 @@ pub struct Context {
     pub budget: ByteBudget,
     /// The part of it that requests take while they arrive.
     pub(crate) intake: Intake,
+    /// Bytes of records in answers that are not written yet, in all connections.
+    pub answers: ByteBudget,
     /// What happened so far.
     pub counters: Counters,
     /// The last fetch session id given out.
@@ -139,6 +142,7 @@ impl Context {
             config,
             intake: Intake::new(budget.bytes()),
             budget,
+            answers: ByteBudget::new(ANSWER_BYTES_IN_FLIGHT),
             counters: Counters::default(),
             fetch_sessions: AtomicI32::new(0),
             altering: Mutex::new(()),

@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
 
-use crate::connection::{Answer, Closed, Session};
+use crate::answers::AnswerRoom;
+use crate::connection::{Answer, Closed, Reply, Session};
 use crate::handlers;
 
 /// The APIs this door answers, in the order of their numbers.
@@ -106,7 +107,9 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
                 return handlers::produce::begin(&session, correlation, version, frame, request).await;
             }
             RequestKind::Fetch(request) => Box::pin(async move {
-                respond(correlation, version, &handlers::fetch::handle(&session, version, request).await)
+                let (response, room) = handlers::fetch::handle(&session, version, request).await;
+                let reply = respond(correlation, version, &response)?;
+                Ok(reply.map(|reply| Reply { room, ..reply }))
             }),
             request => Box::pin(async move { answer(&session, call, request).await }),
         },
@@ -114,7 +117,7 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
 }
 
 /// Hands a request to its handler.
-async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Frame>, Closed> {
+async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Reply>, Closed> {
     use ApiKey as Api;
     let (correlation, version) = (call.correlation, call.version);
     let response = match request.api() {
@@ -259,9 +262,9 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
 }
 
 /// Encodes an answer.
-pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Frame>, Closed> {
+pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Reply>, Closed> {
     match Frame::response(correlation, version, body) {
-        Ok(frame) => Ok(Some(frame)),
+        Ok(frame) => Ok(Some(Reply { frame, room: AnswerRoom::default() })),
         Err(error) => {
             tracing::error!(api = body.api().name(), version, error = %error, "an answer could not be encoded");
             Err(Closed("an answer could not be encoded".to_owned()))

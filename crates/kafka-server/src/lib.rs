@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod connection;
 pub mod context;
 pub mod dispatch;

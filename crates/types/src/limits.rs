@@ -20,10 +20,15 @@ pub const CONNECTION_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 /// Bytes of requests being worked on in the whole server before connections are no longer read. One short request
 /// and one long one may come on top, so that of those that are half here one can always finish.
 pub const SERVER_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
+/// Bytes of records in answers that clients have not taken yet, in the whole server. A fetch is answered with less
+/// when there is less room; all fetches share it only while their answers are being written.
+pub const ANSWER_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
 /// Requests of one connection being worked on at a time.
 pub const CONNECTION_REQUESTS_IN_FLIGHT: usize = 1024;
 /// How long a connection may want to send more than there is room for before it is closed.
 pub const CONNECTION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a connection may do nothing before it is closed. Kafka's `connections.max.idle.ms`.
+pub const CONNECTION_IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(10 * 60);
 /// Connections at a time.
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Largest answer to one fetch, in bytes, whatever the client asks. Kafka's `fetch.max.bytes`.

@@ -13,6 +13,7 @@ use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_kafka_codec::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse};
 use ferrymq_types::limits::FETCH_WAIT_MS_MAX;
 
+use crate::answers::AnswerRoom;
 use crate::connection::Session;
 use crate::context::Context;
 
@@ -32,7 +33,10 @@ struct Wanted {
     read_committed: bool,
 }
 
-pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> FetchResponse {
+/// The answer and the room that its records take.
+type Answered = (FetchResponse, AnswerRoom);
+
+pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> Answered {
     let context = &*connection.context;
     let wanted = Wanted {
         version,
@@ -57,7 +61,10 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         }
         return response;
     }
-    let failed = |code: ErrorCode| FetchResponse { error_code: code.code(), ..Default::default() };
+    let failed = |code: ErrorCode| {
+        let response = FetchResponse { error_code: code.code(), ..Default::default() };
+        (response, AnswerRoom::default())
+    };
     let Some(session) = slot.as_mut().filter(|session| session.id() == id) else {
         return failed(ErrorCode::FetchSessionIdNotFound);
     };
@@ -69,7 +76,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
 }
 
 /// Looks, waits and answers; `full` answers name every partition.
-async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> FetchResponse {
+async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
@@ -84,6 +91,8 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         if late || found.urgent || found.bytes >= wanted.bytes_min {
             break;
         }
+        // What was found and is not enough is read again when there is more: it stays hot.
+        found.shed(context);
         if session.watch() {
             // Something came between looking and watching.
             continue;
@@ -94,7 +103,8 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         }
         session.take_changed();
     }
-    answer(session, wanted, full, found)
+    let room = std::mem::take(&mut found.room);
+    (answer(session, wanted, full, found), room)
 }
 
 fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {

@@ -22,7 +22,7 @@ use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes};
 use ferrymq_types::batch::into_mut;
 use ferrymq_types::{BatchError, BatchHeader, BatchView, Compression};
 
-use crate::connection::{Closed, Session};
+use crate::connection::{Closed, Reply, Session};
 use crate::context::Context;
 use crate::dispatch::{Begun, range_in, respond};
 use crate::errors;
@@ -94,7 +94,7 @@ async fn finish(
     node_id: i32,
     acks: i16,
     (correlation, version): (i32, i16),
-) -> Result<Option<ferrymq_kafka_codec::Frame>, Closed> {
+) -> Result<Option<Reply>, Closed> {
     let results = pending.wait().await;
     for ((topic, slot, partition), result) in places.into_iter().zip(results) {
         let answer = &mut response.responses[topic].partition_responses[slot];

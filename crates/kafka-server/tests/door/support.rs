@@ -153,6 +153,7 @@ impl Server {
     pub(crate) async fn check_alive_and_clean(&self) {
         until("all connections are gone", || self.open() == 0).await;
         until("no request holds room", || self.context.budget.in_use() == 0).await;
+        until("no answer holds room", || self.context.answers.in_use() == 0).await;
         let request = ferrymq_kafka_codec::messages::MetadataRequest::default();
         let response = self.client().await.call(1, &request).await;
         assert_eq!(response.controller_id, NODE);
