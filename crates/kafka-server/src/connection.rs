@@ -8,9 +8,11 @@
 //!
 //! **Invariants.** Bytes in work are bounded per connection and in all. A client that closes ends everything
 //! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does. Whoever
-//! neither sends the rest of a request nor takes an answer is not waited for longer than its patience.
+//! neither sends the rest of a request nor takes an answer is not waited for longer than its patience; whoever
+//! wants nothing at all is closed after `idle`.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use ferrymq_runtime::{ByteBudget, BytePermit};
 use ferrymq_types::limits::{
     CONNECTION_BYTES_IN_FLIGHT, CONNECTION_REQUESTS_IN_FLIGHT, FIRST_REQUEST_BYTES_MAX,
 };
+use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -43,6 +46,13 @@ const DRAIN: Duration = Duration::from_millis(500);
 const PATIENCE_TICKS: u32 = 10;
 /// What a client must take of an answer within that patience to be waited for: 2 kB/s.
 const PACE_BYTES: usize = 64 * 1024;
+
+/// How long a connection is quiet before it gives back its memory for reading.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// When, how often and how many times a quiet peer is asked whether it is still there: after two minutes it is not.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// What is known of one client.
 pub(crate) struct Session {
@@ -88,6 +98,9 @@ pub(crate) async fn run(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer = %peer, error = %error, "could not switch off Nagle's algorithm");
     }
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(peer = %peer, error = %error, "could not switch on keepalive");
+    }
     let session = Arc::new(Session { context, peer, listener, fetch: Mutex::new(None) });
     let (mut read, mut write) = stream.split();
     let (jobs, answers) = mpsc::channel(CONNECTION_REQUESTS_IN_FLIGHT);
@@ -121,7 +134,7 @@ async fn read_loop(
     let mut frames = FrameReader::default();
     let mut bytes_max = FIRST_REQUEST_BYTES_MAX.min(context.config.request_bytes_max);
     loop {
-        let next = frames.next(read, bytes_max).await.map_err(|error| Closed(error.to_string()))?;
+        let next = next_frame(context, &mut frames, read, bytes_max, &budget).await?;
         let Next::Frame(length) = next else { return Ok(()) };
         // Room in the connection first: waiting there must not hold room that others could use.
         let own = in_time(context, "earlier requests were not answered", budget.take(length)).await?;
@@ -139,6 +152,44 @@ async fn read_loop(
             return Ok(());
         }
     }
+}
+
+/// Waits for the next request; a connection without one in work is closed after a while.
+async fn next_frame(
+    context: &Context,
+    frames: &mut FrameReader,
+    read: &mut ReadHalf<'_>,
+    bytes_max: usize,
+    in_work: &ByteBudget,
+) -> Result<Next, Closed> {
+    let idle = context.config.idle;
+    let mut timer = pin!(context.broker.clock().sleep(REST_AFTER.min(idle)));
+    let mut resting = false;
+    loop {
+        tokio::select! {
+            biased;
+            next = frames.next(read, bytes_max) => return next.map_err(|error| Closed(error.to_string())),
+            () = &mut timer => {
+                // Whoever waits for an answer, of a fetch that waits for records say, is not idle.
+                if resting && in_work.in_use() == 0 {
+                    return Err(Closed("nothing was asked for a long time".to_owned()));
+                }
+                // Most connections are quiet most of the time: then they hold no memory for reading.
+                frames.rest();
+                resting = true;
+                timer.set(context.broker.clock().sleep(idle));
+            }
+        }
+    }
+}
+
+/// Has the system find out about peers that are gone without a word, also while an answer is waited for.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 /// Waits for room, but not for ever: while we wait we do not see whether the client is still there.

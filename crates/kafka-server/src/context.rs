@@ -32,6 +32,8 @@ pub struct KafkaConfig {
     pub fetch_bytes_max: usize,
     /// How long a connection may want to send more than there is room for before it is closed.
     pub patience: Duration,
+    /// How long a connection may do nothing before it is closed. Kafka's `connections.max.idle.ms`.
+    pub idle: Duration,
     /// Where the data lies, for DescribeLogDirs.
     pub data_dir: String,
 }

@@ -48,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) request_bytes_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
     pub(crate) patience: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// Names of listeners, and the hosts that they advertise. None: the default one.
     pub(crate) listeners: Vec<(&'static str, &'static str)>,
 }
@@ -103,6 +104,7 @@ impl Server {
             request_bytes_max: options.request_bytes_max.unwrap_or(100 * 1024 * 1024),
             fetch_bytes_max: options.fetch_bytes_max.unwrap_or(55 * 1024 * 1024),
             patience: options.patience.unwrap_or(Duration::from_secs(2)),
+            idle: options.idle.unwrap_or(ferrymq_types::limits::CONNECTION_IDLE_MAX),
             data_dir: "data".to_owned(),
         };
         let surroundings = Surroundings {
