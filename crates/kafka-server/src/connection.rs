@@ -6,7 +6,8 @@
 //! Both directions are one task. A produce request is handed to its owners as soon as it is read; every other
 //! request is worked on when its turn to be answered comes.
 //!
-//! **Invariants.** Bytes in work are bounded per connection and in all. A client that closes ends everything
+//! **Invariants.** Bytes in work are bounded per connection and in all. What waits for its turn holds no room
+//! that other connections need: a large request that is not a produce request is not even read before. A client that closes ends everything
 //! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does.
 
 use std::future::Future;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_kafka_codec::Frame;
+use ferrymq_kafka_codec::{ApiKey, Frame};
 use ferrymq_runtime::{ByteBudget, BytePermit};
 use ferrymq_types::limits::{
-    CONNECTION_BYTES_IN_FLIGHT, CONNECTION_REQUESTS_IN_FLIGHT, FIRST_REQUEST_BYTES_MAX,
+    CONNECTION_BYTES_IN_FLIGHT, CONNECTION_REQUESTS_IN_FLIGHT, CONNECTION_WAITING_BYTES,
+    FIRST_REQUEST_BYTES_MAX,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -57,8 +59,20 @@ pub(crate) struct Closed(pub(crate) String);
 /// An answer being made and the room its request takes.
 struct Job {
     answer: Answer,
+    _room: Room,
+}
+
+/// Room for one request, in its connection and beside.
+struct Room {
     _own: BytePermit,
-    _shared: Option<BytePermit>,
+    /// Of the server, or of what the connection may have waiting. `None`: its owners count it.
+    beside: Option<BytePermit>,
+}
+
+/// The room that one connection has.
+struct Rooms {
+    own: ByteBudget,
+    waiting: ByteBudget,
 }
 
 /// Serves one connection until either side is done.
@@ -102,15 +116,17 @@ async fn read_loop(
     jobs: mpsc::Sender<Job>,
 ) -> Result<(), Closed> {
     let context = &session.context;
-    let budget = ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT);
+    let rooms = Rooms {
+        own: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT),
+        waiting: ByteBudget::new(CONNECTION_WAITING_BYTES),
+    };
     let mut frames = FrameReader::default();
     let mut bytes_max = FIRST_REQUEST_BYTES_MAX.min(context.config.request_bytes_max);
     loop {
         let next = frames.next(read, bytes_max).await.map_err(|error| Closed(error.to_string()))?;
         let Next::Frame(length) = next else { return Ok(()) };
-        // Room in the connection first: waiting there must not hold room that others could use.
-        let own = in_time(context, "earlier requests were not answered", budget.take(length)).await?;
-        let shared = in_time(context, "the server was too busy", context.budget.take(length)).await?;
+        let key = frames.api_key(read, length).await.map_err(|error| Closed(error.to_string()))?;
+        let mut room = rooms.take(context, key == Some(ApiKey::Produce.id()), length).await?;
         let body = frames.body(read, length).await.map_err(|error| Closed(error.to_string()))?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
         context.counters.bytes_in_total.fetch_add(length as u64 + 4, Ordering::Relaxed);
@@ -118,12 +134,33 @@ async fn read_loop(
             context.counters.bad_requests_total.fetch_add(1, Ordering::Relaxed);
         })?;
         bytes_max = context.config.request_bytes_max;
-        // What waits behind a parked fetch must not hold room that other connections need.
-        let shared = (!handed_over).then_some(shared);
-        let job = Job { answer, _own: own, _shared: shared };
+        if handed_over {
+            room.beside = None;
+        }
+        let job = Job { answer, _room: room };
         if in_time(context, "earlier requests were not answered", jobs.send(job)).await?.is_err() {
             return Ok(());
         }
+    }
+}
+
+impl Rooms {
+    /// Waits for room for a request of `length` bytes.
+    async fn take(&self, context: &Context, is_produce: bool, length: usize) -> Result<Room, Closed> {
+        let unanswered = "earlier requests were not answered";
+        // Room in the connection first: waiting there must not hold room that others could use.
+        if !is_produce && length <= CONNECTION_WAITING_BYTES {
+            let waiting = in_time(context, unanswered, self.waiting.take(length)).await?;
+            let own = in_time(context, unanswered, self.own.take(length)).await?;
+            return Ok(Room { _own: own, beside: Some(waiting) });
+        }
+        if !is_produce {
+            // All of the connection's room is free once everything before is answered.
+            drop(in_time(context, unanswered, self.own.take(CONNECTION_BYTES_IN_FLIGHT)).await?);
+        }
+        let own = in_time(context, unanswered, self.own.take(length)).await?;
+        let shared = in_time(context, "the server was too busy", context.budget.take(length)).await?;
+        Ok(Room { _own: own, beside: Some(shared) })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Invariants.** A frame's bytes are in memory of their own, so that a produce request can be patched in
 //! place and kept without keeping others. Memory grows with what has arrived, never with what was declared.
-//! Nothing is read for a frame before the budgets have room for it.
+//! Nothing is read for a frame before the budgets have room for it, but for what is read ahead.
 
 use std::io;
 
@@ -42,12 +42,9 @@ impl FrameReader {
     /// `InvalidData` for a length that is negative or above `bytes_max`; `UnexpectedEof` if the stream ends in
     /// the middle of it.
     pub async fn next<R: AsyncRead + Unpin>(&mut self, from: &mut R, bytes_max: usize) -> io::Result<Next> {
-        while self.ahead.len() < 4 {
-            self.ahead.reserve(READ_AHEAD_BYTES);
-            if from.read_buf(&mut self.ahead).await? == 0 {
-                let clean = self.ahead.is_empty();
-                return if clean { Ok(Next::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-            }
+        if !self.have(from, 4).await? {
+            let clean = self.ahead.is_empty();
+            return if clean { Ok(Next::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
         let head: [u8; 4] = self.ahead.split_to(4)[..].try_into().unwrap_or_default();
         let declared = i32::from_be_bytes(head);
@@ -58,6 +55,36 @@ impl FrameReader {
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
             }
         }
+    }
+
+    /// The key of the API that the frame of `length` bytes asks for, ahead of the frame itself; `None` if it is too
+    /// short to have one.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends first.
+    pub async fn api_key<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        length: usize,
+    ) -> io::Result<Option<i16>> {
+        if length < 2 {
+            return Ok(None);
+        }
+        if !self.have(from, 2).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(self.ahead.first_chunk().map(|key| i16::from_be_bytes(*key)))
+    }
+
+    /// Reads until there are `count` bytes; false if the stream ends first.
+    async fn have<R: AsyncRead + Unpin>(&mut self, from: &mut R, count: usize) -> io::Result<bool> {
+        while self.ahead.len() < count {
+            self.ahead.reserve(READ_AHEAD_BYTES);
+            if from.read_buf(&mut self.ahead).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads the frame of `length` bytes that [`FrameReader::next`] announced.
@@ -114,6 +141,9 @@ mod tests {
             let mut from = Trickle { bytes: &stream, chunk };
             for (index, size) in sizes.iter().enumerate() {
                 assert_eq!(reader.next(&mut from, 10_000_000).await.unwrap(), Next::Frame(*size));
+                let first = |at: usize| (at + index).to_le_bytes()[0];
+                let key = (*size >= 2).then(|| i16::from_be_bytes([first(0), first(1)]));
+                assert_eq!(reader.api_key(&mut from, *size).await.unwrap(), key);
                 let body = reader.body(&mut from, *size).await.unwrap();
                 assert_eq!(body.len(), *size);
                 assert!(body.iter().enumerate().all(|(at, byte)| *byte == (at + index).to_le_bytes()[0]));
@@ -135,6 +165,7 @@ mod tests {
         let mut from = &b"short"[..];
         let mut reader = FrameReader::default();
         assert!(reader.body(&mut from, 90_000_000).await.is_err());
+        assert!(FrameReader::default().api_key(&mut &b"s"[..], 9).await.is_err());
     }
 
     struct Trickle<'a> {

@@ -1,10 +1,11 @@
 //! Clients that wait, and what must not wait for them.
 
-use ferrymq_kafka_codec::messages::MetadataRequest;
 use ferrymq_kafka_codec::messages::fetch::FetchRequest;
+use ferrymq_kafka_codec::messages::join_group::JoinGroupRequestProtocol;
+use ferrymq_kafka_codec::messages::{JoinGroupRequest, MetadataRequest};
 
 use super::records::{NAMED, batch, fetch_request, produce_request, told, write};
-use super::support::{Server, encode, until};
+use super::support::{Server, encode, name, until, within};
 
 /// A partition that was quiet when the session began is never looked at while others have enough.
 #[tokio::test]
@@ -27,7 +28,7 @@ async fn no_partition_of_a_session_starves() {
     assert!(seen, "the record in partition 1 was never told");
 }
 
-/// More requests than the queue holds behind a waiting fetch hide that the client has gone.
+/// More requests than may wait behind a waiting fetch hide that the client has gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_ends_with_its_client() {
     let server = Server::start().await;
@@ -38,7 +39,7 @@ async fn a_full_queue_ends_with_its_client() {
     let frame = encode(2, 1, &MetadataRequest::default());
     client.raw(&frame.repeat(2000)).await;
     let requests = || server.context.counters.requests_total.load(std::sync::atomic::Ordering::Relaxed);
-    until("the queue is full", || requests() > 1024).await;
+    until("no more may wait", || requests() >= 256).await;
     client.stream.set_zero_linger().expect("a TCP stream has this option");
     drop(client);
     until("the connection is gone", || server.open() == 0).await;
@@ -79,4 +80,46 @@ async fn a_few_connections_cannot_hold_all_the_room() {
     let answered = tokio::time::timeout(std::time::Duration::from_secs(5), asked).await;
     drop(held);
     assert!(answered.is_ok(), "nobody else is served");
+}
+
+/// Nine connections with a waiting fetch and a join of 16 MiB behind it would take more than all the room there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_behind_a_fetch_takes_no_room_from_others() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    server.topic("quiet", 1, &[]).await;
+    let waiting = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("quiet", &[(0, 0)]) };
+    let protocol = JoinGroupRequestProtocol {
+        name: name("range"),
+        metadata: vec![7; 16 << 20].into(),
+        ..Default::default()
+    };
+    let join = JoinGroupRequest {
+        group_id: name("g"),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        protocol_type: name("consumer"),
+        protocols: vec![protocol],
+        ..Default::default()
+    };
+    let join = encode(2, 5, &join);
+    let tasks = ferrymq_runtime::Tasks::new();
+    for _ in 0..9 {
+        let mut client = server.client().await;
+        client.send(NAMED, &waiting).await;
+        let join = join.clone();
+        tasks.spawn(ferrymq_runtime::TaskKind::Background, "greedy client", async move {
+            client.raw(&join).await;
+            client.closed().await;
+        });
+    }
+    // The door loses its patience with them; until then, and then, others are served.
+    let mut other = server.client().await;
+    until("all are connected", || server.open() == 10).await;
+    let writing = async {
+        while server.open() > 1 {
+            write(&mut other, "t", 0, batch(&["x"])).await;
+        }
+    };
+    within(writing).await;
 }
