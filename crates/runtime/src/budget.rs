@@ -44,6 +44,12 @@ impl ByteBudget {
         Some(BytePermit { _permit: permit })
     }
 
+    /// Bytes that may be taken in all, rounded up to the budget's unit of 256.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.units * UNIT_BYTES
+    }
+
     /// Bytes taken now, rounded up to the budget's unit of 256.
     #[must_use]
     pub fn in_use(&self) -> usize {
@@ -63,7 +69,7 @@ mod tests {
     async fn a_budget_is_given_back() {
         let budget = ByteBudget::new(1024);
         let first = budget.take(1000).await;
-        assert_eq!(budget.in_use(), 1024);
+        assert_eq!((budget.in_use(), budget.capacity()), (1024, 1024));
         assert!(budget.try_take(1).is_none());
         drop(first);
         assert_eq!(budget.in_use(), 0);
