@@ -53,7 +53,7 @@ mod timers;
 mod tests;
 
 pub use config::GroupsConfig;
-pub use handle::{Groups, Start};
+pub use handle::{Groups, SHARDS_DEFAULT, Start};
 pub use record::{CommittedOffset, GroupMetadata, GroupRecord, MemberMetadata};
 pub use types::{
     CommitOffset, CommitRequest, DeleteOffsetsRequest, FetchGroup, FetchedGroup, FetchedOffset,

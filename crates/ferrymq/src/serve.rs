@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::groups::{self, Groups, GroupsConfig};
+use ferrymq_broker::groups::{self, Groups, GroupsConfig, SHARDS_DEFAULT};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -32,8 +32,6 @@ use settings::Settings;
 
 /// The first of the logs that hold consumer groups.
 const FIRST_GROUP_LOG: u64 = 16;
-/// How many there are. Fixed: a group's shard is its id's hash modulo this.
-const GROUP_SHARDS: u64 = 16;
 /// How long a stop waits for clients and owners.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -117,7 +115,8 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let groups_config = GroupsConfig::default();
     let groups = Groups::start(groups::Start {
         store: store.clone(),
-        logs: (0..GROUP_SHARDS).map(|shard| LogId(FIRST_GROUP_LOG + shard)).collect(),
+        // Their number is fixed: a group's shard is its id's hash modulo this.
+        logs: (FIRST_GROUP_LOG..).take(SHARDS_DEFAULT).map(LogId).collect(),
         owner: broker.owner(),
         clock: clock.clone(),
         rng,

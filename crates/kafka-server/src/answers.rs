@@ -32,7 +32,7 @@ const SHORT: usize = 8;
 
 /// Whether there is little room for answers.
 pub(crate) fn is_short(context: &Context) -> bool {
-    context.answers.free() < context.answers.bytes() / SHORT
+    context.answers.free() < context.answers.capacity() / SHORT
 }
 
 /// The room that one answer holds.

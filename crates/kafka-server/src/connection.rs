@@ -6,7 +6,7 @@
 //! Both directions are one task. A produce request is handed to its owners as soon as it is read; every other
 //! request is worked on when its turn to be answered comes.
 //!
-//! **Invariants.** Bytes in work are bounded per connection and in all. A client that closes ends everything
+//! **Invariants.** Bytes in work are bounded per connection and in all ([`crate::intake`]). A client that closes ends everything
 //! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does. Whoever
 //! neither sends the rest of a request nor takes an answer is not waited for longer than its patience; whoever
 //! wants nothing at all is closed after `idle`.
@@ -21,10 +21,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 use ferrymq_kafka_codec::Frame;
-use ferrymq_runtime::{ByteBudget, BytePermit};
-use ferrymq_types::limits::{
-    CONNECTION_BYTES_IN_FLIGHT, CONNECTION_REQUESTS_IN_FLIGHT, FIRST_REQUEST_BYTES_MAX,
-};
+use ferrymq_types::limits::{CONNECTION_REQUESTS_IN_FLIGHT, FIRST_REQUEST_BYTES_MAX};
 use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -36,7 +33,7 @@ use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
 use crate::handlers::fetch::FetchSession;
-use crate::intake::{self, Room};
+use crate::intake::{Room, Rooms};
 use crate::listener::Listener;
 
 /// How long answers that were begun may still take once the client or the server is done.
@@ -82,8 +79,7 @@ pub(crate) struct Closed(pub(crate) String);
 /// An answer being made and the room its request takes.
 struct Job {
     answer: Answer,
-    _own: BytePermit,
-    _shared: Option<Room>,
+    _room: Room,
 }
 
 /// Serves one connection until either side is done.
@@ -130,24 +126,23 @@ async fn read_loop(
     jobs: mpsc::Sender<Job>,
 ) -> Result<(), Closed> {
     let context = &session.context;
-    let budget = ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT);
+    let rooms = Rooms::default();
     let mut frames = FrameReader::default();
     let mut bytes_max = FIRST_REQUEST_BYTES_MAX.min(context.config.request_bytes_max);
     loop {
-        let next = next_frame(context, &mut frames, read, bytes_max, &budget).await?;
+        let next = next_frame(context, &mut frames, read, bytes_max, &rooms).await?;
         let Next::Frame(length) = next else { return Ok(()) };
-        // Room in the connection first: waiting there must not hold room that others could use.
-        let own = in_time(context, "earlier requests were not answered", budget.take(length)).await?;
-        let (body, shared) = intake::receive(context, &mut frames, read, length).await?;
+        let (body, mut room) = rooms.receive(context, &mut frames, read, length).await?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
         context.counters.bytes_in_total.fetch_add(length as u64 + 4, Ordering::Relaxed);
         let Begun { answer, handed_over } = dispatch::begin(session, body).await.inspect_err(|_| {
             context.counters.bad_requests_total.fetch_add(1, Ordering::Relaxed);
         })?;
         bytes_max = context.config.request_bytes_max;
-        // What waits behind a parked fetch must not hold room that other connections need.
-        let shared = (!handed_over).then_some(shared);
-        let job = Job { answer, _own: own, _shared: shared };
+        if handed_over {
+            room.hand_over();
+        }
+        let job = Job { answer, _room: room };
         if in_time(context, "earlier requests were not answered", jobs.send(job)).await?.is_err() {
             return Ok(());
         }
@@ -160,7 +155,7 @@ async fn next_frame(
     frames: &mut FrameReader,
     read: &mut ReadHalf<'_>,
     bytes_max: usize,
-    in_work: &ByteBudget,
+    rooms: &Rooms,
 ) -> Result<Next, Closed> {
     let idle = context.config.idle;
     let mut timer = pin!(context.broker.clock().sleep(REST_AFTER.min(idle)));
@@ -171,7 +166,7 @@ async fn next_frame(
             next = frames.next(read, bytes_max) => return next.map_err(|error| Closed(error.to_string())),
             () = &mut timer => {
                 // Whoever waits for an answer, of a fetch that waits for records say, is not idle.
-                if resting && in_work.in_use() == 0 {
+                if resting && !rooms.in_work() {
                     return Err(Closed("nothing was asked for a long time".to_owned()));
                 }
                 // Most connections are quiet most of the time: then they hold no memory for reading.

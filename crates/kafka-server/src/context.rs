@@ -142,7 +142,7 @@ impl Context {
             listeners,
             volume,
             config,
-            intake: Intake::new(budget.bytes()),
+            intake: Intake::new(budget.capacity()),
             budget,
             answers: ByteBudget::new(ANSWER_BYTES_IN_FLIGHT),
             counters: Counters::default(),

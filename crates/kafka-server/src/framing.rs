@@ -56,6 +56,23 @@ impl FrameReader {
         }
     }
 
+    /// The key of the API that the frame of `length` bytes asks for, ahead of the frame itself; `None` if it is too
+    /// short to have one.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends first.
+    pub async fn api_key<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        length: usize,
+    ) -> io::Result<Option<i16>> {
+        if length < 2 {
+            return Ok(None);
+        }
+        let front = self.front(from, 2).await?;
+        Ok(front.first_chunk().map(|key| i16::from_be_bytes(*key)))
+    }
+
     /// Reads until at least `count` bytes, at most [`READ_AHEAD_BYTES`], of the announced frame are here, and
     /// shows them.
     ///
@@ -146,6 +163,9 @@ mod tests {
             let mut from = Trickle { bytes: &stream, chunk };
             for (index, size) in sizes.iter().enumerate() {
                 assert_eq!(reader.next(&mut from, 10_000_000).await.unwrap(), Next::Frame(*size));
+                let first = |at: usize| (at + index).to_le_bytes()[0];
+                let key = (*size >= 2).then(|| i16::from_be_bytes([first(0), first(1)]));
+                assert_eq!(reader.api_key(&mut from, *size).await.unwrap(), key);
                 let mut body = BytesMut::new();
                 let front = reader.front(&mut from, (*size).min(chunk % 1000)).await.unwrap().to_vec();
                 for until in (0..*size).step_by(777_777).chain([*size]) {
@@ -177,6 +197,7 @@ mod tests {
         let mut body = BytesMut::new();
         assert!(reader.body(&mut from, &mut body, 90_000_000, 90_000_000).await.is_err());
         assert!(body.capacity() <= 2 * GROW_BYTES);
+        assert!(FrameReader::default().api_key(&mut &b"s"[..], 9).await.is_err());
     }
 
     #[tokio::test]

@@ -15,6 +15,10 @@
 //! - A step that does not come within the connection's patience ends the connection. Waiting for room does not
 //!   count: that is our doing.
 //!
+//! What waits for its turn behind a fetch that waits holds none of the server's room: small requests take it from
+//! what their connection may have waiting, and a larger one, unless it is a produce request, is not even read
+//! before everything ahead of it is answered. Which it is its first two bytes say.
+//!
 //! **Invariants.** Of those that wait for room in a lane, one always can go on. Room is held until the request
 //! is done with ([`Room`]), the lane's part of it only until the request is whole.
 //!
@@ -23,7 +27,9 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use ferrymq_kafka_codec::ApiKey;
 use ferrymq_runtime::{ByteBudget, BytePermit};
+use ferrymq_types::limits::{CONNECTION_BYTES_IN_FLIGHT, CONNECTION_WAITING_BYTES};
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -48,9 +54,22 @@ struct Lane {
     last: Arc<Semaphore>,
 }
 
+/// The room that one connection has.
+pub(crate) struct Rooms {
+    own: ByteBudget,
+    waiting: ByteBudget,
+}
+
 /// What a request holds until it is done with.
-#[derive(Debug)]
 pub(crate) struct Room {
+    _own: BytePermit,
+    beside: Option<Beside>,
+}
+
+/// Room of the server, or of what the connection may have waiting.
+#[derive(Default)]
+struct Beside {
+    _waiting: Option<BytePermit>,
     _whole: Option<BytePermit>,
     _last: Option<OwnedSemaphorePermit>,
 }
@@ -71,18 +90,68 @@ impl Intake {
     }
 }
 
-/// Reads the request of `length` bytes that was announced.
-pub(crate) async fn receive<R: AsyncRead + Unpin>(
+impl Default for Rooms {
+    fn default() -> Self {
+        let own = ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT);
+        Rooms { own, waiting: ByteBudget::new(CONNECTION_WAITING_BYTES) }
+    }
+}
+
+impl Rooms {
+    /// Whether a request of this connection is not done with.
+    pub(crate) fn in_work(&self) -> bool {
+        self.own.in_use() > 0
+    }
+
+    /// Reads the request of `length` bytes that was announced.
+    pub(crate) async fn receive<R: AsyncRead + Unpin>(
+        &self,
+        context: &Context,
+        frames: &mut FrameReader,
+        from: &mut R,
+        length: usize,
+    ) -> Result<(BytesMut, Room), Closed> {
+        let key = read(context, frames.api_key(from, length)).await?;
+        let is_produce = key == Some(ApiKey::Produce.id());
+        let unanswered = "earlier requests were not answered";
+        // Room in the connection first: waiting there must not hold room that others could use.
+        if !is_produce && length <= CONNECTION_WAITING_BYTES {
+            let waiting = in_time(context, unanswered, self.waiting.take(length)).await?;
+            let own = in_time(context, unanswered, self.own.take(length)).await?;
+            let mut body = BytesMut::new();
+            read(context, frames.body(from, &mut body, length, length)).await?;
+            let beside = Beside { _waiting: Some(waiting), ..Beside::default() };
+            return Ok((body, Room { _own: own, beside: Some(beside) }));
+        }
+        if !is_produce {
+            // All of the connection's room is free once everything before is answered.
+            drop(in_time(context, unanswered, self.own.take(CONNECTION_BYTES_IN_FLIGHT)).await?);
+        }
+        let own = in_time(context, unanswered, self.own.take(length)).await?;
+        let (body, beside) = receive(context, frames, from, length).await?;
+        Ok((body, Room { _own: own, beside: Some(beside) }))
+    }
+}
+
+impl Room {
+    /// The request's owners count its bytes from now on.
+    pub(crate) fn hand_over(&mut self) {
+        self.beside = None;
+    }
+}
+
+/// Reads a request into room of the server.
+async fn receive<R: AsyncRead + Unpin>(
     context: &Context,
     frames: &mut FrameReader,
     from: &mut R,
     length: usize,
-) -> Result<(BytesMut, Room), Closed> {
+) -> Result<(BytesMut, Beside), Closed> {
     let mut body = BytesMut::new();
     if length <= READ_AHEAD_BYTES {
         read(context, frames.body(from, &mut body, length, length)).await?;
         let whole = in_time(context, "the server was too busy", context.budget.take(length)).await?;
-        return Ok((body, Room { _whole: Some(whole), _last: None }));
+        return Ok((body, Beside { _whole: Some(whole), ..Beside::default() }));
     }
     read(context, async { frames.front(from, READ_AHEAD_BYTES).await.map(drop) }).await?;
     let lane = if length <= SHORT_BYTES { &context.intake.short } else { &context.intake.long };
@@ -123,7 +192,7 @@ impl Arriving {
     }
 
     /// The request is here.
-    fn finish(mut self, budget: &ByteBudget, length: usize) -> Room {
+    fn finish(mut self, budget: &ByteBudget, length: usize) -> Beside {
         if self.last.is_some() {
             let missing = length.saturating_sub(self.whole.as_ref().map_or(0, BytePermit::bytes));
             if let Some(rest) = budget.try_take(missing) {
@@ -131,7 +200,7 @@ impl Arriving {
                 self.last = None;
             }
         }
-        Room { _whole: self.whole, _last: self.last }
+        Beside { _waiting: None, _whole: self.whole, _last: self.last }
     }
 }
 

@@ -66,16 +66,16 @@ impl ByteBudget {
         Some(BytePermit { permit })
     }
 
-    /// Bytes of the whole budget.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.units * UNIT_BYTES
-    }
-
     /// Bytes that are free now.
     #[must_use]
     pub fn free(&self) -> usize {
         self.permits.available_permits().min(self.units) * UNIT_BYTES
+    }
+
+    /// Bytes that may be taken in all, rounded up to the budget's unit of 256.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.units * UNIT_BYTES
     }
 
     /// Bytes taken now, rounded up to the budget's unit of 256.
@@ -97,7 +97,7 @@ mod tests {
     async fn a_budget_is_given_back() {
         let budget = ByteBudget::new(1024);
         let first = budget.take(1000).await;
-        assert_eq!(budget.in_use(), 1024);
+        assert_eq!((budget.in_use(), budget.capacity()), (1024, 1024));
         assert!(budget.try_take(1).is_none());
         drop(first);
         assert_eq!(budget.in_use(), 0);
@@ -109,7 +109,7 @@ mod tests {
         one.merge(two);
         assert_eq!((one.bytes(), budget.free()), (768, 256));
         one.shrink_to(1);
-        assert_eq!((one.bytes(), budget.free(), budget.bytes()), (256, 768, 1024));
+        assert_eq!((one.bytes(), budget.free(), budget.capacity()), (256, 768, 1024));
         one.shrink_to(4096);
         assert_eq!(budget.in_use(), 256);
         one.shrink_to(0);

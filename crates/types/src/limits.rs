@@ -23,6 +23,9 @@ pub const SERVER_BYTES_IN_FLIGHT: usize = 128 * 1024 * 1024;
 /// Bytes of records in answers that clients have not taken yet, in the whole server. A fetch is answered with less
 /// when there is less room; all fetches share it only while their answers are being written.
 pub const ANSWER_BYTES_IN_FLIGHT: usize = 256 * 1024 * 1024;
+/// Bytes of requests, other than Produce, that one connection may have waiting beside the server's room. A larger
+/// one is read when its turn to be answered comes.
+pub const CONNECTION_WAITING_BYTES: usize = 64 * 1024;
 /// Requests of one connection being worked on at a time.
 pub const CONNECTION_REQUESTS_IN_FLIGHT: usize = 1024;
 /// How long a connection may want to send more than there is room for before it is closed.
@@ -53,4 +56,5 @@ const _: () = assert!(BATCH_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(FIRST_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX <= SERVER_BYTES_IN_FLIGHT);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT <= SERVER_BYTES_IN_FLIGHT);
+const _: () = assert!(CONNECTION_WAITING_BYTES <= CONNECTION_BYTES_IN_FLIGHT);
 const _: () = assert!(FETCH_BYTES_MAX < REQUEST_BYTES_MAX);

@@ -77,6 +77,12 @@ impl Groups {
         Groups { shards: shards.collect() }
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Joins a group. Waits until a generation is made: that may take as long as the rebalance timeout.
     ///
     /// # Errors

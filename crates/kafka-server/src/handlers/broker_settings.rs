@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use ferrymq_broker::groups::SHARDS_DEFAULT;
 use ferrymq_broker::settings::{Kind, Setting, TOPIC_SETTINGS};
 use ferrymq_kafka_codec::StrBytes;
 use ferrymq_kafka_codec::messages::describe_configs::{
@@ -26,6 +27,7 @@ use crate::listener::Listener;
 const BOOLEAN: i8 = 1;
 const STRING: i8 = 2;
 const INT: i8 = 3;
+const SHORT: i8 = 4;
 const LONG: i8 = 5;
 const LIST: i8 = 7;
 
@@ -138,11 +140,25 @@ const TABLE: &[Row] = &[
         "Where clients are told to connect to, by the listener they come through.",
     ),
     row(
+        "authorizer.class.name",
+        STRING,
+        Some(""),
+        |_| text(""),
+        "Who decides what a client may do. There are no users and no ACLs yet: everybody may do everything.",
+    ),
+    row(
         "auto.create.topics.enable",
         BOOLEAN,
         Some("true"),
         |context| text(context.config.auto_create_topics),
         "Whether asking for a topic's metadata may create it.",
+    ),
+    row(
+        "auto.leader.rebalance.enable",
+        BOOLEAN,
+        Some("false"),
+        |_| text(false),
+        "Whether leaders are moved between brokers. There is one broker.",
     ),
     row("broker.id", INT, None, |context| text(context.config.node_id), "This broker's id, as node.id."),
     row("broker.rack", STRING, None, |_| None, "Where the broker stands. There is one broker."),
@@ -241,11 +257,25 @@ const TABLE: &[Row] = &[
         "How long records are kept, in minutes. Set log.retention.ms.",
     ),
     row(
+        "max.connection.creation.rate",
+        INT,
+        Some("2147483647"),
+        |_| text(i32::MAX),
+        "How many connections may be made in a second. Not limited.",
+    ),
+    row(
         "max.connections",
         INT,
         Some("20000"),
         |_| text(CONNECTIONS_MAX),
         "How many connections may be open at a time.",
+    ),
+    row(
+        "max.connections.per.ip",
+        INT,
+        Some("2147483647"),
+        |_| text(i32::MAX),
+        "How many connections may be open from one address. Not limited but by max.connections.",
     ),
     row(
         "max.incremental.fetch.session.cache.slots",
@@ -290,6 +320,27 @@ const TABLE: &[Row] = &[
         |context| text(context.groups_config.offsets_retention_ms / 60_000),
         "How long committed offsets outlive their group's last member.",
     ),
+    row(
+        "offsets.topic.compression.codec",
+        INT,
+        Some("0"),
+        |_| text(0),
+        "How committed offsets are compressed; 0: not at all.",
+    ),
+    row(
+        "offsets.topic.num.partitions",
+        INT,
+        Some("16"),
+        |context| text(context.groups.shards()),
+        "Logs that groups and their offsets are kept in. They are not topics that a client can read.",
+    ),
+    row(
+        "offsets.topic.replication.factor",
+        SHORT,
+        Some("1"),
+        |_| text(1),
+        "Replicas of these logs. Copies are the store's: one is reported.",
+    ),
     row("process.roles", LIST, None, |_| text("broker,controller"), "What this process does."),
     row(
         "producer.id.expiration.ms",
@@ -302,8 +353,29 @@ const TABLE: &[Row] = &[
         "queued.max.request.bytes",
         LONG,
         Some("134217728"),
-        |_| text(SERVER_BYTES_IN_FLIGHT),
+        |context| text(context.budget.capacity()),
         "Bytes of requests being worked on before connections are no longer read.",
+    ),
+    row(
+        "remote.log.storage.system.enable",
+        BOOLEAN,
+        Some("false"),
+        |_| text(false),
+        "Whether old records are moved to a second, remote store. Not supported.",
+    ),
+    row(
+        "sasl.enabled.mechanisms",
+        LIST,
+        Some(""),
+        |_| text(""),
+        "How clients may say who they are. SASL is not supported yet.",
+    ),
+    row(
+        "socket.receive.buffer.bytes",
+        INT,
+        Some("-1"),
+        |_| text(-1),
+        "The receive buffer of a connection, in bytes; -1: as the system has it.",
     ),
     row(
         "socket.request.max.bytes",
@@ -311,6 +383,13 @@ const TABLE: &[Row] = &[
         Some("104857600"),
         |context| text(context.config.request_bytes_max),
         "The largest request, in bytes.",
+    ),
+    row(
+        "socket.send.buffer.bytes",
+        INT,
+        Some("-1"),
+        |_| text(-1),
+        "The send buffer of a connection, in bytes; -1: as the system has it.",
     ),
 ];
 
@@ -322,6 +401,7 @@ fn of_listeners(context: &Context, tell: impl Fn(&Listener) -> String) -> Option
 
 const _: () = assert!(FETCH_BYTES_MAX == 57_671_680 && REQUEST_BYTES_MAX == 104_857_600);
 const _: () = assert!(CONNECTIONS_MAX == 20_000 && SERVER_BYTES_IN_FLIGHT == 134_217_728);
+const _: () = assert!(SHARDS_DEFAULT == 16);
 const _: () = assert!(OFFSET_METADATA_BYTES_MAX == 4096);
 
 #[cfg(test)]

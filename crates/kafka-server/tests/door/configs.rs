@@ -130,7 +130,9 @@ async fn only_what_is_asked_for_is_told() {
 async fn the_broker_tells_what_it_goes_by() {
     let mut topic_defaults = TopicDefaults::default();
     topic_defaults.values.insert("retention.ms", "4000".to_owned());
-    let server = Server::start_with(Options { topic_defaults, ..Default::default() }).await;
+    let bytes_in_flight_max = Some(100 << 20);
+    let options = Options { topic_defaults, bytes_in_flight_max, ..Default::default() };
+    let server = Server::start_with(options).await;
     let mut client = server.client().await;
     let all = describe(&mut client, BROKER, "1", None).await;
     assert!(all.configs.iter().all(|config| config.read_only && !config.is_sensitive));
@@ -148,6 +150,13 @@ async fn the_broker_tells_what_it_goes_by() {
         ("message.max.bytes", Some("1048588"), 5),
         ("node.id", Some("1"), 4),
         ("num.partitions", Some("1"), 5),
+        ("authorizer.class.name", Some(""), 5),
+        ("max.connections.per.ip", Some("2147483647"), 5),
+        ("offsets.topic.num.partitions", Some("4"), 4),
+        ("offsets.topic.replication.factor", Some("1"), 5),
+        ("queued.max.request.bytes", Some("104857600"), 4),
+        ("sasl.enabled.mechanisms", Some(""), 5),
+        ("socket.send.buffer.bytes", Some("-1"), 5),
         ("offsets.retention.minutes", Some("10080"), 5),
     ];
     for (key, value, source) in cases {

@@ -46,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) topic_defaults: TopicDefaults,
     pub(crate) fetch_bytes_max: Option<usize>,
     pub(crate) request_bytes_max: Option<usize>,
+    pub(crate) bytes_in_flight_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
     pub(crate) patience: Option<Duration>,
     pub(crate) idle: Option<Duration>,
@@ -114,7 +115,7 @@ impl Server {
             listeners: sockets.iter().map(|(_, listener)| listener.clone()).collect(),
             volume: Box::new(|| Some(Space { total_bytes: 1000, usable_bytes: 600 })),
         };
-        let budget = ByteBudget::new(128 * 1024 * 1024);
+        let budget = ByteBudget::new(options.bytes_in_flight_max.unwrap_or(128 * 1024 * 1024));
         let context = Context::new(broker, surroundings, config, budget);
         let kafka = KafkaServer::start(sockets, &context, &tasks);
         Server { context, clock, kafka, stores, options }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use ferrymq_kafka_codec::messages::MetadataRequest;
 use ferrymq_kafka_codec::messages::fetch::FetchRequest;
-
+use ferrymq_kafka_codec::messages::join_group::JoinGroupRequestProtocol;
+use ferrymq_kafka_codec::messages::{JoinGroupRequest, MetadataRequest};
 use futures_util::FutureExt as _;
 
 use super::records::{NAMED, batch, fetch_request, produce_request, told, write};
-use super::support::{Options, Server, encode, until, within};
+use super::support::{Options, Server, encode, name, until, within};
 
 /// A partition that was quiet when the session began is never looked at while others have enough.
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn no_partition_of_a_session_starves() {
     assert!(seen, "the record in partition 1 was never told");
 }
 
-/// More requests than the queue holds behind a waiting fetch hide that the client has gone.
+/// More requests than may wait behind a waiting fetch hide that the client has gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_ends_with_its_client() {
     let server = Server::start().await;
@@ -42,7 +42,7 @@ async fn a_full_queue_ends_with_its_client() {
     let frame = encode(2, 1, &MetadataRequest::default());
     client.raw(&frame.repeat(2000)).await;
     let requests = || server.context.counters.requests_total.load(std::sync::atomic::Ordering::Relaxed);
-    until("the queue is full", || requests() > 1024).await;
+    until("no more may wait", || requests() >= 256).await;
     client.stream.set_zero_linger().expect("a TCP stream has this option");
     drop(client);
     until("the connection is gone", || server.open() == 0).await;
@@ -109,4 +109,46 @@ async fn idle_connections_are_closed_and_waiting_ones_are_not() {
     assert!(waiting.answer().await.is_some());
     within(async { tokio::join!(waiting.closed(), busy.closed()) }).await;
     server.check_alive_and_clean().await;
+}
+
+/// Nine connections with a waiting fetch and a join of 16 MiB behind it would take more than all the room there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_behind_a_fetch_takes_no_room_from_others() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    server.topic("quiet", 1, &[]).await;
+    let waiting = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("quiet", &[(0, 0)]) };
+    let protocol = JoinGroupRequestProtocol {
+        name: name("range"),
+        metadata: vec![7; 16 << 20].into(),
+        ..Default::default()
+    };
+    let join = JoinGroupRequest {
+        group_id: name("g"),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        protocol_type: name("consumer"),
+        protocols: vec![protocol],
+        ..Default::default()
+    };
+    let join = encode(2, 5, &join);
+    let tasks = ferrymq_runtime::Tasks::new();
+    for _ in 0..9 {
+        let mut client = server.client().await;
+        client.send(NAMED, &waiting).await;
+        let join = join.clone();
+        tasks.spawn(ferrymq_runtime::TaskKind::Background, "greedy client", async move {
+            client.raw(&join).await;
+            client.closed().await;
+        });
+    }
+    // The door loses its patience with them; until then, and then, others are served.
+    let mut other = server.client().await;
+    until("all are connected", || server.open() == 10).await;
+    let writing = async {
+        while server.open() > 1 {
+            write(&mut other, "t", 0, batch(&["x"])).await;
+        }
+    };
+    within(writing).await;
 }
