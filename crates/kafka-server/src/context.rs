@@ -9,8 +9,8 @@ use std::time::Duration;
 use ferrymq_broker::groups::{Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
-use ferrymq_types::limits::ANSWER_BYTES_IN_FLIGHT;
-use tokio::sync::Mutex;
+use ferrymq_types::limits::{ANSWER_BYTES_IN_FLIGHT, BATCHES_OPEN_AT_ONCE};
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::intake::Intake;
 use crate::listener::Listener;
@@ -95,6 +95,8 @@ pub struct Context {
     pub(crate) intake: Intake,
     /// Bytes of records in answers that are not written yet, in all connections.
     pub answers: ByteBudget,
+    /// Places for batches that are being opened.
+    pub(crate) opening: Arc<Semaphore>,
     /// What happened so far.
     pub counters: Counters,
     /// The last fetch session id given out.
@@ -145,6 +147,7 @@ impl Context {
             intake: Intake::new(budget.capacity()),
             budget,
             answers: ByteBudget::new(ANSWER_BYTES_IN_FLIGHT),
+            opening: Arc::new(Semaphore::new(BATCHES_OPEN_AT_ONCE)),
             counters: Counters::default(),
             fetch_sessions: AtomicI32::new(0),
             altering: Mutex::new(()),

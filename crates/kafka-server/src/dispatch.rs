@@ -2,14 +2,15 @@
 //!
 //! **Invariants.** [`SERVED`] is what ApiVersions advertises and what is answered: one list for both. An
 //! unknown version of ApiVersions is answered in version 0 with what there is (KIP-511); anything else that
-//! cannot be decoded closes the connection. Only a produce request may be large: what is decoded takes many
-//! times its bytes.
+//! cannot be decoded closes the connection, as does what is larger than its API has use for: what is decoded
+//! takes many times its bytes.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
+use ferrymq_types::limits::{LARGE_REQUEST_BYTES_MAX, SMALL_REQUEST_BYTES_MAX};
 
 use crate::answers::AnswerRoom;
 use crate::connection::{Answer, Closed, Reply, Session};
@@ -49,9 +50,18 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeTopicPartitions,
 ];
 
-/// Largest request other than a produce request, in bytes. The largest that makes sense brings the
-/// assignments of a whole group.
-pub const SMALL_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Largest request of an API that is served, by the key its frame begins with.
+pub(crate) fn request_bytes_max(api_key: Option<i16>, of_any: usize) -> usize {
+    let api = SERVED.iter().find(|api| Some(api.id()) == api_key);
+    let of_this = match api {
+        Some(ApiKey::Produce) => of_any,
+        Some(ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::CreateTopics | ApiKey::CreatePartitions) => {
+            LARGE_REQUEST_BYTES_MAX
+        }
+        _ => SMALL_REQUEST_BYTES_MAX,
+    };
+    of_this.min(of_any)
+}
 
 /// A request that was begun.
 pub(crate) struct Begun {
@@ -69,15 +79,16 @@ struct Call {
 }
 
 /// What decoding a frame may take, in bytes: real requests stay far below, a list of a million empty names
-/// does not.
-fn memory_limit(frame_bytes: usize) -> usize {
-    frame_bytes.saturating_mul(8).saturating_add(1 << 20)
+/// does not. A produce request is mostly batches, which are not copied.
+fn memory_limit(frame: &[u8]) -> usize {
+    let times = if frame.starts_with(&ApiKey::Produce.id().to_be_bytes()) { 2 } else { 8 };
+    frame.len().saturating_mul(times).saturating_add(1 << 20)
 }
 
 /// Decodes a frame and begins to answer it.
 pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begun, Closed> {
     let frame = body.freeze();
-    let mut decoder = Decoder::with_memory_limit(&frame, memory_limit(frame.len()));
+    let mut decoder = Decoder::with_memory_limit(&frame, memory_limit(&frame));
     let header = RequestHeader::decode(&mut decoder).map_err(|error| bad("request header", &error))?;
     let (version, correlation) = (header.api_version, header.correlation_id);
     let Some(api) = header.api().filter(|api| SERVED.contains(api)) else {
@@ -91,9 +102,6 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
             return Ok(Begun { answer, handed_over: false });
         }
         return Err(Closed(format!("{api} version {version} is not supported")));
-    }
-    if api != ApiKey::Produce && frame.len() > SMALL_REQUEST_BYTES_MAX {
-        return Err(Closed(format!("{api} request of {} bytes", frame.len())));
     }
     let request = RequestKind::decode(api, &mut decoder, version).map_err(|error| bad(api.name(), &error))?;
     let session = session.clone();
@@ -237,7 +245,7 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
     let context = &*session.context;
     Ok(match request {
         RequestKind::DescribeConfigs(request) => {
-            ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request))
+            ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request).await)
         }
         RequestKind::AlterConfigs(request) => {
             ResponseKind::AlterConfigs(h::alter_configs::handle(context, request).await)

@@ -35,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::{Closed, in_time};
 use crate::context::Context;
+use crate::dispatch;
 use crate::framing::{FrameReader, READ_AHEAD_BYTES};
 
 /// Largest request of the lane for short ones: what Java's producer sends at most by default, and a bit.
@@ -112,6 +113,10 @@ impl Rooms {
         length: usize,
     ) -> Result<(BytesMut, Room), Closed> {
         let key = read(context, frames.api_key(from, length)).await?;
+        let bytes_max = dispatch::request_bytes_max(key, context.config.request_bytes_max);
+        if length > bytes_max {
+            return Err(Closed(format!("request of {length} bytes to an API that takes {bytes_max}")));
+        }
         let is_produce = key == Some(ApiKey::Produce.id());
         let unanswered = "earlier requests were not answered";
         // Room in the connection first: waiting there must not hold room that others could use.

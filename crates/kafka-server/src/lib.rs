@@ -22,6 +22,7 @@ mod handlers;
 mod intake;
 pub mod listener;
 pub mod server;
+mod turns;
 
 pub use context::{Context, Counters, KafkaConfig};
 pub use listener::{Endpoint, Listener};

@@ -9,12 +9,19 @@ pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
 /// served versions on another connection (kafkajs) begin this one with a produce request of any size. What is
 /// announced costs nothing until it comes.
 pub const FIRST_REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest request that creates topics or brings a member's subscription or the assignments of a whole group.
+pub const LARGE_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Largest of all other requests but produce requests. What is decoded takes many times its bytes, and time: this
+/// names 60,000 partitions in a fetch, and a hundred thousand in most other requests.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest record batch, in bytes: the default of a topic's `max.message.bytes`.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
 /// Largest value `max.message.bytes` can be set to.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest decompressed size of one batch that the broker is willing to look into.
 pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Batches that are decompressed at a time, to find a record by its time.
+pub const BATCHES_OPEN_AT_ONCE: usize = 2;
 /// Bytes of requests being worked on for one connection before it is no longer read.
 pub const CONNECTION_BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
 /// Bytes of requests being worked on in the whole server before connections are no longer read. One short request
@@ -54,6 +61,8 @@ pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 const _: () = assert!(BATCH_BYTES_MAX_DEFAULT <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(FIRST_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX);
+const _: () = assert!(SMALL_REQUEST_BYTES_MAX <= LARGE_REQUEST_BYTES_MAX);
+const _: () = assert!(LARGE_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX <= SERVER_BYTES_IN_FLIGHT);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT <= SERVER_BYTES_IN_FLIGHT);
 const _: () = assert!(CONNECTION_WAITING_BYTES <= CONNECTION_BYTES_IN_FLIGHT);

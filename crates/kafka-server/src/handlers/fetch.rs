@@ -16,6 +16,7 @@ use ferrymq_types::limits::FETCH_WAIT_MS_MAX;
 use crate::answers::AnswerRoom;
 use crate::connection::Session;
 use crate::context::Context;
+use crate::turns::Turns;
 
 mod read;
 mod session;
@@ -54,7 +55,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
             0 if version >= 7 => FetchSession::create(context, version),
             _ => FetchSession::single(version),
         };
-        session.update(context, &request);
+        session.update(context, &request).await;
         let response = serve(context, &mut session, &wanted, true).await;
         if session.id() != 0 {
             *slot = Some(session);
@@ -71,7 +72,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
     if let Err(code) = session.advance(epoch, version) {
         return failed(code);
     }
-    session.update(context, &request);
+    session.update(context, &request).await;
     serve(context, session, &wanted, false).await
 }
 
@@ -82,7 +83,7 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
     let mut found = Found::default();
     // What changed since the last answer is looked at also if this one is full without it.
     if session.id() != 0 {
-        session.watch();
+        session.watch().await;
         session.take_changed();
     }
     let mut late = wanted.wait.is_zero() || session.is_empty();
@@ -93,7 +94,7 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         }
         // What was found and is not enough is read again when there is more: it stays hot.
         found.shed(context);
-        if session.watch() {
+        if session.watch().await {
             // Something came between looking and watching.
             continue;
         }
@@ -104,13 +105,15 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         session.take_changed();
     }
     let room = std::mem::take(&mut found.room);
-    (answer(session, wanted, full, found), room)
+    (answer(session, wanted, full, found).await, room)
 }
 
-fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
+async fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
     let mut response = FetchResponse { session_id: session.id(), ..Default::default() };
     let tokens = if full { session.tokens() } else { found.tokens() };
+    let mut turns = Turns::default();
     for token in tokens {
+        turns.spend(1).await;
         let data = found.take(token).unwrap_or_else(|| session.empty_answer(token, wanted.read_committed));
         let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
         let told = session.note_answered(token, &data);

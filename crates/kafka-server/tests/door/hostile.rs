@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use ferrymq_kafka_codec::messages::{ApiVersionsRequest, FetchRequest, MetadataRequest, describe_groups};
-use ferrymq_kafka_codec::{ApiKey, ResponseKind, Uuid};
-use ferrymq_kafka_server::dispatch::{SERVED, SMALL_REQUEST_BYTES_MAX};
+use ferrymq_kafka_codec::{ApiKey, ResponseKind, StrBytes, Uuid};
+use ferrymq_kafka_server::dispatch::SERVED;
 use ferrymq_runtime::Rng;
+use ferrymq_types::limits::SMALL_REQUEST_BYTES_MAX;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt as _;
 
+use super::groups::join_request;
 use super::records::{NAMED, batch, fetch, fetch_request, produce_request, values, write};
 use super::requests::{TOPIC, full};
 use super::support::{Client, Options, Server, encode, framed, name, until, within};
@@ -85,15 +87,28 @@ async fn lengths_that_make_no_sense_close_the_connection() {
 }
 
 #[tokio::test]
-async fn a_large_request_must_be_a_produce_request() {
+async fn only_some_requests_may_be_large() {
     let server = Server::start().await;
-    let groups = (0..3_000_000).map(|at| name(&format!("g{at:07}"))).collect();
-    let request = describe_groups::DescribeGroupsRequest { groups, ..Default::default() };
-    let frame = encode(1, 5, &request);
-    assert!(frame.len() > SMALL_REQUEST_BYTES_MAX);
+    let groups = (0..300_000).map(|at| name(&format!("g{at:07}"))).collect();
+    let describing = encode(1, 5, &describe_groups::DescribeGroupsRequest { groups, ..Default::default() });
+    assert!(describing.len() > SMALL_REQUEST_BYTES_MAX);
+    let partitions: Vec<_> = (0..100_000).map(|at| (at, 0)).collect();
+    let fetching = encode(1, NAMED, &fetch_request("t", &partitions));
+    assert!(fetching.len() > SMALL_REQUEST_BYTES_MAX);
+    for frame in [describing, fetching] {
+        let mut client = server.client().await;
+        client.raw(&frame).await;
+        assert_eq!(client.answer().await, None);
+    }
+    // Nor is more of it waited for than says what it is.
     let mut client = server.client().await;
-    client.raw(&frame).await;
-    assert_eq!(client.answer().await, None);
+    client.raw(&[0, 0x30, 0, 0, 0, 1]).await;
+    assert_eq!(client.answer().await, None, "three MiB of a fetch");
+    let mut join = join_request("g", &StrBytes::new());
+    join.protocols[0].metadata = vec![7; 3 * 1024 * 1024].into();
+    let mut client = server.client().await;
+    assert_eq!(client.call(3, &join).await.error_code, 0);
+    drop(client);
     server.check_alive_and_clean().await;
 }
 

@@ -14,5 +14,6 @@ mod producing;
 mod records;
 mod requests;
 mod sessions;
+mod stalling;
 mod support;
 mod waiting;

@@ -15,6 +15,7 @@ use crate::answers::AnswerRoom;
 use crate::context::Context;
 use crate::errors;
 use crate::handlers::check_epoch;
+use crate::turns::Turns;
 
 /// What looking has found so far, by the partition's token.
 #[derive(Default)]
@@ -72,7 +73,9 @@ enum Looked {
 pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
     let mut left_out = VecDeque::new();
+    let mut turns = Turns::default();
     while let Some(token) = rest.pop_front() {
+        turns.spend(1).await;
         let earlier = found.by_token.get(&token).map_or(0, size);
         let taken = found.bytes - earlier;
         if taken > 0 && taken >= wanted.bytes_max {

@@ -14,6 +14,7 @@ use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
 
 use super::read;
 use crate::context::Context;
+use crate::turns::Turns;
 
 /// First version that names topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
@@ -97,10 +98,12 @@ impl FetchSession {
     }
 
     /// Takes in what a request adds, changes and forgets.
-    pub(super) fn update(&mut self, context: &Context, request: &FetchRequest) {
+    pub(super) async fn update(&mut self, context: &Context, request: &FetchRequest) {
+        let mut turns = Turns::default();
         for topic in &request.forgotten_topics_data {
             let name = (topic.topic.clone(), topic.topic_id);
             for index in &topic.partitions {
+                turns.spend(1).await;
                 if let Some(token) = self.tokens.remove(&(name.clone(), *index)) {
                     self.entries.remove(&token);
                 }
@@ -110,15 +113,17 @@ impl FetchSession {
             self.order.retain(|token| self.entries.contains_key(token));
         }
         for topic in &request.topics {
+            // The session outlives the request, so its names are copied out of the request's frame.
+            let name = (topic.topic.detach(), topic.topic_id);
             for partition in &topic.partitions {
-                self.follow(context, (&topic.topic, topic.topic_id), partition);
+                turns.spend(1).await;
+                self.follow(context, &name, partition);
             }
         }
     }
 
-    fn follow(&mut self, context: &Context, topic: (&StrBytes, Uuid), wanted: &FetchPartition) {
-        // The session outlives the request, so its names are copied out of the request's frame.
-        let key = ((topic.0.detach(), topic.1), wanted.partition);
+    fn follow(&mut self, context: &Context, topic: &TopicKey, wanted: &FetchPartition) {
+        let key = (topic.clone(), wanted.partition);
         let token = *self.tokens.entry(key.clone()).or_insert_with(|| {
             self.next_token += 1;
             self.order.push(self.next_token);
@@ -174,9 +179,11 @@ impl FetchSession {
     }
 
     /// Watches every partition; whether one changed since it was looked at.
-    pub(super) fn watch(&mut self) -> bool {
+    pub(super) async fn watch(&mut self) -> bool {
         let mut missed = Vec::new();
+        let mut turns = Turns::default();
         for (token, entry) in &mut self.entries {
+            turns.spend(1).await;
             let (None, Some(partition)) = (&entry.registration, &entry.partition) else { continue };
             entry.registration = Some(partition.watchers.register(&self.watcher, *token));
             if partition.high_watermark().signed() != entry.seen_high_watermark || partition.is_gone() {
