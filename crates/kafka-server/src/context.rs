@@ -9,7 +9,7 @@ use std::time::Duration;
 use ferrymq_broker::groups::{Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
-use ferrymq_types::limits::{ANSWER_BYTES_IN_FLIGHT, BATCHES_OPEN_AT_ONCE};
+use ferrymq_types::limits::{ANSWER_BYTES_IN_FLIGHT, BATCHES_OPEN_AT_ONCE, FETCH_SESSIONS_BYTES_MAX};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::intake::Intake;
@@ -99,6 +99,8 @@ pub struct Context {
     pub(crate) opening: Arc<Semaphore>,
     /// What happened so far.
     pub counters: Counters,
+    /// Bytes of what incremental fetch sessions remember, in all connections.
+    pub sessions: ByteBudget,
     /// The last fetch session id given out.
     pub(crate) fetch_sessions: AtomicI32,
     /// Held while settings are read, changed and written back.
@@ -149,6 +151,7 @@ impl Context {
             answers: ByteBudget::new(ANSWER_BYTES_IN_FLIGHT),
             opening: Arc::new(Semaphore::new(BATCHES_OPEN_AT_ONCE)),
             counters: Counters::default(),
+            sessions: ByteBudget::new(FETCH_SESSIONS_BYTES_MAX),
             fetch_sessions: AtomicI32::new(0),
             altering: Mutex::new(()),
         })

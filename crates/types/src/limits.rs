@@ -43,6 +43,16 @@ pub const CONNECTION_IDLE_MAX: std::time::Duration = std::time::Duration::from_s
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Largest answer to one fetch, in bytes, whatever the client asks. Kafka's `fetch.max.bytes`.
 pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+/// Partitions that one incremental fetch session remembers. Who follows more fetches without one.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+/// Of these, partitions that do not exist. A consumer asks for a few while a topic comes or goes.
+pub const FETCH_SESSION_UNKNOWN_MAX: usize = 1000;
+/// What a partition in a session takes, in bytes, by measurement and rounded up.
+pub const FETCH_SESSION_PARTITION_BYTES: usize = 512;
+/// Bytes of all incremental fetch sessions: 262,144 partitions. When they are used up, new sessions are refused, and
+/// their clients name all partitions in each fetch. Kafka bounds the number of sessions and forgets old ones; here a
+/// session ends with its connection.
+pub const FETCH_SESSIONS_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Longest a fetch may wait, whatever the client asks, in milliseconds.
 pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 /// Longest topic name, in bytes. Kafka's `Topic.MAX_NAME_LENGTH`.
@@ -67,3 +77,6 @@ const _: () = assert!(REQUEST_BYTES_MAX <= SERVER_BYTES_IN_FLIGHT);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT <= SERVER_BYTES_IN_FLIGHT);
 const _: () = assert!(CONNECTION_WAITING_BYTES <= CONNECTION_BYTES_IN_FLIGHT);
 const _: () = assert!(FETCH_BYTES_MAX < REQUEST_BYTES_MAX);
+const _: () = assert!(FETCH_SESSION_UNKNOWN_MAX <= FETCH_SESSION_PARTITIONS_MAX);
+const _: () =
+    assert!(FETCH_SESSION_PARTITIONS_MAX * FETCH_SESSION_PARTITION_BYTES <= FETCH_SESSIONS_BYTES_MAX / 2);

@@ -56,6 +56,9 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
             _ => FetchSession::single(version),
         };
         session.update(context, &request).await;
+        if session.id() != 0 {
+            session.settle(context);
+        }
         let response = serve(context, &mut session, &wanted, true).await;
         if session.id() != 0 {
             *slot = Some(session);
@@ -73,6 +76,11 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         return failed(code);
     }
     session.update(context, &request).await;
+    if !session.settle(context) {
+        // The client begins anew with all its partitions and learns that it is to go on without a session.
+        *slot = None;
+        return failed(ErrorCode::FetchSessionIdNotFound);
+    }
     serve(context, session, &wanted, false).await
 }
 

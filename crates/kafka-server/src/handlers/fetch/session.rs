@@ -1,6 +1,7 @@
 //! What a consumer follows: its partitions, its positions, and which of them may have something (KIP-227).
 //!
-//! **Invariants.** A session belongs to one connection and ends with it. A partition is hot when it may have
+//! **Invariants.** A session belongs to one connection and ends with it. What sessions remember is bounded, each and
+//! together, and so is what they remember of partitions that do not exist. A partition is hot when it may have
 //! something that was not told; a cold one costs nothing until it changes.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,6 +12,10 @@ use ferrymq_broker::watch::Registration;
 use ferrymq_broker::{Partition, Watcher};
 use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchRequest, PartitionData};
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
+use ferrymq_runtime::BytePermit;
+use ferrymq_types::limits::{
+    FETCH_SESSION_PARTITION_BYTES, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSION_UNKNOWN_MAX,
+};
 
 use super::read;
 use crate::context::Context;
@@ -38,6 +43,7 @@ pub(super) struct Entry {
     seen_high_watermark: i64,
     told: (i64, i64, i64),
     hot: bool,
+    was_unknown: bool,
 }
 
 /// The partitions one consumer follows.
@@ -51,6 +57,10 @@ pub(crate) struct FetchSession {
     order: Vec<u64>,
     hot: VecDeque<u64>,
     watcher: Arc<Watcher>,
+    /// Followed partitions that were not there when they were first asked for.
+    unknown: usize,
+    /// Room for what is remembered, if it outlives the request.
+    room: Option<BytePermit>,
 }
 
 impl FetchSession {
@@ -66,6 +76,8 @@ impl FetchSession {
             order: Vec::new(),
             hot: VecDeque::new(),
             watcher: Watcher::new(),
+            unknown: 0,
+            room: None,
         }
     }
 
@@ -75,6 +87,31 @@ impl FetchSession {
         // Ids are positive; after 2^31 sessions they start over, long after the first have ended.
         let id = (counter & i32::MAX).max(1);
         FetchSession { id, epoch: 1, ..FetchSession::single(version) }
+    }
+
+    /// Takes room for what the session remembers by now. If it is too much it is not to be gone on with: the
+    /// answer is that of a session for one request.
+    pub(super) fn settle(&mut self, context: &Context) -> bool {
+        let bytes = self.entries.len() * FETCH_SESSION_PARTITION_BYTES;
+        let held = self.room.as_ref().map_or(0, BytePermit::bytes);
+        let fits = self.entries.len() <= FETCH_SESSION_PARTITIONS_MAX
+            && self.unknown <= FETCH_SESSION_UNKNOWN_MAX
+            && (bytes <= held || self.grow(context, bytes - held));
+        if !fits {
+            (self.id, self.room) = (0, None);
+        } else if let Some(room) = &mut self.room {
+            room.shrink_to(bytes);
+        }
+        fits
+    }
+
+    fn grow(&mut self, context: &Context, bytes: usize) -> bool {
+        let Some(more) = context.sessions.try_take(bytes) else { return false };
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            None => self.room = Some(more),
+        }
+        true
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -105,7 +142,9 @@ impl FetchSession {
             for index in &topic.partitions {
                 turns.spend(1).await;
                 if let Some(token) = self.tokens.remove(&(name.clone(), *index)) {
-                    self.entries.remove(&token);
+                    let entry = self.entries.remove(&token);
+                    let was_unknown = entry.is_some_and(|entry| entry.was_unknown);
+                    self.unknown -= usize::from(was_unknown);
                 }
             }
         }
@@ -124,7 +163,9 @@ impl FetchSession {
 
     fn follow(&mut self, context: &Context, topic: &TopicKey, wanted: &FetchPartition) {
         let key = (topic.clone(), wanted.partition);
+        let mut is_new = false;
         let token = *self.tokens.entry(key.clone()).or_insert_with(|| {
+            is_new = true;
             self.next_token += 1;
             self.order.push(self.next_token);
             self.next_token
@@ -140,11 +181,16 @@ impl FetchSession {
             seen_high_watermark: -1,
             told: (-1, -1, -1),
             hot: false,
+            was_unknown: false,
         });
         entry.offset = wanted.fetch_offset;
         entry.bytes_max = wanted.partition_max_bytes;
         entry.leader_epoch = wanted.current_leader_epoch;
         entry.resolve(context);
+        if is_new && entry.partition.is_none() {
+            entry.was_unknown = true;
+            self.unknown += 1;
+        }
         self.heat(token);
     }
 
