@@ -14,7 +14,7 @@ mod bounded;
 mod lz4;
 mod snappy;
 
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 
 use bytes::Bytes;
 use ferrymq_types::Compression;
@@ -99,15 +99,39 @@ pub fn decompress(compression: Compression, input: &[u8], max_bytes: usize) -> R
         Compression::Snappy => snappy::decompress(input, max_bytes),
         Compression::Lz4 => lz4::decompress(input, max_bytes),
         Compression::Zstd => {
-            let corrupt = |error: std::io::Error| CompressError::corrupt(compression, error);
-            if input.is_empty() {
-                return Err(CompressError::corrupt(compression, "empty input"));
-            }
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(corrupt)?;
-            decoder.window_log_max(bounded::window_log(max_bytes)).map_err(corrupt)?;
-            read_bounded(compression, decoder, input.len(), max_bytes)
+            read_bounded(compression, zstd_reader(input, max_bytes)?, input.len(), max_bytes)
         }
     }
+}
+
+/// Decompresses `input` as it is read, for a caller that may not want all of it. The end of the stream is not
+/// checked before it is reached. Snappy, which knows no long streams, is decompressed at once.
+///
+/// # Errors
+/// As [`decompress`]; what is wrong further on is an error of the reader, and more than `max_bytes` is its end.
+pub fn reader(
+    compression: Compression,
+    input: &[u8],
+    max_bytes: usize,
+) -> Result<Box<dyn Read + '_>, CompressError> {
+    let decoder: Box<dyn Read + '_> = match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Snappy => Box::new(std::io::Cursor::new(snappy::decompress(input, max_bytes)?)),
+        Compression::Lz4 => Box::new(lz4::reader(input)?),
+        Compression::Zstd => Box::new(zstd_reader(input, max_bytes)?),
+    };
+    Ok(Box::new(decoder.take(max_bytes as u64)))
+}
+
+fn zstd_reader(input: &[u8], max_bytes: usize) -> Result<impl Read + '_, CompressError> {
+    let corrupt = |error: std::io::Error| CompressError::corrupt(Compression::Zstd, error);
+    if input.is_empty() {
+        return Err(CompressError::corrupt(Compression::Zstd, "empty input"));
+    }
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(corrupt)?;
+    decoder.window_log_max(bounded::window_log(max_bytes)).map_err(corrupt)?;
+    Ok(decoder)
 }
 
 #[cfg(test)]

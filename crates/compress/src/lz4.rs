@@ -33,6 +33,10 @@ pub(crate) fn compress(input: &[u8]) -> Result<Vec<u8>, CompressError> {
 }
 
 pub(crate) fn decompress(input: &[u8], max_bytes: usize) -> Result<Bytes, CompressError> {
+    read_bounded(Compression::Lz4, reader(input)?, input.len(), max_bytes)
+}
+
+pub(crate) fn reader(input: &[u8]) -> Result<FrameDecoder<&[u8]>, CompressError> {
     let corrupt = |what: &str| Err(CompressError::corrupt(Compression::Lz4, what));
     if input.get(..4) != Some(&MAGIC) {
         return corrupt("not a frame of format 1");
@@ -44,7 +48,7 @@ pub(crate) fn decompress(input: &[u8], max_bytes: usize) -> Result<Bytes, Compre
     match frame_bytes(input) {
         None => corrupt("frame is cut short"),
         Some(bytes) if bytes < input.len() => corrupt("bytes behind the end of the frame"),
-        Some(_) => read_bounded(Compression::Lz4, FrameDecoder::new(input), input.len(), max_bytes),
+        Some(_) => Ok(FrameDecoder::new(input)),
     }
 }
 

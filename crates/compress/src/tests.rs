@@ -1,10 +1,12 @@
 //! Round trips, known vectors, bombs, cut and damaged input.
 
+use std::io::Read as _;
+
 use bytes::Bytes;
 use ferrymq_types::Compression;
 use proptest::prelude::*;
 
-use crate::{CompressError, compress, decompress};
+use crate::{CompressError, compress, decompress, reader};
 
 const ALL: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
@@ -157,6 +159,27 @@ proptest! {
             if let Ok(bytes) = decompress(codec, &packed, 4096) {
                 prop_assert!(bytes.len() <= 4096);
             }
+        }
+    }
+}
+
+#[test]
+fn a_reader_gives_the_same_and_no_more_than_wanted() {
+    let input: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    for codec in ALL {
+        let packed = compress(codec, &input).unwrap();
+        let mut out = Vec::new();
+        reader(codec, &packed, input.len()).unwrap().read_to_end(&mut out).unwrap();
+        assert!(out == input, "{codec:?}");
+        if codec != Compression::Snappy {
+            out.clear();
+            reader(codec, &packed, 1000).unwrap().read_to_end(&mut out).unwrap();
+            assert_eq!(out, input[..1000], "{codec:?}");
+        }
+        if codec != Compression::None {
+            let cut = reader(codec, &packed[..packed.len() / 2], input.len());
+            assert!(cut.is_err() || cut.is_ok_and(|mut reader| reader.read_to_end(&mut out).is_err()));
+            assert!(reader(codec, b"", 10).is_err() || codec != Compression::Zstd);
         }
     }
 }

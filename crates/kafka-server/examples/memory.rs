@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         request_bytes_max: 100 << 20,
         fetch_bytes_max: 55 << 20,
         patience: ferrymq_types::limits::CONNECTION_PATIENCE,
+        idle: ferrymq_types::limits::CONNECTION_IDLE_MAX,
         data_dir: "memory".to_owned(),
     };
     let surroundings = Surroundings {

@@ -6,36 +6,50 @@
 //! Both directions are one task. A produce request is handed to its owners as soon as it is read; every other
 //! request is worked on when its turn to be answered comes.
 //!
-//! **Invariants.** Bytes in work are bounded per connection and in all. What waits for its turn holds no room
-//! that other connections need: a large request that is not a produce request is not even read before. A client that closes ends everything
-//! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does.
+//! **Invariants.** Bytes in work are bounded per connection and in all ([`crate::intake`]). A client that closes ends everything
+//! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does. Whoever
+//! neither sends the rest of a request nor takes an answer is not waited for longer than its patience; whoever
+//! wants nothing at all is closed after `idle`.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_kafka_codec::{ApiKey, Frame};
-use ferrymq_runtime::{ByteBudget, BytePermit};
-use ferrymq_types::limits::{
-    CONNECTION_BYTES_IN_FLIGHT, CONNECTION_REQUESTS_IN_FLIGHT, CONNECTION_WAITING_BYTES,
-    FIRST_REQUEST_BYTES_MAX,
-};
+use bytes::Buf as _;
+use ferrymq_kafka_codec::Frame;
+use ferrymq_types::limits::{CONNECTION_REQUESTS_IN_FLIGHT, FIRST_REQUEST_BYTES_MAX};
+use rustix::net::sockopt;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::answers::{self, AnswerRoom};
 use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
 use crate::handlers::fetch::FetchSession;
+use crate::intake::{Room, Rooms};
 use crate::listener::Listener;
 
 /// How long answers that were begun may still take once the client or the server is done.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// Parts of the connection's patience after which a client that takes nothing is looked at.
+const PATIENCE_TICKS: u32 = 10;
+/// What a client must take of an answer within that patience to be waited for: 2 kB/s.
+const PACE_BYTES: usize = 64 * 1024;
+
+/// How long a connection is quiet before it gives back its memory for reading.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// When, how often and how many times a quiet peer is asked whether it is still there: after two minutes it is not.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// What is known of one client.
 pub(crate) struct Session {
@@ -50,7 +64,13 @@ pub(crate) struct Session {
 }
 
 /// An answer being made; `None`: the request wants none (acks=0).
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Frame>, Closed>> + Send>>;
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Reply>, Closed>> + Send>>;
+
+/// An answer and the room that it takes until it is written.
+pub(crate) struct Reply {
+    pub(crate) frame: Frame,
+    pub(crate) room: AnswerRoom,
+}
 
 /// The connection is to be closed; why, for the log.
 #[derive(Debug)]
@@ -60,19 +80,6 @@ pub(crate) struct Closed(pub(crate) String);
 struct Job {
     answer: Answer,
     _room: Room,
-}
-
-/// Room for one request, in its connection and beside.
-struct Room {
-    _own: BytePermit,
-    /// Of the server, or of what the connection may have waiting. `None`: its owners count it.
-    beside: Option<BytePermit>,
-}
-
-/// The room that one connection has.
-struct Rooms {
-    own: ByteBudget,
-    waiting: ByteBudget,
 }
 
 /// Serves one connection until either side is done.
@@ -86,6 +93,9 @@ pub(crate) async fn run(
     let _open = Open::new(context.clone());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer = %peer, error = %error, "could not switch off Nagle's algorithm");
+    }
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(peer = %peer, error = %error, "could not switch on keepalive");
     }
     let session = Arc::new(Session { context, peer, listener, fetch: Mutex::new(None) });
     let (mut read, mut write) = stream.split();
@@ -116,18 +126,13 @@ async fn read_loop(
     jobs: mpsc::Sender<Job>,
 ) -> Result<(), Closed> {
     let context = &session.context;
-    let rooms = Rooms {
-        own: ByteBudget::new(CONNECTION_BYTES_IN_FLIGHT),
-        waiting: ByteBudget::new(CONNECTION_WAITING_BYTES),
-    };
+    let rooms = Rooms::default();
     let mut frames = FrameReader::default();
     let mut bytes_max = FIRST_REQUEST_BYTES_MAX.min(context.config.request_bytes_max);
     loop {
-        let next = frames.next(read, bytes_max).await.map_err(|error| Closed(error.to_string()))?;
+        let next = next_frame(context, &mut frames, read, bytes_max, &rooms).await?;
         let Next::Frame(length) = next else { return Ok(()) };
-        let key = frames.api_key(read, length).await.map_err(|error| Closed(error.to_string()))?;
-        let mut room = rooms.take(context, key == Some(ApiKey::Produce.id()), length).await?;
-        let body = frames.body(read, length).await.map_err(|error| Closed(error.to_string()))?;
+        let (body, mut room) = rooms.receive(context, &mut frames, read, length).await?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
         context.counters.bytes_in_total.fetch_add(length as u64 + 4, Ordering::Relaxed);
         let Begun { answer, handed_over } = dispatch::begin(session, body).await.inspect_err(|_| {
@@ -135,7 +140,7 @@ async fn read_loop(
         })?;
         bytes_max = context.config.request_bytes_max;
         if handed_over {
-            room.beside = None;
+            room.hand_over();
         }
         let job = Job { answer, _room: room };
         if in_time(context, "earlier requests were not answered", jobs.send(job)).await?.is_err() {
@@ -144,28 +149,46 @@ async fn read_loop(
     }
 }
 
-impl Rooms {
-    /// Waits for room for a request of `length` bytes.
-    async fn take(&self, context: &Context, is_produce: bool, length: usize) -> Result<Room, Closed> {
-        let unanswered = "earlier requests were not answered";
-        // Room in the connection first: waiting there must not hold room that others could use.
-        if !is_produce && length <= CONNECTION_WAITING_BYTES {
-            let waiting = in_time(context, unanswered, self.waiting.take(length)).await?;
-            let own = in_time(context, unanswered, self.own.take(length)).await?;
-            return Ok(Room { _own: own, beside: Some(waiting) });
+/// Waits for the next request; a connection without one in work is closed after a while.
+async fn next_frame(
+    context: &Context,
+    frames: &mut FrameReader,
+    read: &mut ReadHalf<'_>,
+    bytes_max: usize,
+    rooms: &Rooms,
+) -> Result<Next, Closed> {
+    let idle = context.config.idle;
+    let mut timer = pin!(context.broker.clock().sleep(REST_AFTER.min(idle)));
+    let mut resting = false;
+    loop {
+        tokio::select! {
+            biased;
+            next = frames.next(read, bytes_max) => return next.map_err(|error| Closed(error.to_string())),
+            () = &mut timer => {
+                // Whoever waits for an answer, of a fetch that waits for records say, is not idle.
+                if resting && !rooms.in_work() {
+                    return Err(Closed("nothing was asked for a long time".to_owned()));
+                }
+                // Most connections are quiet most of the time: then they hold no memory for reading.
+                frames.rest();
+                resting = true;
+                timer.set(context.broker.clock().sleep(idle));
+            }
         }
-        if !is_produce {
-            // All of the connection's room is free once everything before is answered.
-            drop(in_time(context, unanswered, self.own.take(CONNECTION_BYTES_IN_FLIGHT)).await?);
-        }
-        let own = in_time(context, unanswered, self.own.take(length)).await?;
-        let shared = in_time(context, "the server was too busy", context.budget.take(length)).await?;
-        Ok(Room { _own: own, beside: Some(shared) })
     }
 }
 
+/// Has the system find out about peers that are gone without a word, also while an answer is waited for.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
 /// Waits for room, but not for ever: while we wait we do not see whether the client is still there.
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     context: &Context,
     why: &'static str,
     room: impl Future<Output = T>,
@@ -183,9 +206,41 @@ async fn write_loop(
     mut answers: mpsc::Receiver<Job>,
 ) -> Result<(), Closed> {
     while let Some(job) = answers.recv().await {
-        let Some(mut frame) = job.answer.await? else { continue };
+        let Some(Reply { frame, room }) = job.answer.await? else { continue };
         session.context.counters.bytes_out_total.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        write.write_all_buf(&mut frame).await.map_err(|error| Closed(error.to_string()))?;
+        write_frame(&session.context, write, frame).await?;
+        drop(room);
+    }
+    Ok(())
+}
+
+/// Writes as long as the client takes something.
+async fn write_frame(context: &Context, write: &mut WriteHalf<'_>, mut frame: Frame) -> Result<(), Closed> {
+    let tick = || context.broker.clock().sleep(context.config.patience / PATIENCE_TICKS);
+    let mut next_tick = pin!(tick());
+    let (mut ticks, mut mark) = (0, frame.remaining());
+    while frame.has_remaining() {
+        tokio::select! {
+            biased;
+            written = write.write_buf(&mut frame) => match written {
+                Ok(0) => return Err(Closed("the client takes nothing any more".to_owned())),
+                Ok(_) => {}
+                Err(error) => return Err(Closed(error.to_string())),
+            },
+            () = &mut next_tick => {
+                ticks += 1;
+                next_tick.set(tick());
+            }
+        }
+        if mark - frame.remaining() >= PACE_BYTES {
+            (ticks, mark) = (0, frame.remaining());
+        }
+        let patient = if answers::is_short(context) { 1 } else { PATIENCE_TICKS };
+        if ticks >= patient && frame.has_remaining() {
+            // What the system still holds for this client is not to be sent either.
+            let _unchanged = write.as_ref().set_zero_linger().is_err();
+            return Err(Closed("the client does not take its answer".to_owned()));
+        }
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use ferrymq_broker::groups::{Groups, GroupsConfig};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
-use tokio::sync::Mutex;
+use ferrymq_types::limits::{ANSWER_BYTES_IN_FLIGHT, BATCHES_OPEN_AT_ONCE, FETCH_SESSIONS_BYTES_MAX};
+use tokio::sync::{Mutex, Semaphore};
 
+use crate::intake::Intake;
 use crate::listener::Listener;
 
 /// How the door presents itself.
@@ -30,6 +32,8 @@ pub struct KafkaConfig {
     pub fetch_bytes_max: usize,
     /// How long a connection may want to send more than there is room for before it is closed.
     pub patience: Duration,
+    /// How long a connection may do nothing before it is closed. Kafka's `connections.max.idle.ms`.
+    pub idle: Duration,
     /// Where the data lies, for DescribeLogDirs.
     pub data_dir: String,
 }
@@ -87,8 +91,16 @@ pub struct Context {
     pub config: KafkaConfig,
     /// Bytes of requests being worked on, in all connections.
     pub budget: ByteBudget,
+    /// The part of it that requests take while they arrive.
+    pub(crate) intake: Intake,
+    /// Bytes of records in answers that are not written yet, in all connections.
+    pub answers: ByteBudget,
+    /// Places for batches that are being opened.
+    pub(crate) opening: Arc<Semaphore>,
     /// What happened so far.
     pub counters: Counters,
+    /// Bytes of what incremental fetch sessions remember, in all connections.
+    pub sessions: ByteBudget,
     /// The last fetch session id given out.
     pub(crate) fetch_sessions: AtomicI32,
     /// Held while settings are read, changed and written back.
@@ -134,8 +146,12 @@ impl Context {
             listeners,
             volume,
             config,
+            intake: Intake::new(budget.capacity()),
             budget,
+            answers: ByteBudget::new(ANSWER_BYTES_IN_FLIGHT),
+            opening: Arc::new(Semaphore::new(BATCHES_OPEN_AT_ONCE)),
             counters: Counters::default(),
+            sessions: ByteBudget::new(FETCH_SESSIONS_BYTES_MAX),
             fetch_sessions: AtomicI32::new(0),
             altering: Mutex::new(()),
         })

@@ -2,16 +2,18 @@
 //!
 //! **Invariants.** [`SERVED`] is what ApiVersions advertises and what is answered: one list for both. An
 //! unknown version of ApiVersions is answered in version 0 with what there is (KIP-511); anything else that
-//! cannot be decoded closes the connection. Only a produce request may be large: what is decoded takes many
-//! times its bytes.
+//! cannot be decoded closes the connection, as does what is larger than its API has use for: what is decoded
+//! takes many times its bytes.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
+use ferrymq_types::limits::{LARGE_REQUEST_BYTES_MAX, SMALL_REQUEST_BYTES_MAX};
 
-use crate::connection::{Answer, Closed, Session};
+use crate::answers::AnswerRoom;
+use crate::connection::{Answer, Closed, Reply, Session};
 use crate::handlers;
 
 /// The APIs this door answers, in the order of their numbers.
@@ -48,9 +50,18 @@ pub const SERVED: &[ApiKey] = &[
     ApiKey::DescribeTopicPartitions,
 ];
 
-/// Largest request other than a produce request, in bytes. The largest that makes sense brings the
-/// assignments of a whole group.
-pub const SMALL_REQUEST_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Largest request of an API that is served, by the key its frame begins with.
+pub(crate) fn request_bytes_max(api_key: Option<i16>, of_any: usize) -> usize {
+    let api = SERVED.iter().find(|api| Some(api.id()) == api_key);
+    let of_this = match api {
+        Some(ApiKey::Produce) => of_any,
+        Some(ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::CreateTopics | ApiKey::CreatePartitions) => {
+            LARGE_REQUEST_BYTES_MAX
+        }
+        _ => SMALL_REQUEST_BYTES_MAX,
+    };
+    of_this.min(of_any)
+}
 
 /// A request that was begun.
 pub(crate) struct Begun {
@@ -68,15 +79,16 @@ struct Call {
 }
 
 /// What decoding a frame may take, in bytes: real requests stay far below, a list of a million empty names
-/// does not.
-fn memory_limit(frame_bytes: usize) -> usize {
-    frame_bytes.saturating_mul(8).saturating_add(1 << 20)
+/// does not. A produce request is mostly batches, which are not copied.
+fn memory_limit(frame: &[u8]) -> usize {
+    let times = if frame.starts_with(&ApiKey::Produce.id().to_be_bytes()) { 2 } else { 8 };
+    frame.len().saturating_mul(times).saturating_add(1 << 20)
 }
 
 /// Decodes a frame and begins to answer it.
 pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begun, Closed> {
     let frame = body.freeze();
-    let mut decoder = Decoder::with_memory_limit(&frame, memory_limit(frame.len()));
+    let mut decoder = Decoder::with_memory_limit(&frame, memory_limit(&frame));
     let header = RequestHeader::decode(&mut decoder).map_err(|error| bad("request header", &error))?;
     let (version, correlation) = (header.api_version, header.correlation_id);
     let Some(api) = header.api().filter(|api| SERVED.contains(api)) else {
@@ -91,9 +103,6 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
         }
         return Err(Closed(format!("{api} version {version} is not supported")));
     }
-    if api != ApiKey::Produce && frame.len() > SMALL_REQUEST_BYTES_MAX {
-        return Err(Closed(format!("{api} request of {} bytes", frame.len())));
-    }
     let request = RequestKind::decode(api, &mut decoder, version).map_err(|error| bad(api.name(), &error))?;
     let session = session.clone();
     let call = Call { correlation, version, client_id };
@@ -106,7 +115,9 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
                 return handlers::produce::begin(&session, correlation, version, frame, request).await;
             }
             RequestKind::Fetch(request) => Box::pin(async move {
-                respond(correlation, version, &handlers::fetch::handle(&session, version, request).await)
+                let (response, room) = handlers::fetch::handle(&session, version, request).await;
+                let reply = respond(correlation, version, &response)?;
+                Ok(reply.map(|reply| Reply { room, ..reply }))
             }),
             request => Box::pin(async move { answer(&session, call, request).await }),
         },
@@ -114,7 +125,7 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
 }
 
 /// Hands a request to its handler.
-async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Frame>, Closed> {
+async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Reply>, Closed> {
     use ApiKey as Api;
     let (correlation, version) = (call.correlation, call.version);
     let response = match request.api() {
@@ -234,7 +245,7 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
     let context = &*session.context;
     Ok(match request {
         RequestKind::DescribeConfigs(request) => {
-            ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request))
+            ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request).await)
         }
         RequestKind::AlterConfigs(request) => {
             ResponseKind::AlterConfigs(h::alter_configs::handle(context, request).await)
@@ -259,9 +270,9 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
 }
 
 /// Encodes an answer.
-pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Frame>, Closed> {
+pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Reply>, Closed> {
     match Frame::response(correlation, version, body) {
-        Ok(frame) => Ok(Some(frame)),
+        Ok(frame) => Ok(Some(Reply { frame, room: AnswerRoom::default() })),
         Err(error) => {
             tracing::error!(api = body.api().name(), version, error = %error, "an answer could not be encoded");
             Err(Closed("an answer could not be encoded".to_owned()))

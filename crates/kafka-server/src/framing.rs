@@ -2,7 +2,7 @@
 //!
 //! **Invariants.** A frame's bytes are in memory of their own, so that a produce request can be patched in
 //! place and kept without keeping others. Memory grows with what has arrived, never with what was declared.
-//! Nothing is read for a frame before the budgets have room for it, but for what is read ahead.
+//! How much of a frame is read is up to the caller, who takes room for it first ([`crate::intake`]).
 
 use std::io;
 
@@ -10,14 +10,17 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// How much is read ahead of the frame in hand.
-const READ_AHEAD_BYTES: usize = 64 * 1024;
+pub const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// How much memory waits for the next bytes of a connection that has been quiet.
+const RESTING_BYTES: usize = 64;
 /// Largest step by which a frame's memory grows ahead of its bytes.
 const GROW_BYTES: usize = 1024 * 1024;
 
 /// Reads frames.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FrameReader {
     ahead: BytesMut,
+    resting: bool,
 }
 
 /// What stands at the front of the stream.
@@ -29,22 +32,18 @@ pub enum Next {
     End,
 }
 
-impl Default for FrameReader {
-    fn default() -> Self {
-        FrameReader { ahead: BytesMut::with_capacity(READ_AHEAD_BYTES) }
-    }
-}
-
 impl FrameReader {
-    /// Reads the next frame's length.
+    /// Reads the next frame's length. Cancel safety: a dropped read loses nothing.
     ///
     /// # Errors
     /// `InvalidData` for a length that is negative or above `bytes_max`; `UnexpectedEof` if the stream ends in
     /// the middle of it.
     pub async fn next<R: AsyncRead + Unpin>(&mut self, from: &mut R, bytes_max: usize) -> io::Result<Next> {
-        if !self.have(from, 4).await? {
-            let clean = self.ahead.is_empty();
-            return if clean { Ok(Next::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        while self.ahead.len() < 4 {
+            if !self.read_ahead(from).await? {
+                let clean = self.ahead.is_empty();
+                return if clean { Ok(Next::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
         }
         let head: [u8; 4] = self.ahead.split_to(4)[..].try_into().unwrap_or_default();
         let declared = i32::from_be_bytes(head);
@@ -70,53 +69,76 @@ impl FrameReader {
         if length < 2 {
             return Ok(None);
         }
-        if !self.have(from, 2).await? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(self.ahead.first_chunk().map(|key| i16::from_be_bytes(*key)))
+        let front = self.front(from, 2).await?;
+        Ok(front.first_chunk().map(|key| i16::from_be_bytes(*key)))
     }
 
-    /// Reads until there are `count` bytes; false if the stream ends first.
-    async fn have<R: AsyncRead + Unpin>(&mut self, from: &mut R, count: usize) -> io::Result<bool> {
-        while self.ahead.len() < count {
-            self.ahead.reserve(READ_AHEAD_BYTES);
-            if from.read_buf(&mut self.ahead).await? == 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads the frame of `length` bytes that [`FrameReader::next`] announced.
+    /// Reads until at least `count` bytes, at most [`READ_AHEAD_BYTES`], of the announced frame are here, and
+    /// shows them.
     ///
     /// # Errors
     /// `UnexpectedEof` if the stream ends first.
-    pub async fn body<R: AsyncRead + Unpin>(&mut self, from: &mut R, length: usize) -> io::Result<BytesMut> {
-        let mut body = BytesMut::with_capacity(length.min(GROW_BYTES));
-        let here = self.ahead.len().min(length);
-        body.extend_from_slice(&self.ahead.split_to(here));
-        while body.len() < length {
-            let missing = length - body.len();
-            if missing < READ_AHEAD_BYTES / 4 {
-                // A short rest is read together with what follows it.
-                self.ahead.reserve(READ_AHEAD_BYTES);
-                if from.read_buf(&mut self.ahead).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                let here = self.ahead.len().min(missing);
-                body.extend_from_slice(&self.ahead.split_to(here));
-            } else {
-                if body.len() == body.capacity() {
-                    body.reserve(missing.min(body.len().max(GROW_BYTES)));
-                }
-                let room = (body.capacity() - body.len()).min(missing) as u64;
-                let mut limited = (&mut *from).take(room);
-                if limited.read_buf(&mut body).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
+    pub async fn front<R: AsyncRead + Unpin>(&mut self, from: &mut R, count: usize) -> io::Result<&[u8]> {
+        while self.ahead.len() < count {
+            if !self.read_ahead(from).await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(body)
+        Ok(&self.ahead[..count])
+    }
+
+    /// Reads on until `body` has `until` bytes of its frame of `length` bytes.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends first.
+    pub async fn body<R: AsyncRead + Unpin>(
+        &mut self,
+        from: &mut R,
+        body: &mut BytesMut,
+        until: usize,
+        length: usize,
+    ) -> io::Result<()> {
+        if body.capacity() == 0 {
+            body.reserve(length.min(GROW_BYTES));
+        }
+        while body.len() < until {
+            let here = self.ahead.len().min(until - body.len());
+            body.extend_from_slice(&self.ahead.split_to(here));
+            let missing = until - body.len();
+            if missing == 0 {
+                break;
+            }
+            if until == length && missing < READ_AHEAD_BYTES / 4 {
+                // A short rest is read together with what follows it.
+                self.front(from, missing).await?;
+                continue;
+            }
+            if body.len() == body.capacity() {
+                body.reserve((length - body.len()).min(body.len().max(GROW_BYTES)));
+            }
+            let room = (body.capacity() - body.len()).min(missing) as u64;
+            let mut limited = (&mut *from).take(room);
+            if limited.read_buf(body).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the memory for reading ahead, if nothing was read ahead, until something comes.
+    pub fn rest(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+            self.resting = true;
+        }
+    }
+
+    /// Whether there was something to read; `false`: the stream has ended.
+    async fn read_ahead<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<bool> {
+        self.ahead.reserve(if self.resting { RESTING_BYTES } else { READ_AHEAD_BYTES });
+        let count = from.read_buf(&mut self.ahead).await?;
+        self.resting = false;
+        Ok(count > 0)
     }
 }
 
@@ -144,8 +166,16 @@ mod tests {
                 let first = |at: usize| (at + index).to_le_bytes()[0];
                 let key = (*size >= 2).then(|| i16::from_be_bytes([first(0), first(1)]));
                 assert_eq!(reader.api_key(&mut from, *size).await.unwrap(), key);
-                let body = reader.body(&mut from, *size).await.unwrap();
-                assert_eq!(body.len(), *size);
+                let mut body = BytesMut::new();
+                let front = reader.front(&mut from, (*size).min(chunk % 1000)).await.unwrap().to_vec();
+                for until in (0..*size).step_by(777_777).chain([*size]) {
+                    reader.body(&mut from, &mut body, until, *size).await.unwrap();
+                    assert_eq!(body.len(), until);
+                }
+                assert!(body.starts_with(&front));
+                if chunk == 7 {
+                    reader.rest();
+                }
                 assert!(body.iter().enumerate().all(|(at, byte)| *byte == (at + index).to_le_bytes()[0]));
             }
             assert_eq!(reader.next(&mut from, 10).await.unwrap(), Next::End);
@@ -164,8 +194,29 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         let mut from = &b"short"[..];
         let mut reader = FrameReader::default();
-        assert!(reader.body(&mut from, 90_000_000).await.is_err());
+        let mut body = BytesMut::new();
+        assert!(reader.body(&mut from, &mut body, 90_000_000, 90_000_000).await.is_err());
+        assert!(body.capacity() <= 2 * GROW_BYTES);
         assert!(FrameReader::default().api_key(&mut &b"s"[..], 9).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_quiet_connection_keeps_no_memory() {
+        let mut reader = FrameReader::default();
+        let mut from = Trickle { bytes: &[0, 0, 0, 1, 9, 0, 0, 0, 2, 7], chunk: 6 };
+        assert_eq!(reader.next(&mut from, 10).await.unwrap(), Next::Frame(1));
+        let mut body = BytesMut::new();
+        reader.body(&mut from, &mut body, 1, 1).await.unwrap();
+        reader.rest();
+        assert!(reader.ahead.capacity() >= READ_AHEAD_BYTES / 2, "half a length was read ahead: it is kept");
+        assert_eq!(reader.next(&mut from, 10).await.unwrap(), Next::Frame(2));
+        reader.front(&mut from, 1).await.unwrap();
+        let mut body = BytesMut::new();
+        assert!(reader.body(&mut from, &mut body, 2, 2).await.is_err());
+        reader.rest();
+        assert_eq!(reader.ahead.capacity(), 0);
+        assert!(reader.next(&mut from, 10).await.is_ok_and(|next| next == Next::End));
+        assert!(reader.ahead.capacity() <= 4 * RESTING_BYTES);
     }
 
     struct Trickle<'a> {

@@ -12,14 +12,17 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod connection;
 pub mod context;
 pub mod dispatch;
 pub mod errors;
 pub mod framing;
 mod handlers;
+mod intake;
 pub mod listener;
 pub mod server;
+mod turns;
 
 pub use context::{Context, Counters, KafkaConfig};
 pub use listener::{Endpoint, Listener};

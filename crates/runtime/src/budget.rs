@@ -17,7 +17,29 @@ pub struct ByteBudget {
 /// Bytes taken from a budget; dropping it gives them back.
 #[derive(Debug)]
 pub struct BytePermit {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl BytePermit {
+    /// Bytes it stands for, rounded up to the budget's unit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits() * UNIT_BYTES
+    }
+
+    /// Adds what another permit of the same budget stands for.
+    ///
+    /// # Panics
+    /// If the other is of another budget.
+    pub fn merge(&mut self, other: BytePermit) {
+        self.permit.merge(other.permit);
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.permit.num_permits().saturating_sub(bytes.div_ceil(UNIT_BYTES));
+        drop(self.permit.split(surplus));
+    }
 }
 
 impl ByteBudget {
@@ -34,14 +56,20 @@ impl ByteBudget {
     /// Cancel safety: a dropped wait takes nothing.
     pub async fn take(&self, bytes: usize) -> BytePermit {
         let permit = self.permits.clone().acquire_many_owned(self.units_for(bytes)).await;
-        BytePermit { _permit: permit.expect("the semaphore of a budget is never closed") }
+        BytePermit { permit: permit.expect("the semaphore of a budget is never closed") }
     }
 
     /// Takes `bytes` if they are free now.
     #[must_use]
     pub fn try_take(&self, bytes: usize) -> Option<BytePermit> {
         let permit = self.permits.clone().try_acquire_many_owned(self.units_for(bytes)).ok()?;
-        Some(BytePermit { _permit: permit })
+        Some(BytePermit { permit })
+    }
+
+    /// Bytes that are free now.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.permits.available_permits().min(self.units) * UNIT_BYTES
     }
 
     /// Bytes that may be taken in all, rounded up to the budget's unit of 256.
@@ -77,5 +105,15 @@ mod tests {
         let all = budget.take(1 << 30).await;
         assert!(budget.try_take(1).is_none());
         drop(all);
+        let (mut one, two) = (budget.take(256).await, budget.take(300).await);
+        one.merge(two);
+        assert_eq!((one.bytes(), budget.free()), (768, 256));
+        one.shrink_to(1);
+        assert_eq!((one.bytes(), budget.free(), budget.capacity()), (256, 768, 1024));
+        one.shrink_to(4096);
+        assert_eq!(budget.in_use(), 256);
+        one.shrink_to(0);
+        drop(one);
+        assert_eq!(budget.in_use(), 0);
     }
 }

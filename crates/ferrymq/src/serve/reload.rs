@@ -59,6 +59,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
         worker_threads,
         log_level: _,
         log_format,
+        trust_clock,
         topic_defaults,
         broker,
     } = settings;
@@ -79,6 +80,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
         ("disk-reserve-bytes", disk_reserve_bytes.to_string()),
         ("worker-threads", worker_threads.to_string()),
         ("log-format", format!("{log_format:?}")),
+        ("trust-clock", trust_clock.to_string()),
         ("durability and topic-defaults", format!("{topic_defaults:?}")),
         ("broker-settings", format!("{broker:?}")),
     ]

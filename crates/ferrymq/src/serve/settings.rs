@@ -16,7 +16,7 @@ use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
 use ferrymq_types::limits::{
-    CONNECTION_PATIENCE, FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT,
+    CONNECTION_IDLE_MAX, CONNECTION_PATIENCE, FETCH_BYTES_MAX, REQUEST_BYTES_MAX, SERVER_BYTES_IN_FLIGHT,
 };
 use serde::Deserialize;
 
@@ -302,6 +302,7 @@ impl Settings {
             request_bytes_max: self.request_bytes_max,
             fetch_bytes_max: self.fetch_bytes_max,
             patience: CONNECTION_PATIENCE,
+            idle: CONNECTION_IDLE_MAX,
             data_dir: self.data_dir.display().to_string(),
         }
     }

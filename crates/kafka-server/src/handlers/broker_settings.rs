@@ -165,9 +165,9 @@ const TABLE: &[Row] = &[
     row(
         "connections.max.idle.ms",
         LONG,
-        Some("-1"),
-        |_| text(-1),
-        "After how long an idle connection is closed; -1: never.",
+        Some("600000"),
+        |context| millis(context.config.idle),
+        "After how long a connection that does nothing is closed.",
     ),
     row(
         "default.replication.factor",

@@ -10,6 +10,7 @@ use ferrymq_types::Offset;
 
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
 
 /// Everything up to the high watermark.
 const HIGH_WATERMARK: i64 = -1;
@@ -18,9 +19,11 @@ const NO_LOW_WATERMARK: i64 = -1;
 
 pub(crate) async fn handle(context: &Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
     let mut topics = Vec::with_capacity(request.topics.len().min(1024));
+    let mut turns = Turns::default();
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len().min(1024));
         for wanted in topic.partitions {
+            turns.spend(1).await;
             let partition = context.broker.topics().partition(&topic.name, wanted.partition_index);
             let result = match partition {
                 Some(partition) => delete(context, &partition, &wanted).await,

@@ -14,14 +14,20 @@ use super::altering::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
 use super::{broker_settings, settings};
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
+
+/// What describing all settings of a resource costs, in [`Turns`].
+const RESOURCE_UNITS: usize = 40;
 
 /// Settings of one resource, or why there are none.
 type Described = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 
-pub(crate) fn handle(context: &Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub(crate) async fn handle(context: &Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let mut answered = HashSet::new();
     let mut results = Vec::new();
+    let mut turns = Turns::default();
     for resource in request.resources {
+        turns.spend(RESOURCE_UNITS).await;
         // One answer for each: a list is much longer than the question.
         if !answered.insert((resource.resource_type, resource.resource_name.clone())) {
             continue;

@@ -15,6 +15,7 @@ use ferrymq_storage::StorageError;
 
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
 
 pub(crate) async fn handle(context: &Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
     let mut topics = Vec::new();
@@ -63,7 +64,9 @@ async fn sizes(
     indexes: Option<&BTreeSet<i32>>,
 ) -> Result<Vec<DescribeLogDirsPartition>, StorageError> {
     let mut partitions = Vec::new();
+    let mut turns = Turns::default();
     for partition in &topic.partitions {
+        turns.spend(1).await;
         let partition_index = partition.index.cast_signed();
         if indexes.is_some_and(|set| !set.contains(&partition_index)) || partition.is_gone() {
             continue;

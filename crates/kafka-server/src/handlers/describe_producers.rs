@@ -11,6 +11,7 @@ use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
 
 /// No transaction coordinator has written for the producer.
 const NO_COORDINATOR_EPOCH: i32 = -1;
@@ -27,10 +28,12 @@ pub(crate) async fn handle(
         wanted.entry(topic.name).or_default().extend(topic.partition_indexes);
     }
     let mut topics = Vec::with_capacity(wanted.len());
+    let mut turns = Turns::default();
     for (name, indexes) in wanted {
         let invalid = check_name(&name).err();
         let mut partitions = Vec::with_capacity(indexes.len());
         for index in indexes {
+            turns.spend(1).await;
             let partition = context.broker.topics().partition(&name, index);
             partitions.push(match (&invalid, partition) {
                 (Some(error), _) => failed(index, ErrorCode::InvalidTopicException, Some(error.to_string())),

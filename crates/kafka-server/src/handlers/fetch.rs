@@ -13,8 +13,10 @@ use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_kafka_codec::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse};
 use ferrymq_types::limits::FETCH_WAIT_MS_MAX;
 
+use crate::answers::AnswerRoom;
 use crate::connection::Session;
 use crate::context::Context;
+use crate::turns::Turns;
 
 mod read;
 mod session;
@@ -32,7 +34,10 @@ struct Wanted {
     read_committed: bool,
 }
 
-pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> FetchResponse {
+/// The answer and the room that its records take.
+type Answered = (FetchResponse, AnswerRoom);
+
+pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> Answered {
     let context = &*connection.context;
     let wanted = Wanted {
         version,
@@ -50,32 +55,43 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
             0 if version >= 7 => FetchSession::create(context, version),
             _ => FetchSession::single(version),
         };
-        session.update(context, &request);
+        session.update(context, &request).await;
+        if session.id() != 0 {
+            session.settle(context);
+        }
         let response = serve(context, &mut session, &wanted, true).await;
         if session.id() != 0 {
             *slot = Some(session);
         }
         return response;
     }
-    let failed = |code: ErrorCode| FetchResponse { error_code: code.code(), ..Default::default() };
+    let failed = |code: ErrorCode| {
+        let response = FetchResponse { error_code: code.code(), ..Default::default() };
+        (response, AnswerRoom::default())
+    };
     let Some(session) = slot.as_mut().filter(|session| session.id() == id) else {
         return failed(ErrorCode::FetchSessionIdNotFound);
     };
     if let Err(code) = session.advance(epoch, version) {
         return failed(code);
     }
-    session.update(context, &request);
+    session.update(context, &request).await;
+    if !session.settle(context) {
+        // The client begins anew with all its partitions and learns that it is to go on without a session.
+        *slot = None;
+        return failed(ErrorCode::FetchSessionIdNotFound);
+    }
     serve(context, session, &wanted, false).await
 }
 
 /// Looks, waits and answers; `full` answers name every partition.
-async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> FetchResponse {
+async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
     // What changed since the last answer is looked at also if this one is full without it.
     if session.id() != 0 {
-        session.watch();
+        session.watch().await;
         session.take_changed();
     }
     let mut late = wanted.wait.is_zero() || session.is_empty();
@@ -84,7 +100,9 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         if late || found.urgent || found.bytes >= wanted.bytes_min {
             break;
         }
-        if session.watch() {
+        // What was found and is not enough is read again when there is more: it stays hot.
+        found.shed(context);
+        if session.watch().await {
             // Something came between looking and watching.
             continue;
         }
@@ -94,13 +112,16 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         }
         session.take_changed();
     }
-    answer(session, wanted, full, found)
+    let room = std::mem::take(&mut found.room);
+    (answer(session, wanted, full, found).await, room)
 }
 
-fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
+async fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
     let mut response = FetchResponse { session_id: session.id(), ..Default::default() };
     let tokens = if full { session.tokens() } else { found.tokens() };
+    let mut turns = Turns::default();
     for token in tokens {
+        turns.spend(1).await;
         let data = found.take(token).unwrap_or_else(|| session.empty_answer(token, wanted.read_committed));
         let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
         let told = session.note_answered(token, &data);

@@ -1,6 +1,7 @@
 //! FindCoordinator: this broker coordinates every group.
 //!
-//! Transactions and share groups have no coordinator until they are served.
+//! Transactions and share groups have no coordinator until they are served. Who asks for a transaction's is
+//! refused for good, and told why: an error that can be retried lets its producer wait until it gives up.
 
 use std::collections::HashSet;
 
@@ -22,6 +23,9 @@ const BATCHED_SINCE: i16 = 4;
 const TEXT_SINCE: i16 = 1;
 /// What Kafka says where there is no error.
 const NO_ERROR_TEXT: &str = "NONE";
+/// What a transactional producer is told.
+const NO_TRANSACTIONS: &str =
+    "transactions are not supported yet; use an idempotent producer without a transactional id";
 
 pub(crate) fn handle(
     context: &Context,
@@ -31,9 +35,10 @@ pub(crate) fn handle(
 ) -> FindCoordinatorResponse {
     let code = match request.key_type {
         GROUP => ErrorCode::None,
-        TRANSACTION => ErrorCode::CoordinatorNotAvailable,
+        TRANSACTION => no_transactions(version),
         _ => ErrorCode::InvalidRequest,
     };
+    let refusal = if request.key_type == TRANSACTION { NO_TRANSACTIONS } else { code.message() };
     let (node_id, host, port) = match code {
         ErrorCode::None => {
             let host = StrBytes::from(listener.advertised.host.clone());
@@ -42,7 +47,7 @@ pub(crate) fn handle(
         _ => (-1, StrBytes::new(), -1),
     };
     if version < BATCHED_SINCE {
-        let text = if code == ErrorCode::None { NO_ERROR_TEXT } else { code.message() };
+        let text = if code == ErrorCode::None { NO_ERROR_TEXT } else { refusal };
         return FindCoordinatorResponse {
             error_code: code.code(),
             error_message: (version >= TEXT_SINCE).then(|| StrBytes::from(text)),
@@ -60,7 +65,21 @@ pub(crate) fn handle(
         host: host.clone(),
         port,
         error_code: code.code(),
+        error_message: Some(StrBytes::from(if code == ErrorCode::None { "" } else { refusal })),
         ..Default::default()
     });
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
+}
+
+/// The code that ends a transactional producer at once, whoever wrote it.
+///
+/// Java's takes every code that it does not retry as fatal, but shows the text beside it only for those it does
+/// not expect here. librdkafka and its bindings, and older clients, which all ask for one key at a time, retry
+/// everything but a failed authorization; they show its text.
+fn no_transactions(version: i16) -> ErrorCode {
+    if version < BATCHED_SINCE {
+        ErrorCode::TransactionalIdAuthorizationFailed
+    } else {
+        ErrorCode::InvalidRequest
+    }
 }

@@ -18,7 +18,8 @@ pub(crate) async fn handle(context: &Context, request: InitProducerIdRequest) ->
     match &request.transactional_id {
         None => {}
         Some(id) if id.is_empty() => return refuse(ErrorCode::InvalidRequest),
-        Some(_) => return refuse(ErrorCode::UnsupportedVersion),
+        // There is no room for a text here. Every client takes this code as final; some retry any other.
+        Some(_) => return refuse(ErrorCode::TransactionalIdAuthorizationFailed),
     }
     if (request.producer_id < 0) != (request.producer_epoch < 0) {
         return refuse(ErrorCode::InvalidRequest);

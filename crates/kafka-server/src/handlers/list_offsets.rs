@@ -9,13 +9,14 @@ use ferrymq_kafka_codec::messages::list_offsets::{
 };
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 use ferrymq_storage::{BatchHead, Find, StorageError};
-use ferrymq_types::limits::DECOMPRESSED_BATCH_BYTES_MAX;
-use ferrymq_types::{BatchView, Offset, Records, TimestampType};
+use ferrymq_types::{BatchView, Offset, TimestampType};
 
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
 
 mod by_time;
+mod scan;
 
 use by_time::by_time;
 
@@ -29,6 +30,9 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 /// The last offset in tiered storage (KIP-1005); there is none.
 const LATEST_TIERED: i64 = -5;
+
+/// What a search in a log costs, in [`Turns`].
+const LOOK_UP_UNITS: usize = 5;
 
 /// First version whose answer carries the leader epoch (KIP-320).
 const LEADER_EPOCH_SINCE: i16 = 4;
@@ -48,17 +52,19 @@ pub(crate) async fn handle(
     version: i16,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
-    let twice = named_twice(&request);
+    let mut turns = Turns::default();
+    let twice = named_twice(&request, &mut turns).await;
     let mut topics = Vec::with_capacity(request.topics.len().min(1024));
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len().min(1024));
         for wanted in topic.partitions {
+            turns.spend(LOOK_UP_UNITS).await;
             let partition = context.broker.topics().partition(&topic.name, wanted.partition_index);
             partitions.push(match partition {
                 _ if twice.contains(&(topic.name.clone(), wanted.partition_index)) => {
                     failed(&wanted, ErrorCode::InvalidRequest)
                 }
-                Some(partition) => look_up(version, &partition, &wanted).await,
+                Some(partition) => look_up(context, version, &partition, &wanted).await,
                 None => failed(&wanted, ErrorCode::UnknownTopicOrPartition),
             });
         }
@@ -68,15 +74,22 @@ pub(crate) async fn handle(
 }
 
 /// The partitions that a request names more than once; Kafka looks none of them up.
-fn named_twice(request: &ListOffsetsRequest) -> HashSet<(StrBytes, i32)> {
-    let mut seen = HashSet::new();
-    let named = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
-    });
-    named.filter(|partition| !seen.insert(partition.clone())).collect()
+async fn named_twice(request: &ListOffsetsRequest, turns: &mut Turns) -> HashSet<(StrBytes, i32)> {
+    let (mut seen, mut twice) = (HashSet::new(), HashSet::new());
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            turns.spend(1).await;
+            let named = (topic.name.clone(), partition.partition_index);
+            if !seen.insert(named.clone()) {
+                twice.insert(named);
+            }
+        }
+    }
+    twice
 }
 
 async fn look_up(
+    context: &Context,
     version: i16,
     partition: &Partition,
     wanted: &ListOffsetsPartition,
@@ -88,8 +101,8 @@ async fn look_up(
         LATEST => Ok(Some(end(partition))),
         EARLIEST | EARLIEST_LOCAL => start(partition).await,
         LATEST_TIERED => Ok(None),
-        MAX_TIMESTAMP if version >= 7 => by_time(partition, Find::MaxTimestamp).await,
-        timestamp if timestamp >= 0 => by_time(partition, Find::Timestamp(timestamp)).await,
+        MAX_TIMESTAMP if version >= 7 => by_time(context, partition, Find::MaxTimestamp).await,
+        timestamp if timestamp >= 0 => by_time(context, partition, Find::Timestamp(timestamp)).await,
         _ => return failed(wanted, ErrorCode::InvalidRequest),
     };
     match found {
@@ -119,7 +132,12 @@ async fn start(partition: &Partition) -> Result<Found, StorageError> {
 }
 
 /// Looks in one batch.
-async fn in_batch(partition: &Partition, head: &BatchHead, what: Find) -> Result<Found, StorageError> {
+async fn in_batch(
+    context: &Context,
+    partition: &Partition,
+    head: &BatchHead,
+    what: Find,
+) -> Result<Found, StorageError> {
     let high_watermark = partition.high_watermark();
     if head.base >= high_watermark {
         return Ok(None);
@@ -135,30 +153,12 @@ async fn in_batch(partition: &Partition, head: &BatchHead, what: Find) -> Result
     if batch.header.timestamp_type() == TimestampType::LogAppendTime {
         return Ok(Some(place(whole_batch)));
     }
-    let Some(records) = open(&batch) else {
+    let from = start.0.saturating_sub(head.base.0);
+    Ok(match scan::find(context, batch, what, from).await {
+        Ok(found) => found.map(|(delta, time)| place((head.base.plus(delta), time))),
         // The records cannot be read; the batch as a whole is still the right place.
-        return Ok(Some(place(whole_batch)));
-    };
-    let base_time = batch.header.base_timestamp;
-    let times = records.map_while(Result::ok).map(|record| {
-        let delta = u64::from(record.offset_delta.cast_unsigned());
-        (head.base.plus(delta), base_time.saturating_add(record.timestamp_delta))
-    });
-    let mut readable = times.filter(|(offset, _)| *offset >= start);
-    let found = match what {
-        Find::Timestamp(target) => readable.find(|(_, time)| *time >= target),
-        // The first of several with the same timestamp.
-        _ => readable.max_by_key(|(offset, time)| (*time, std::cmp::Reverse(*offset))),
-    };
-    Ok(found.map(place))
-}
-
-/// The records of a batch, decompressed within bounds.
-fn open(batch: &BatchView) -> Option<Records> {
-    let payload = batch.payload();
-    let compression = batch.header.compression()?;
-    let bytes = ferrymq_compress::decompress(compression, &payload, DECOMPRESSED_BATCH_BYTES_MAX).ok()?;
-    Some(Records::new(bytes, batch.header.record_count))
+        Err(scan::Unreadable) => Some(place(whole_batch)),
+    })
 }
 
 fn failed(wanted: &ListOffsetsPartition, code: ErrorCode) -> ListOffsetsPartitionResponse {

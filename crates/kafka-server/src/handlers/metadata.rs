@@ -13,6 +13,7 @@ use ferrymq_kafka_codec::{ErrorCode, StrBytes, Uuid};
 use crate::context::Context;
 use crate::errors;
 use crate::listener::Listener;
+use crate::turns::Turns;
 
 /// All operations on a topic, as bits: nobody is restricted yet.
 pub(crate) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
@@ -28,8 +29,16 @@ pub(crate) async fn handle(
     let config = &context.config;
     // Version 0 has no null: there, an empty list asks for all.
     let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
+    let mut turns = Turns::default();
     let mut topics = match wanted {
-        None => context.broker.topics().all().iter().map(|topic| describe(context, topic)).collect(),
+        None => {
+            let mut topics = Vec::new();
+            for topic in context.broker.topics().all() {
+                turns.spend(1 + topic.partitions.len()).await;
+                topics.push(describe(context, &topic));
+            }
+            topics
+        }
         Some(wanted) => {
             let create = version < 4 || request.allow_auto_topic_creation;
             let mut topics = Vec::with_capacity(wanted.len().min(1024));
@@ -40,6 +49,7 @@ pub(crate) async fn handle(
                     continue;
                 }
                 topics.push(look_up(context, version, topic, create).await);
+                turns.spend(1 + topics.last().map_or(0, |topic| topic.partitions.len())).await;
             }
             topics
         }

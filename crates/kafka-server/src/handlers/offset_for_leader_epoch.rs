@@ -14,7 +14,10 @@ use ferrymq_types::Offset;
 
 use crate::context::Context;
 use crate::errors;
+use crate::turns::Turns;
 
+/// What a search in a log costs, in [`Turns`].
+const LOOK_UP_UNITS: usize = 20;
 /// "No epoch" and "no offset".
 const UNDEFINED: (i32, i64) = (-1, -1);
 
@@ -23,9 +26,11 @@ pub(crate) async fn handle(
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
     let mut topics = Vec::with_capacity(request.topics.len().min(1024));
+    let mut turns = Turns::default();
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len().min(1024));
         for wanted in topic.partitions {
+            turns.spend(LOOK_UP_UNITS).await;
             let partition = context.broker.topics().partition(&topic.topic, wanted.partition);
             let result = match partition {
                 Some(partition) => look_up(&partition, &wanted).await,

@@ -20,12 +20,14 @@ use ferrymq_kafka_codec::messages::produce::{
 };
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes};
 use ferrymq_types::batch::into_mut;
+use ferrymq_types::limits::PARTITIONS_MAX;
 use ferrymq_types::{BatchError, BatchHeader, BatchView, Compression};
 
-use crate::connection::{Closed, Session};
+use crate::connection::{Closed, Reply, Session};
 use crate::context::Context;
 use crate::dispatch::{Begun, range_in, respond};
 use crate::errors;
+use crate::turns::Turns;
 
 /// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
@@ -65,7 +67,13 @@ pub(crate) async fn begin(
     let acks = request.acks;
     let mut response = ProduceResponse::default();
     let mut accepted = Vec::new();
+    let named: usize = request.topic_data.iter().map(|topic| 1 + topic.partition_data.len()).sum();
+    if named > 2 * PARTITIONS_MAX {
+        return Err(Closed(format!("a produce request that names {named} topics and partitions")));
+    }
+    let mut turns = Turns::default();
     for (index, topic) in request.topic_data.iter().enumerate() {
+        turns.spend(1 + topic.partition_data.len()).await;
         response.responses.push(check_topic(
             context,
             version,
@@ -94,7 +102,7 @@ async fn finish(
     node_id: i32,
     acks: i16,
     (correlation, version): (i32, i16),
-) -> Result<Option<ferrymq_kafka_codec::Frame>, Closed> {
+) -> Result<Option<Reply>, Closed> {
     let results = pending.wait().await;
     for ((topic, slot, partition), result) in places.into_iter().zip(results) {
         let answer = &mut response.responses[topic].partition_responses[slot];

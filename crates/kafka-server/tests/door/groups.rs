@@ -5,8 +5,9 @@ use ferrymq_kafka_codec::messages::join_group::JoinGroupRequestProtocol;
 use ferrymq_kafka_codec::messages::leave_group::MemberIdentity;
 use ferrymq_kafka_codec::messages::sync_group::SyncGroupRequestAssignment;
 use ferrymq_kafka_codec::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest,
-    JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, SyncGroupRequest,
+    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest,
+    InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest,
+    SyncGroupRequest,
 };
 use ferrymq_kafka_codec::{ApiKey, ErrorCode, ResponseKind, StrBytes};
 
@@ -85,13 +86,41 @@ async fn this_broker_coordinates_every_group_and_no_transaction() {
     let told: Vec<_> =
         many.iter().map(|one| (one.key.as_str(), one.error_code, one.node_id, one.port)).collect();
     assert_eq!(told, [("a", 0, NODE, port), ("b", 0, NODE, port)]);
-    let (later, invalid) = (ErrorCode::CoordinatorNotAvailable, ErrorCode::InvalidRequest);
-    for (key_type, code) in [(1, later), (2, invalid), (9, invalid)] {
+    let code = ErrorCode::InvalidRequest;
+    for key_type in [2, 9] {
         let refused = client.call(6, &keys(key_type)).await.coordinators;
         assert_eq!((refused[0].error_code, refused[0].node_id, refused[0].port), (code.code(), -1, -1));
         let request = FindCoordinatorRequest { key: name("a"), key_type, ..Default::default() };
         let old = client.call(3, &request).await;
         assert_eq!((old.error_code, old.error_message.as_deref()), (code.code(), Some(code.message())));
+    }
+}
+
+/// An error that may be retried would let a transactional producer wait for as long as it is patient.
+#[tokio::test]
+async fn a_transactional_producer_is_refused_for_good_and_told_why() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let request = FindCoordinatorRequest { key: name("t"), key_type: 1, ..Default::default() };
+    let says_why = |text: &Option<StrBytes>| text.as_ref().is_some_and(|text| text.contains("transactions"));
+    for version in 1..=3 {
+        let one = client.call(version, &request).await;
+        assert_eq!(one.error_code, ErrorCode::TransactionalIdAuthorizationFailed.code());
+        assert!(says_why(&one.error_message), "{:?}", one.error_message);
+    }
+    let request =
+        FindCoordinatorRequest { coordinator_keys: vec![name("t")], key_type: 1, ..Default::default() };
+    for version in 4..=6 {
+        let one = &client.call(version, &request).await.coordinators[0];
+        assert_eq!((one.error_code, one.node_id), (ErrorCode::InvalidRequest.code(), -1));
+        assert!(says_why(&one.error_message), "{:?}", one.error_message);
+    }
+    // Nor is it given a producer id if it asks without looking for its coordinator.
+    let request = InitProducerIdRequest { transactional_id: Some(name("t")), ..Default::default() };
+    for version in 0..=5 {
+        let refused = client.call(version, &request).await;
+        let told = (refused.error_code, refused.producer_id);
+        assert_eq!(told, (ErrorCode::TransactionalIdAuthorizationFailed.code(), -1));
     }
 }
 

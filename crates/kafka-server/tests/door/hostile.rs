@@ -4,13 +4,15 @@ use std::sync::atomic::Ordering;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use ferrymq_kafka_codec::messages::{ApiVersionsRequest, FetchRequest, MetadataRequest, describe_groups};
-use ferrymq_kafka_codec::{ApiKey, Uuid};
-use ferrymq_kafka_server::dispatch::{SERVED, SMALL_REQUEST_BYTES_MAX};
+use ferrymq_kafka_codec::{ApiKey, ResponseKind, StrBytes, Uuid};
+use ferrymq_kafka_server::dispatch::SERVED;
 use ferrymq_runtime::Rng;
+use ferrymq_types::limits::SMALL_REQUEST_BYTES_MAX;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt as _;
 
-use super::records::{NAMED, batch, fetch_request, produce_request, write};
+use super::groups::join_request;
+use super::records::{NAMED, batch, fetch, fetch_request, produce_request, values, write};
 use super::requests::{TOPIC, full};
 use super::support::{Client, Options, Server, encode, framed, name, until, within};
 
@@ -80,29 +82,33 @@ async fn lengths_that_make_no_sense_close_the_connection() {
     let mut client = server.client().await;
     client.raw(&framed(&[])).await;
     assert_eq!(client.answer().await, None, "an empty frame holds no header");
-    // 64 MiB may be announced; nothing is set aside for what has not come.
-    let mut announcing = Vec::new();
-    for _ in 0..CROWD {
-        let mut client = server.client().await;
-        client.raw(&(64 * 1024 * 1024i32).to_be_bytes()).await;
-        announcing.push(client);
-    }
-    until("all are connected", || server.open() == CROWD as u64).await;
-    drop(announcing);
     drop(client);
     server.check_alive_and_clean().await;
 }
 
 #[tokio::test]
-async fn a_large_request_must_be_a_produce_request() {
+async fn only_some_requests_may_be_large() {
     let server = Server::start().await;
-    let groups = (0..3_000_000).map(|at| name(&format!("g{at:07}"))).collect();
-    let request = describe_groups::DescribeGroupsRequest { groups, ..Default::default() };
-    let frame = encode(1, 5, &request);
-    assert!(frame.len() > SMALL_REQUEST_BYTES_MAX);
+    let groups = (0..300_000).map(|at| name(&format!("g{at:07}"))).collect();
+    let describing = encode(1, 5, &describe_groups::DescribeGroupsRequest { groups, ..Default::default() });
+    assert!(describing.len() > SMALL_REQUEST_BYTES_MAX);
+    let partitions: Vec<_> = (0..100_000).map(|at| (at, 0)).collect();
+    let fetching = encode(1, NAMED, &fetch_request("t", &partitions));
+    assert!(fetching.len() > SMALL_REQUEST_BYTES_MAX);
+    for frame in [describing, fetching] {
+        let mut client = server.client().await;
+        client.raw(&frame).await;
+        assert_eq!(client.answer().await, None);
+    }
+    // Nor is more of it waited for than says what it is.
     let mut client = server.client().await;
-    client.raw(&frame).await;
-    assert_eq!(client.answer().await, None);
+    client.raw(&[0, 0x30, 0, 0, 0, 1]).await;
+    assert_eq!(client.answer().await, None, "three MiB of a fetch");
+    let mut join = join_request("g", &StrBytes::new());
+    join.protocols[0].metadata = vec![7; 3 * 1024 * 1024].into();
+    let mut client = server.client().await;
+    assert_eq!(client.call(3, &join).await.error_code, 0);
+    drop(client);
     server.check_alive_and_clean().await;
 }
 
@@ -191,12 +197,14 @@ async fn a_slow_writer_is_served_and_holds_up_nobody() {
     assert!(slow.answer().await.is_some());
 }
 
+/// Readers that never read want more than all the room for answers. What they hold is counted and bounded,
+/// others are served meanwhile, and in the end they are closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_that_never_read_hold_little_and_hold_up_nobody() {
     let server = Server::start().await;
     server.topic("t", 1, &[]).await;
     let mut writer = server.client().await;
-    for _ in 0..4 {
+    for _ in 0..40 {
         write(&mut writer, "t", 0, batch(&["x".repeat(900_000).as_str()])).await;
     }
     let mut request = fetch_request("t", &[(0, 0)]);
@@ -210,13 +218,42 @@ async fn readers_that_never_read_hold_little_and_hold_up_nobody() {
         }
         deaf.push(client);
     }
+    let answers = &server.context.answers;
+    until("they hold most of the room for answers", || answers.in_use() > answers.capacity() / 2).await;
+    let requests = server.context.budget.in_use();
+    assert!(requests < 1024 * 1024, "{requests} bytes of requests are held");
     for _ in 0..50 {
         write(&mut writer, "t", 0, batch(&["y"])).await;
     }
-    let requests = server.context.budget.in_use();
-    assert!(requests < 1024 * 1024, "{requests} bytes of requests are held");
-    drop(deaf);
-    drop(writer);
+    let mut reader = server.client().await;
+    let got = values(&fetch(&mut reader, "t", 0, 39).await);
+    assert_eq!(got[0].0, 39, "another reader gets its first batch at least");
+    until("only the reader and the writer are left", || server.open() == 2).await;
+    until("room for answers is given back", || answers.in_use() == 0).await;
+    drop((deaf, reader, writer));
+    server.check_alive_and_clean().await;
+}
+
+/// A fetch that waits for more than there is holds no records, and answers all of them in the end.
+#[tokio::test]
+async fn a_waiting_fetch_holds_no_room_for_answers() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let (mut reader, mut writer) = (server.client().await, server.client().await);
+    write(&mut writer, "t", 0, batch(&["x".repeat(900_000).as_str()])).await;
+    let mut request = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("t", &[(0, 0)]) };
+    request.min_bytes = 1_500_000;
+    request.topics[0].partitions[0].partition_max_bytes = i32::MAX;
+    reader.send(NAMED, &request).await;
+    let waiting = || server.context.broker.topics().partition("t", 0).map_or(0, |one| one.watchers.live());
+    until("it waits", || waiting() == 1).await;
+    until("it holds no room", || server.context.answers.in_use() == 0).await;
+    write(&mut writer, "t", 0, batch(&["y".repeat(900_000).as_str()])).await;
+    let Some(ResponseKind::Fetch(response)) = reader.receive(ApiKey::Fetch, NAMED).await else {
+        panic!("not an answer to a fetch")
+    };
+    assert_eq!(values(&response.responses[0].partitions[0]).len(), 2);
+    drop((reader, writer));
     server.check_alive_and_clean().await;
 }
 
@@ -273,7 +310,8 @@ async fn a_thousand_idle_connections() {
         }
         idle.push(client);
     }
-    until("all are connected", || server.open() == 1000).await;
+    let connected = || server.context.counters.connections_total.load(Ordering::Relaxed);
+    until("all are connected", || connected() == 1000).await;
     let mut client = server.client().await;
     for _ in 0..100 {
         write(&mut client, "t", 0, batch(&["a"])).await;

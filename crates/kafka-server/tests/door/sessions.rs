@@ -126,3 +126,39 @@ async fn a_batch_that_never_fits_beside_others_gets_its_turn() {
     let second = client.call(NAMED, &next(first.session_id, 1, &[])).await;
     assert_eq!(told(&second), [(0, small.len()), (1, large.len()), (2, small.len())]);
 }
+
+/// What a session remembers is bounded: of partitions that are not there, of all, and over all sessions.
+#[tokio::test]
+async fn sessions_that_would_remember_too_much_are_not_made() {
+    let server = Server::start().await;
+    server.topic("t", 20_000, &[]).await;
+    let mut client = server.client().await;
+    let of = |from: i32, count: i32| (from..from + count).map(|at| (at, 0)).collect::<Vec<_>>();
+    let first =
+        |partitions: &[(i32, i64)]| FetchRequest { session_epoch: 0, ..fetch_request("t", partitions) };
+    let unknown = client.call(NAMED, &first(&of(20_000, 1001))).await;
+    assert_eq!((unknown.error_code, unknown.session_id), (0, 0));
+    assert_eq!(told(&unknown).len(), 1001, "it is answered all the same");
+    assert_eq!(server.context.sessions.in_use(), 0);
+    let small = client.call(NAMED, &first(&of(19_999, 2))).await;
+    assert_ne!(small.session_id, 0, "a partition that is not there yet may be waited for");
+    // A session that grows too large is over, and the client is told.
+    let grown = client.call(NAMED, &next(small.session_id, 1, &of(30_000, 1000))).await;
+    assert_eq!(grown.error_code, ErrorCode::FetchSessionIdNotFound.code());
+    assert_eq!(server.context.sessions.in_use(), 0);
+    // Many sessions share what there is: who comes later fetches without one.
+    let mut clients = Vec::new();
+    let mut sessions = 0;
+    for _ in 0..15 {
+        let mut client = server.client().await;
+        let response = client.call(NAMED, &first(&of(0, 20_000))).await;
+        assert_eq!((response.error_code, told(&response).len()), (0, 20_000));
+        sessions += usize::from(response.session_id != 0);
+        clients.push(client);
+    }
+    assert_eq!(sessions, 13, "262,144 partitions in all");
+    assert!(server.context.sessions.free() < 20_000 * 512);
+    drop((client, clients));
+    server.check_alive_and_clean().await;
+    assert_eq!(server.context.sessions.in_use(), 0);
+}

@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) request_bytes_max: Option<usize>,
     pub(crate) bytes_in_flight_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
+    pub(crate) patience: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
     /// Names of listeners, and the hosts that they advertise. None: the default one.
     pub(crate) listeners: Vec<(&'static str, &'static str)>,
 }
@@ -102,7 +104,8 @@ impl Server {
             strict_replication_factor: false,
             request_bytes_max: options.request_bytes_max.unwrap_or(100 * 1024 * 1024),
             fetch_bytes_max: options.fetch_bytes_max.unwrap_or(55 * 1024 * 1024),
-            patience: Duration::from_secs(2),
+            patience: options.patience.unwrap_or(Duration::from_secs(2)),
+            idle: options.idle.unwrap_or(ferrymq_types::limits::CONNECTION_IDLE_MAX),
             data_dir: "data".to_owned(),
         };
         let surroundings = Surroundings {
@@ -153,6 +156,7 @@ impl Server {
     pub(crate) async fn check_alive_and_clean(&self) {
         until("all connections are gone", || self.open() == 0).await;
         until("no request holds room", || self.context.budget.in_use() == 0).await;
+        until("no answer holds room", || self.context.answers.in_use() == 0).await;
         let request = ferrymq_kafka_codec::messages::MetadataRequest::default();
         let response = self.client().await.call(1, &request).await;
         assert_eq!(response.controller_id, NODE);

@@ -1,11 +1,14 @@
 //! Clients that wait, and what must not wait for them.
 
+use std::time::Duration;
+
 use ferrymq_kafka_codec::messages::fetch::FetchRequest;
 use ferrymq_kafka_codec::messages::join_group::JoinGroupRequestProtocol;
 use ferrymq_kafka_codec::messages::{JoinGroupRequest, MetadataRequest};
+use futures_util::FutureExt as _;
 
 use super::records::{NAMED, batch, fetch_request, produce_request, told, write};
-use super::support::{Server, encode, name, until, within};
+use super::support::{Options, Server, encode, name, until, within};
 
 /// A partition that was quiet when the session began is never looked at while others have enough.
 #[tokio::test]
@@ -77,9 +80,35 @@ async fn a_few_connections_cannot_hold_all_the_room() {
     let mut other = server.client().await;
     let request = MetadataRequest::default();
     let asked = other.call(1, &request);
-    let answered = tokio::time::timeout(std::time::Duration::from_secs(5), asked).await;
+    let answered = tokio::time::timeout(Duration::from_secs(5), asked).await;
     drop(held);
     assert!(answered.is_ok(), "nobody else is served");
+}
+
+/// A connection that does nothing is closed; one whose fetch waits is not, nor one that asks now and then.
+#[tokio::test]
+async fn idle_connections_are_closed_and_waiting_ones_are_not() {
+    let idle = Duration::from_millis(200);
+    let server = Server::start_with(Options { idle: Some(idle), ..Default::default() }).await;
+    server.topic("t", 1, &[]).await;
+    let (mut waiting, mut busy) = (server.client().await, server.client().await);
+    let fetch = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("t", &[(0, 0)]) };
+    waiting.send(NAMED, &fetch).await;
+    let (silent, mut asked, mut begun) =
+        (server.client().await, server.client().await, server.client().await);
+    asked.call(1, &MetadataRequest::default()).await;
+    begun.raw(&[0, 0]).await;
+    // One of them has never asked anything, one has, one began to.
+    let closed = async { tokio::join!(silent.closed(), asked.closed(), begun.closed()) };
+    tokio::pin!(closed);
+    while closed.as_mut().now_or_never().is_none() {
+        busy.call(1, &MetadataRequest::default()).await;
+    }
+    assert_eq!(server.open(), 2);
+    write(&mut busy, "t", 0, batch(&["what it waits for"])).await;
+    assert!(waiting.answer().await.is_some());
+    within(async { tokio::join!(waiting.closed(), busy.closed()) }).await;
+    server.check_alive_and_clean().await;
 }
 
 /// Nine connections with a waiting fetch and a join of 16 MiB behind it would take more than all the room there is.
@@ -89,7 +118,11 @@ async fn what_waits_behind_a_fetch_takes_no_room_from_others() {
     server.topic("t", 1, &[]).await;
     server.topic("quiet", 1, &[]).await;
     let waiting = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("quiet", &[(0, 0)]) };
-    let protocol = JoinGroupRequestProtocol { name: name("range"), metadata: vec![7; 16 << 20].into() };
+    let protocol = JoinGroupRequestProtocol {
+        name: name("range"),
+        metadata: vec![7; 16 << 20].into(),
+        ..Default::default()
+    };
     let join = JoinGroupRequest {
         group_id: name("g"),
         session_timeout_ms: 10_000,

@@ -11,9 +11,11 @@ use ferrymq_types::Offset;
 
 use super::Wanted;
 use super::session::{Entry, FetchSession};
+use crate::answers::AnswerRoom;
 use crate::context::Context;
 use crate::errors;
 use crate::handlers::check_epoch;
+use crate::turns::Turns;
 
 /// What looking has found so far, by the partition's token.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Found {
     pub(super) bytes: usize,
     /// Whether something must be told at once.
     pub(super) urgent: bool,
+    /// The room that the records take.
+    pub(super) room: AnswerRoom,
 }
 
 impl Found {
@@ -32,6 +36,15 @@ impl Found {
 
     pub(super) fn take(&mut self, token: u64) -> Option<PartitionData> {
         self.by_token.remove(&token)
+    }
+
+    /// Gives up the records and their room.
+    pub(super) fn shed(&mut self, context: &Context) {
+        if self.bytes > 0 {
+            self.by_token.values_mut().for_each(|data| data.records = Some(Records::new()));
+            self.bytes = 0;
+        }
+        self.room.settle(context, 0);
     }
 
     fn put(&mut self, token: u64, data: PartitionData) {
@@ -51,7 +64,7 @@ fn size(data: &PartitionData) -> usize {
 enum Looked {
     /// This is to be told of it.
     Told(PartitionData),
-    /// Its next batch is larger than what may be told of it beside the others.
+    /// Its next batch is larger than what may be told of it beside the others, or there is no room.
     TooLarge,
 }
 
@@ -60,7 +73,9 @@ enum Looked {
 pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
     let mut left_out = VecDeque::new();
+    let mut turns = Turns::default();
     while let Some(token) = rest.pop_front() {
+        turns.spend(1).await;
         let earlier = found.by_token.get(&token).map_or(0, size);
         let taken = found.bytes - earlier;
         if taken > 0 && taken >= wanted.bytes_max {
@@ -68,10 +83,9 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
             rest.push_front(token);
             break;
         }
-        let room = wanted.bytes_max - taken;
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        match look_at(entry, wanted, room, taken == 0).await {
+        match look_at(context, entry, wanted, taken, &mut found.room).await {
             Looked::Told(data) => {
                 let more = size(&data) > 0;
                 found.put(token, data);
@@ -82,9 +96,17 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
     }
     left_out.append(&mut rest);
     session.put_front(left_out);
+    found.room.settle(context, found.bytes);
 }
 
-async fn look_at(entry: &Entry, wanted: &Wanted, room: usize, is_first: bool) -> Looked {
+/// Looks at a partition whose answer has `taken` bytes of others.
+async fn look_at(
+    context: &Context,
+    entry: &Entry,
+    wanted: &Wanted,
+    taken: usize,
+    room: &mut AnswerRoom,
+) -> Looked {
     let told = |code| Looked::Told(entry.failed(code));
     let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
     if let Some(code) = check_epoch(partition, entry.leader_epoch) {
@@ -105,8 +127,12 @@ async fn look_at(entry: &Entry, wanted: &Wanted, room: usize, is_first: bool) ->
     if from >= until {
         return Looked::Told(data);
     }
-    let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(room);
-    match read(partition, from..until, bytes_max, is_first).await {
+    let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(wanted.bytes_max - taken);
+    let bytes_max = match room.grow(context, taken, bytes_max).await {
+        0 => return Looked::TooLarge,
+        granted => granted,
+    };
+    match read(partition, from..until, bytes_max, taken == 0).await {
         Ok(Some(read)) => data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect()),
         Ok(None) => return Looked::TooLarge,
         Err(error) => {

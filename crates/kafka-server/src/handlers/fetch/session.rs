@@ -1,6 +1,7 @@
 //! What a consumer follows: its partitions, its positions, and which of them may have something (KIP-227).
 //!
-//! **Invariants.** A session belongs to one connection and ends with it. A partition is hot when it may have
+//! **Invariants.** A session belongs to one connection and ends with it. What sessions remember is bounded, each and
+//! together, and so is what they remember of partitions that do not exist. A partition is hot when it may have
 //! something that was not told; a cold one costs nothing until it changes.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,9 +12,14 @@ use ferrymq_broker::watch::Registration;
 use ferrymq_broker::{Partition, Watcher};
 use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchRequest, PartitionData};
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
+use ferrymq_runtime::BytePermit;
+use ferrymq_types::limits::{
+    FETCH_SESSION_PARTITION_BYTES, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSION_UNKNOWN_MAX,
+};
 
 use super::read;
 use crate::context::Context;
+use crate::turns::Turns;
 
 /// First version that names topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
@@ -37,6 +43,7 @@ pub(super) struct Entry {
     seen_high_watermark: i64,
     told: (i64, i64, i64),
     hot: bool,
+    was_unknown: bool,
 }
 
 /// The partitions one consumer follows.
@@ -50,6 +57,10 @@ pub(crate) struct FetchSession {
     order: Vec<u64>,
     hot: VecDeque<u64>,
     watcher: Arc<Watcher>,
+    /// Followed partitions that were not there when they were first asked for.
+    unknown: usize,
+    /// Room for what is remembered, if it outlives the request.
+    room: Option<BytePermit>,
 }
 
 impl FetchSession {
@@ -65,6 +76,8 @@ impl FetchSession {
             order: Vec::new(),
             hot: VecDeque::new(),
             watcher: Watcher::new(),
+            unknown: 0,
+            room: None,
         }
     }
 
@@ -74,6 +87,31 @@ impl FetchSession {
         // Ids are positive; after 2^31 sessions they start over, long after the first have ended.
         let id = (counter & i32::MAX).max(1);
         FetchSession { id, epoch: 1, ..FetchSession::single(version) }
+    }
+
+    /// Takes room for what the session remembers by now. If it is too much it is not to be gone on with: the
+    /// answer is that of a session for one request.
+    pub(super) fn settle(&mut self, context: &Context) -> bool {
+        let bytes = self.entries.len() * FETCH_SESSION_PARTITION_BYTES;
+        let held = self.room.as_ref().map_or(0, BytePermit::bytes);
+        let fits = self.entries.len() <= FETCH_SESSION_PARTITIONS_MAX
+            && self.unknown <= FETCH_SESSION_UNKNOWN_MAX
+            && (bytes <= held || self.grow(context, bytes - held));
+        if !fits {
+            (self.id, self.room) = (0, None);
+        } else if let Some(room) = &mut self.room {
+            room.shrink_to(bytes);
+        }
+        fits
+    }
+
+    fn grow(&mut self, context: &Context, bytes: usize) -> bool {
+        let Some(more) = context.sessions.try_take(bytes) else { return false };
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            None => self.room = Some(more),
+        }
+        true
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -97,12 +135,16 @@ impl FetchSession {
     }
 
     /// Takes in what a request adds, changes and forgets.
-    pub(super) fn update(&mut self, context: &Context, request: &FetchRequest) {
+    pub(super) async fn update(&mut self, context: &Context, request: &FetchRequest) {
+        let mut turns = Turns::default();
         for topic in &request.forgotten_topics_data {
             let name = (topic.topic.clone(), topic.topic_id);
             for index in &topic.partitions {
+                turns.spend(1).await;
                 if let Some(token) = self.tokens.remove(&(name.clone(), *index)) {
-                    self.entries.remove(&token);
+                    let entry = self.entries.remove(&token);
+                    let was_unknown = entry.is_some_and(|entry| entry.was_unknown);
+                    self.unknown -= usize::from(was_unknown);
                 }
             }
         }
@@ -110,16 +152,20 @@ impl FetchSession {
             self.order.retain(|token| self.entries.contains_key(token));
         }
         for topic in &request.topics {
+            // The session outlives the request, so its names are copied out of the request's frame.
+            let name = (topic.topic.detach(), topic.topic_id);
             for partition in &topic.partitions {
-                self.follow(context, (&topic.topic, topic.topic_id), partition);
+                turns.spend(1).await;
+                self.follow(context, &name, partition);
             }
         }
     }
 
-    fn follow(&mut self, context: &Context, topic: (&StrBytes, Uuid), wanted: &FetchPartition) {
-        // The session outlives the request, so its names are copied out of the request's frame.
-        let key = ((topic.0.detach(), topic.1), wanted.partition);
+    fn follow(&mut self, context: &Context, topic: &TopicKey, wanted: &FetchPartition) {
+        let key = (topic.clone(), wanted.partition);
+        let mut is_new = false;
         let token = *self.tokens.entry(key.clone()).or_insert_with(|| {
+            is_new = true;
             self.next_token += 1;
             self.order.push(self.next_token);
             self.next_token
@@ -135,11 +181,16 @@ impl FetchSession {
             seen_high_watermark: -1,
             told: (-1, -1, -1),
             hot: false,
+            was_unknown: false,
         });
         entry.offset = wanted.fetch_offset;
         entry.bytes_max = wanted.partition_max_bytes;
         entry.leader_epoch = wanted.current_leader_epoch;
         entry.resolve(context);
+        if is_new && entry.partition.is_none() {
+            entry.was_unknown = true;
+            self.unknown += 1;
+        }
         self.heat(token);
     }
 
@@ -174,9 +225,11 @@ impl FetchSession {
     }
 
     /// Watches every partition; whether one changed since it was looked at.
-    pub(super) fn watch(&mut self) -> bool {
+    pub(super) async fn watch(&mut self) -> bool {
         let mut missed = Vec::new();
+        let mut turns = Turns::default();
         for (token, entry) in &mut self.entries {
+            turns.spend(1).await;
             let (None, Some(partition)) = (&entry.registration, &entry.partition) else { continue };
             entry.registration = Some(partition.watchers.register(&self.watcher, *token));
             if partition.high_watermark().signed() != entry.seen_high_watermark || partition.is_gone() {

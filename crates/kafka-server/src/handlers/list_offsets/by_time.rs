@@ -11,7 +11,8 @@ use ferrymq_broker::Partition;
 use ferrymq_storage::{BatchHead, Find, StorageError};
 use ferrymq_types::Offset;
 
-use super::{Found, in_batch};
+use super::{Found, Place, in_batch};
+use crate::context::Context;
 
 /// Batches described at a time.
 const HEADS_PER_READ: usize = 1024;
@@ -20,19 +21,28 @@ const HEADS_PER_READ: usize = 1024;
 const OPENED_MAX: usize = 32;
 
 /// The record that `what` asks for, by time.
-pub(super) async fn by_time(partition: &Partition, what: Find) -> Result<Found, StorageError> {
+pub(super) async fn by_time(
+    context: &Context,
+    partition: &Partition,
+    what: Find,
+) -> Result<Found, StorageError> {
     let Some(head) = partition.find(what).await? else { return Ok(None) };
-    let found = in_batch(partition, &head, what).await?;
+    let found = in_batch(context, partition, &head, what).await?;
     match what {
         _ if found.is_some() && head.base >= partition.log_start() => Ok(found),
         Find::Timestamp(_) if found.is_some() => Ok(found),
-        Find::Timestamp(target) => next_match(partition, behind(&head), target).await,
-        _ => largest_behind(partition, &head, found).await,
+        Find::Timestamp(target) => next_match(context, partition, behind(&head), target).await,
+        _ => largest_behind(context, partition, &head, found).await,
     }
 }
 
 /// The first record at or behind `from` with a timestamp of at least `target`.
-async fn next_match(partition: &Partition, mut from: Offset, target: i64) -> Result<Found, StorageError> {
+async fn next_match(
+    context: &Context,
+    partition: &Partition,
+    mut from: Offset,
+    target: i64,
+) -> Result<Found, StorageError> {
     let until = partition.high_watermark();
     let mut opened = 1;
     while from < until {
@@ -41,10 +51,11 @@ async fn next_match(partition: &Partition, mut from: Offset, target: i64) -> Res
         from = behind(last);
         for head in heads.iter().filter(|head| head.base < until && head.max_timestamp >= target) {
             if opened == OPENED_MAX {
-                return Ok(Some((head.base, head.max_timestamp)));
+                let leader_epoch = head.epoch.leader_epoch();
+                return Ok(Some(Place { offset: head.base, timestamp: head.max_timestamp, leader_epoch }));
             }
             opened += 1;
-            let found = in_batch(partition, head, Find::Timestamp(target)).await?;
+            let found = in_batch(context, partition, head, Find::Timestamp(target)).await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -55,6 +66,7 @@ async fn next_match(partition: &Partition, mut from: Offset, target: i64) -> Res
 
 /// The first record with the largest timestamp, if what was found in the batch over the start is not it.
 async fn largest_behind(
+    context: &Context,
     partition: &Partition,
     first: &BatchHead,
     found: Found,
@@ -74,8 +86,8 @@ async fn largest_behind(
     let Some(best) = best else { return Ok(found) };
     // What was found lies before all others, so it also wins a tie.
     match found {
-        Some((_, time)) if time >= best.max_timestamp => Ok(found),
-        _ => Ok(in_batch(partition, &best, Find::MaxTimestamp).await?.or(found)),
+        Some(Place { timestamp, .. }) if timestamp >= best.max_timestamp => Ok(found),
+        _ => Ok(in_batch(context, partition, &best, Find::MaxTimestamp).await?.or(found)),
     }
 }
 
