@@ -121,7 +121,6 @@ async fn what_waits_behind_a_fetch_takes_no_room_from_others() {
     let protocol = JoinGroupRequestProtocol {
         name: name("range"),
         metadata: vec![7; 16 << 20].into(),
-        ..Default::default()
     };
     let join = JoinGroupRequest {
         group_id: name("g"),
