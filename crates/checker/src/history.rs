@@ -125,7 +125,7 @@ pub enum What {
         log: String,
         /// What it carries.
         value: Value,
-        /// The offset it got, if it was told.
+        /// The offset it got, if it was told; that which it asked for, if senders choose.
         offset: Option<u64>,
         /// What else is known of it.
         #[serde(flatten, skip_serializing_if = "Terms::are_plain")]
@@ -154,7 +154,7 @@ pub enum What {
     },
     /// The broker reported damage.
     Damage {
-        /// In which log; `None`: elsewhere.
+        /// In which log; `None`: nobody knows in which.
         log: Option<String>,
         /// The first offset that it says cannot be read.
         from: u64,

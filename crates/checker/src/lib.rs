@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!  test ---> Recorder: begin, then ok | fail | info ---> History ---> check ---> Report
-//!  SimDisk trace with acknowledgements noted in it ------------------> trace::check
-//!  engine on SimDisk, power cut at every step -----------------------> crash::explore
+//!  a past, and what each state after a power cut made of it -----> check_future ---> Report
+//!  SimDisk trace with acknowledgements noted in it -----------------> trace::check
+//!  anything on SimDisk, power cut at every step --------------------> crash::explore
 //! ```
+//! Who uses it: `engine-local/tests/crash.rs` (power cuts, failing calls, a full disk, flipped bits, and a table of
+//! which rule catches which seeded bug), and `faults` (a real server that is killed, cut off, starved of space).
+//!
 //! The anomalies are those of Jepsen's suites for Kafka and queues, and a few of our own; each [`Rule`] says
 //! which. A rule is only worth what it catches: each is tested with a history that breaks it and nothing else.
 //!

@@ -117,7 +117,12 @@ fn sends<'a>(log: &'a str, batch: &'a Sent) -> impl Iterator<Item = Op> + 'a {
     let base = if let Outcome::Ok(base) = batch.outcome { base } else { None };
     (0..batch.count).map(move |index| {
         let offset = base.map(|base| unsigned(base) + u64::from(index));
-        let what = What::Send { log: log.to_owned(), value: value(batch.first.plus(index)), offset, terms: Terms::default() };
+        let what = What::Send {
+            log: log.to_owned(),
+            value: value(batch.first.plus(index)),
+            offset,
+            terms: Terms::default(),
+        };
         op(batch.during, batch.outcome, what)
     })
 }

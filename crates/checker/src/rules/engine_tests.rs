@@ -259,6 +259,51 @@ fn damage_is_reported_where_something_was_damaged() {
 }
 
 #[test]
+fn damage_in_nobody_knows_which_log_costs_as_much() {
+    for (records, damaged_max, rules) in [(2, 1, vec![]), (1, 1, vec![Rule::Lost])] {
+        let script = Script::new();
+        script.sent(1, 1, &plain());
+        script.sent(2, 2, &plain());
+        let what = What::Damage { log: None, from: 0, to: 0, text: "a group".to_owned() };
+        script.0.begin("p", what).ok();
+        script.poll("l", 3, &[(0, 0), (1, 1), (2, 2)][..records], true);
+        assert_eq!(script.rules(Some(damaged_max)), rules);
+    }
+}
+
+#[test]
+fn what_was_removed_before_anybody_knew_of_it_tears_no_group() {
+    let script = Script::new();
+    let asked = |log: &str, number, offset| {
+        let mut what = send(log, number, &of_group(7));
+        if let What::Send { offset: asked, .. } = &mut what {
+            *asked = Some(offset);
+        }
+        script.0.begin("p", what).info();
+    };
+    asked("l", 1, 1);
+    asked("m", 2, 0);
+    script.remove(1, 2).info();
+    script.poll("m", 1, &[(0, 2)], true);
+    assert_eq!(script.ends(2, &[(0, 0)]), []);
+}
+
+#[test]
+fn an_end_that_was_cut_off_for_damage_may_go_back() {
+    for reported in [true, false] {
+        let script = Script::new();
+        script.sent(1, 1, &plain());
+        if reported {
+            script.damage(1, u64::MAX);
+        }
+        script.0.begin("c", What::Watermark { log: "l".to_owned(), offset: Some(1) }).ok();
+        script.poll("l", 1, &[(0, 0)], true);
+        let expected = if reported { vec![] } else { vec![Rule::Lost, Rule::WatermarkWentBack] };
+        assert_eq!(script.rules(Some(1)), expected);
+    }
+}
+
+#[test]
 fn a_broker_comes_back() {
     let script = Script::new();
     script.restart(true).ok();

@@ -49,6 +49,8 @@ pub(crate) struct Send<'a> {
     pub(crate) terms: &'a Terms,
     /// The offset it was told, if it was acknowledged with one.
     pub(crate) offset: Option<u64>,
+    /// The offset it was told or asked for.
+    asked: Option<u64>,
     /// From when on it may be gone: something may have removed it, or ended what it was promised to survive.
     pub(crate) may_go: u64,
     /// When it was certainly removed.
@@ -144,7 +146,7 @@ impl<'a> Log<'a> {
                 }
             }
             let seen = self.seen.get(send.value).and_then(|places| places.first());
-            let Some(first) = send.offset.or(seen.map(|(offset, _)| *offset)) else { continue };
+            let Some(first) = send.asked.or(seen.map(|(offset, _)| *offset)) else { continue };
             let end = first + u64::from(send.terms.span);
             for removal in self.removals.iter().filter(|it| it.from <= first && end <= it.to) {
                 if removal.op.is_before(send.op) {
@@ -163,14 +165,14 @@ impl<'a> Log<'a> {
 /// Sorts operations by logs.
 pub(crate) fn collect<'a>(ops: &[&'a Op], report: &mut Report) -> BTreeMap<&'a str, Log<'a>> {
     let mut logs: BTreeMap<&str, Log<'a>> = BTreeMap::new();
-    let mut restarts = Vec::new();
+    let (mut restarts, mut anywhere) = (Vec::new(), false);
     for op in ops {
         if op.ended < op.began {
             report.add(Rule::BadHistory, format!("an operation ended before it began: {op:?}"));
         }
         match &op.what {
             What::Send { log, value, offset, terms } => {
-                let offset = offset.filter(|_| op.is_ok());
+                let (asked, offset) = (*offset, offset.filter(|_| op.is_ok()));
                 let facts = logs.entry(log).or_default();
                 if let Some(offset) = offset {
                     facts.know(offset, value);
@@ -178,7 +180,8 @@ pub(crate) fn collect<'a>(ops: &[&'a Op], report: &mut Report) -> BTreeMap<&'a s
                 if facts.by_value.insert(value, facts.sends.len()).is_some() {
                     report.add(Rule::BadHistory, format!("{log}: {value} was sent by two operations"));
                 }
-                facts.sends.push(Send { op, value, terms, offset, may_go: u64::MAX, gone: u64::MAX });
+                let (may_go, gone) = (u64::MAX, u64::MAX);
+                facts.sends.push(Send { op, value, terms, offset, asked, may_go, gone });
             }
             What::Poll { log, from, next, records, last } if op.is_ok() => {
                 let facts = logs.entry(log).or_default();
@@ -203,10 +206,14 @@ pub(crate) fn collect<'a>(ops: &[&'a Op], report: &mut Report) -> BTreeMap<&'a s
             What::Damage { log: Some(log), from, to, .. } => {
                 logs.entry(log).or_default().damage.push((*from, *to));
             }
+            What::Damage { log: None, .. } => anywhere = true,
             What::Restart { power_cut } => restarts.push((*op, *power_cut)),
             _ => {}
         }
     }
-    logs.values_mut().for_each(|log| log.settle(&restarts));
+    for log in logs.values_mut() {
+        log.settle(&restarts);
+        log.damage.extend(anywhere.then_some((0, u64::MAX)));
+    }
     logs
 }

@@ -73,7 +73,7 @@ fn missing(name: &str, log: &Log<'_>, start: u64, report: &mut Report) {
         let from = known.partition_point(|known| known.offset < poll.from.max(start));
         let in_it = known[from..].iter().take_while(|known| known.offset < poll.next);
         for known in in_it.filter(|known| known.since < poll.op.began && known.may_go >= poll.op.ended) {
-            if there.binary_search(&known.offset).is_err() {
+            if there.binary_search(&known.offset).is_err() && !log.is_damaged(known.offset) {
                 let rule = if known.by_reader { Rule::Vanished } else { Rule::Skipped };
                 let (from, next, offset, value) = (poll.from, poll.next, known.offset, known.value);
                 let what = format!("{name}: a poll of {from}..{next} does not show {value} at {offset}");
@@ -131,7 +131,9 @@ fn watermarks(name: &str, log: &Log<'_>, report: &mut Report) {
     for (op, offset) in &log.watermarks {
         let before = known.partition_point(|(ended, _)| *ended < op.began);
         let before = before.checked_sub(1).and_then(|place| known.get(place)).map(|(_, offset)| *offset);
-        if let Some(before) = before.filter(|before| before > offset) {
+        // What was cut off because of damage, and reported, ended somewhere.
+        let is_cut = |before: u64| log.is_damaged(*offset) && log.is_damaged(before - 1);
+        if let Some(before) = before.filter(|before| before > offset && !is_cut(*before)) {
             report.add(Rule::WatermarkWentBack, format!("{name}: {offset} after {before}"));
         }
     }
