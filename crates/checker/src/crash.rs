@@ -3,9 +3,10 @@
 //! ```text
 //!  run once, count the steps -> for each step: run again, cut there -> for each seed: open what is left, look
 //! ```
-//! What was acknowledged before the cut must be read back, in order and once; of what was handed over and not
-//! answered any part may be there, in its place; nothing else. A second cut while the first is being recovered
-//! from must lose nothing either, and the recovered subject must take new records.
+//! What was acknowledged before the cut must be read back, in order and once; what was handed over and not answered
+//! may be there as a whole, in its place; nothing else. A second cut while the first is being recovered from must
+//! lose nothing either, and the recovered subject must take new records. All that is recorded as a history, and
+//! [`check`](crate::check) judges it.
 //!
 //! **Invariant.** The subject is driven from one thread and is deterministic, or the failing step and seed that
 //! are printed do not lead back to the failure.
@@ -15,6 +16,9 @@
 use std::io;
 
 use ferrymq_disk::SimDisk;
+
+use crate::history::{History, Polled, Recorder, Terms, Value, What};
+use crate::report::{Expectations, Rule, Violation};
 
 /// Something that keeps records in order on a disk.
 pub trait CrashSubject: Sized {
@@ -54,22 +58,22 @@ pub struct Effort {
     pub second_cuts: u64,
 }
 
-/// What a run of the program promised.
+/// What a run of the program was promised.
 #[derive(Debug, Default)]
 struct Promised {
-    acked: Vec<u64>,
-    unanswered: Vec<u64>,
+    history: History,
+    acked: u64,
+    failed: bool,
 }
 
 /// Tries it all; the number of states looked at.
 ///
 /// # Errors
-/// The step, the seed and what is wrong, of the first state that breaks a promise.
-pub fn explore<S: CrashSubject>(effort: Effort) -> Result<u64, String> {
+/// Of the first state that breaks a promise: the rule, the step, the seed and what is wrong.
+pub fn explore<S: CrashSubject>(effort: Effort) -> Result<u64, Violation> {
     let whole = SimDisk::new(0);
-    let promised = run::<S>(&whole, effort.groups);
-    if !promised.unanswered.is_empty() {
-        return Err("the program fails without any power cut".to_owned());
+    if run::<S>(&whole, effort.groups).failed {
+        return Err(unusable("the program fails without any power cut"));
     }
     let steps = whole.counts().steps();
     let mut states = 0;
@@ -79,73 +83,106 @@ pub fn explore<S: CrashSubject>(effort: Effort) -> Result<u64, String> {
         let promised = run::<S>(&disk, effort.groups);
         for seed in 0..effort.cuts_per_step {
             let seed = step.wrapping_mul(0x1_0000) + seed;
-            let failed = |what| format!("step {step} of {steps}, seed {seed}: {what}");
+            let failed = |it| at(&format!("step {step} of {steps}, seed {seed}"), it);
             states += look::<S>(&disk.crash(seed), &promised).map_err(failed)?;
             if seed % 0x1_0000 < effort.second_cuts {
                 states += cut_again::<S>(&disk, seed, &promised).map_err(failed)?;
             }
         }
-        let failed = |what| format!("step {step} of {steps}, killed: {what}");
+        let failed = |it| at(&format!("step {step} of {steps}, killed"), it);
         states += look::<S>(&disk.kill(), &promised).map_err(failed)?;
     }
     Ok(states)
 }
 
+fn at(place: &str, it: Violation) -> Violation {
+    Violation { what: format!("{place}: {}", it.what), ..it }
+}
+
+fn unusable(what: impl Into<String>) -> Violation {
+    Violation { rule: Rule::Unusable, what: what.into() }
+}
+
+const LOG: &str = "log";
+
+fn send(number: u64, group: u64) -> What {
+    let terms = Terms { group: Some(group), ..Terms::default() };
+    What::Send { log: LOG.to_owned(), value: Value::new("program", number), offset: None, terms }
+}
+
 /// The program: appends groups of one to three records, with work behind them now and then.
 fn run<S: CrashSubject>(disk: &SimDisk, groups: u64) -> Promised {
     let mut promised = Promised::default();
-    let Ok(mut subject) = S::open(disk) else { return promised };
-    let mut next = 0;
+    let Ok(mut subject) = S::open(disk) else { return Promised { failed: true, ..promised } };
+    let recorder = Recorder::new();
     for group in 0..groups {
-        let records: Vec<u64> = (next..next + 1 + group % 3).collect();
-        next += records.len() as u64;
-        match subject.append(&records) {
-            // Whoever answers after the power is off answers nobody, but has promised nothing false either.
-            Ok(()) => promised.acked.extend(records),
-            Err(_) => {
-                promised.unanswered = records;
-                return promised;
-            }
+        let records: Vec<u64> = (promised.acked..promised.acked + 1 + group % 3).collect();
+        let sends = records.iter().map(|record| recorder.begin("program", send(*record, group)));
+        let sends: Vec<_> = sends.collect();
+        // Whoever answers after the power is off answers nobody, but has promised nothing false either.
+        promised.failed = subject.append(&records).is_err();
+        if promised.failed {
+            break;
         }
-        if group % 4 == 3 && subject.housekeep().is_err() {
-            return promised;
+        sends.into_iter().zip(&records).for_each(|(send, record)| send.sent_at(*record));
+        promised.acked += records.len() as u64;
+        promised.failed = group % 4 == 3 && subject.housekeep().is_err();
+        if promised.failed {
+            break;
         }
     }
+    promised.history = recorder.history();
     promised
 }
 
-/// Opens what is left and holds it to what was promised.
-fn look<S: CrashSubject>(left: &SimDisk, promised: &Promised) -> Result<u64, String> {
-    let mut subject = S::open(left).map_err(|error| format!("it does not open: {error}"))?;
-    let found = subject.read_all().map_err(|error| format!("it cannot be read: {error}"))?;
-    let Some(more) = found.strip_prefix(&promised.acked[..]) else {
-        return Err(format!("{:?} were acknowledged and {found:?} are there", promised.acked));
-    };
-    if !more.is_empty() && more != promised.unanswered {
-        return Err(format!("{:?} may be there as a whole and {more:?} are", promised.unanswered));
-    }
-    subject.append(&[u64::MAX]).map_err(|error| format!("it takes nothing new: {error}"))?;
+/// Opens what is left, uses it, cuts the power once more and holds all of it to what was promised.
+fn look<S: CrashSubject>(left: &SimDisk, promised: &Promised) -> Result<u64, Violation> {
+    let recorder = Recorder::after(&promised.history);
+    let mut subject = reopen::<S>(left, &recorder)?;
+    let found = read(&subject, &recorder, false)?;
+    let sending = recorder.begin("program", send(u64::MAX, u64::MAX));
+    subject.append(&[u64::MAX]).map_err(|error| unusable(format!("it takes nothing new: {error}")))?;
+    sending.sent_at(found);
     drop(subject);
-    let again = S::open(&left.crash_to_synced()).and_then(|subject| subject.read_all());
-    let expected: Vec<u64> = found.iter().copied().chain([u64::MAX]).collect();
-    match again {
-        Ok(again) if again == expected => Ok(1),
-        Ok(again) => Err(format!("after a second cut {again:?} instead of {expected:?}")),
-        Err(error) => Err(format!("it does not open a second time: {error}")),
-    }
+    let subject = reopen::<S>(&left.crash_to_synced(), &recorder)?;
+    read(&subject, &recorder, true)?;
+    let expected = Expectations { sends_min: 1, ..Expectations::default() };
+    let report = crate::check_future(&promised.history, &recorder.history(), &expected);
+    let what = report.to_string();
+    // Reports come in no order; a loss is the worst of them, and the first of the rules.
+    report.rules().first().map_or(Ok(1), |rule| Err(Violation { rule: *rule, what }))
+}
+
+fn reopen<S: CrashSubject>(left: &SimDisk, recorder: &Recorder) -> Result<S, Violation> {
+    let restart = recorder.begin("program", What::Restart { power_cut: true });
+    let subject = S::open(left).map_err(|error| unusable(format!("it does not open: {error}")))?;
+    restart.ok();
+    Ok(subject)
+}
+
+/// Reads everything; how many records there are.
+fn read<S: CrashSubject>(subject: &S, recorder: &Recorder, last: bool) -> Result<u64, Violation> {
+    let found = subject.read_all().map_err(|error| unusable(format!("it cannot be read: {error}")))?;
+    let next = found.len() as u64;
+    let records =
+        (0..).zip(found).map(|(offset, number)| Polled { offset, value: Value::new("program", number) });
+    let records = records.collect();
+    recorder.begin("reader", What::Poll { log: LOG.to_owned(), from: 0, next, records, last }).ok();
+    Ok(next)
 }
 
 /// Cuts the power again at every step of the recovery.
-fn cut_again<S: CrashSubject>(disk: &SimDisk, seed: u64, promised: &Promised) -> Result<u64, String> {
+fn cut_again<S: CrashSubject>(disk: &SimDisk, seed: u64, promised: &Promised) -> Result<u64, Violation> {
     for step in 1.. {
         let left = disk.crash(seed);
         left.stop_at(step);
         let opened = S::open(&left).and_then(|subject| subject.read_all());
         if !left.is_stopped() {
-            return opened.map(|_| step).map_err(|error| format!("recovery fails by itself: {error}"));
+            let failed = |error| unusable(format!("recovery fails by itself: {error}"));
+            return opened.map(|_| step).map_err(failed);
         }
         look::<S>(&left.crash(seed ^ step), promised)
-            .map_err(|what| format!("recovery cut at {step}: {what}"))?;
+            .map_err(|it| at(&format!("recovery cut at {step}"), it))?;
     }
     Ok(0)
 }
@@ -242,9 +279,10 @@ mod tests {
 
     #[test]
     fn each_omission_is_found() {
-        assert!(explore::<Toy<SYNC_OF_BYTES>>(EFFORT).is_err());
-        assert!(explore::<Toy<SYNC_OF_NAME>>(EFFORT).is_err());
-        assert!(explore::<Toy<CHECKSUM>>(EFFORT).is_err());
+        assert_eq!(explore::<Toy<SYNC_OF_BYTES>>(EFFORT).unwrap_err().rule, Rule::Lost);
+        assert_eq!(explore::<Toy<SYNC_OF_NAME>>(EFFORT).unwrap_err().rule, Rule::Lost);
+        // Where a sector is missing lie zeros, and record 0 is there once more.
+        assert_eq!(explore::<Toy<CHECKSUM>>(EFFORT).unwrap_err().rule, Rule::Duplicated);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! **Invariants.** Every operation has a place where it began and, unless it is still unknown, one where it
 //! ended, from one counter: if one operation ended before another began, it has the smaller number. Values are
-//! unique per log and writer, and a writer counts them up in the order in which it sends.
+//! unique per log and writer, and a writer counts them up in the order in which it sends. What is handed over
+//! together and done in order may be noted one after the other.
 //!
 //! File format: JSON lines. The first is `{"format":1}`, each other one operation.
 //!
@@ -73,6 +74,47 @@ pub struct Polled {
     pub value: Value,
 }
 
+/// What a record that was acknowledged survives, at least.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Survives {
+    /// A power cut.
+    #[default]
+    PowerCut,
+    /// The end of the process; not that of the machine.
+    Kill,
+    /// Nothing.
+    Nothing,
+}
+
+/// What else is known of a send; most tests have no need of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// How many offsets it takes, from its own on.
+    pub span: u32,
+    /// The epoch its sender held the log in.
+    pub epoch: Option<u32>,
+    /// Sends of one group stand or fall together, whatever logs they are for.
+    pub group: Option<u64>,
+    /// What it was promised to survive.
+    pub survives: Survives,
+    /// It takes the place of what lay at its offset, which is removed by an operation of its own.
+    pub replaces: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms { span: 1, epoch: None, group: None, survives: Survives::PowerCut, replaces: false }
+    }
+}
+
+impl Terms {
+    fn are_plain(&self) -> bool {
+        *self == Terms::default()
+    }
+}
+
 /// What was done, with what was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -83,8 +125,43 @@ pub enum What {
         log: String,
         /// What it carries.
         value: Value,
-        /// The offset it got, if it was told.
+        /// The offset it got, if it was told; that which it asked for, if senders choose.
         offset: Option<u64>,
+        /// What else is known of it.
+        #[serde(flatten, skip_serializing_if = "Terms::are_plain")]
+        terms: Terms,
+    },
+    /// What lies wholly between two offsets of a log was removed: trimmed, discarded, compacted, deleted.
+    Remove {
+        /// Which log.
+        log: String,
+        /// The first offset.
+        from: u64,
+        /// The offset behind the last.
+        to: u64,
+    },
+    /// An owner took a log over.
+    Claim {
+        /// Which log.
+        log: String,
+        /// The epoch it was given.
+        epoch: Option<u32>,
+    },
+    /// The broker ended and was started again; it failed if the broker did not come back.
+    Restart {
+        /// Whether the machine lost its power.
+        power_cut: bool,
+    },
+    /// The broker reported damage.
+    Damage {
+        /// In which log; `None`: nobody knows in which.
+        log: Option<String>,
+        /// The first offset that it says cannot be read.
+        from: u64,
+        /// The offset behind the last.
+        to: u64,
+        /// In its words.
+        text: String,
     },
     /// A log was read.
     Poll {
@@ -254,6 +331,13 @@ impl Recorder {
         Pending { recorder: self.clone(), op: Some(op) }
     }
 
+    /// A recorder of what came after a history, which it does not repeat.
+    #[must_use]
+    pub fn after(past: &History) -> Recorder {
+        let clock = past.ops.iter().map(|op| op.ended).max().unwrap_or(0);
+        Recorder { inner: Arc::new(Mutex::new(Recorded { clock, ops: Vec::new() })) }
+    }
+
     /// The history so far, without what has not ended.
     #[must_use]
     pub fn history(&self) -> History {
@@ -314,7 +398,12 @@ mod tests {
     use super::*;
 
     fn send(number: u64) -> What {
-        What::Send { log: "l".to_owned(), value: Value::new("a/b", number), offset: None }
+        What::Send {
+            log: "l".to_owned(),
+            value: Value::new("a/b", number),
+            offset: None,
+            terms: Terms::default(),
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Expectations {
     pub sends_min: usize,
     /// Records that must have been read at least.
     pub records_min: usize,
+    /// Acknowledged records that damage of the disk, which the broker reports, may cost at most. `None`: nothing
+    /// was damaged, and reporting damage is wrong.
+    pub damaged_max: Option<usize>,
 }
 
 impl Default for Expectations {
@@ -32,6 +35,7 @@ impl Default for Expectations {
             starts: BTreeMap::new(),
             sends_min: 1,
             records_min: 1,
+            damaged_max: None,
         }
     }
 }
@@ -61,8 +65,18 @@ pub enum Rule {
     WatermarkWentBack,
     /// A14: a committed offset is lost, or an older one is back.
     OffsetWentBack,
-    /// A30: a topic that was created is gone, or one that was deleted is back.
+    /// A30: a topic or log that was created is gone, or one that was deleted is back.
     TopicWentBack,
+    /// A7: of a group that stands or falls together only a part is there.
+    Torn,
+    /// A28: a record that was removed is there again.
+    CameBack,
+    /// A17: an owner that had lost its log was obeyed, or an epoch was given out a second time.
+    StaleOwner,
+    /// Damage is reported where nothing was damaged.
+    FalseDamage,
+    /// The broker did not come back after a fault, or is of no use since.
+    Unusable,
     /// A20: an acknowledgement before its bytes, or their file's name, were durable.
     AckedBeforeSync,
     /// Too little succeeded to prove anything.

@@ -99,6 +99,8 @@ fn prepare(disk: &dyn Disk, rng: &Rng) -> Result<Loaded, StorageError> {
         }
     }
     if let Some(loaded) = load_checkpoint(disk).map_err(io)? {
+        // After a kill its name may be in memory only, and everything from now on builds on it.
+        disk.sync_dir(Path::new(checkpoint::DIRECTORY)).map_err(io)?;
         if version.is_none() {
             write_format(disk).map_err(io)?;
         }

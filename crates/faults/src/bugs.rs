@@ -1,7 +1,7 @@
 //! Seeded bugs: a server that breaks one promise must be found out by the fault that shows it.
 //!
 //! The server must be built with its feature `seeded-bugs`. What this cannot see from outside is listed with the
-//! reason; the engine's own tests on the simulated disk see it.
+//! reason; the engine's tests on the simulated disk, held to the same checker, name the rule that catches it.
 
 use crate::cli::{Common, skipped};
 use crate::scenario::{Fault, Scenario};
@@ -37,14 +37,30 @@ const LOST: &[&str] = &["lost"];
 const GONE: &[&str] = &["lost", "vanished"];
 const AFTER_FAILURE: &[&str] = &["acknowledged-after-a-failed-sync"];
 
-/// What a test from outside does not see, and why.
-const UNSEEN: &[(&str, &str)] = &[
-    ("SkipDirSync", "ext4 makes a new name durable with the file's own sync"),
-    ("ForgetCheckpointSync", "ext4 writes a file out before a rename that replaces another"),
-    ("TrustStaleIndex", "the kernel does not damage files; needs damage of a file"),
-    ("TruncateBelowDurable", "the kernel does not damage files; needs damage of a file"),
-    ("SkipFence", "one process has one owner"),
-    ("AckGroupPartially", "a produce request makes no atomic group of several records"),
+/// What a test from outside does not see, why, and what sees it: `crates/engine-local/tests/crash.rs`.
+const UNSEEN: &[(&str, &str, &str)] = &[
+    (
+        "SkipDirSync",
+        "ext4 makes a new name durable with the file's own sync",
+        "acked-before-sync in the trace, lost after a power cut",
+    ),
+    (
+        "ForgetCheckpointSync",
+        "ext4 writes a file out before a rename that replaces another",
+        "lost after a power cut",
+    ),
+    (
+        "TrustStaleIndex",
+        "the kernel does not damage files; needs damage of a file",
+        "never-sent after a flipped bit: other bytes than were written",
+    ),
+    (
+        "TruncateBelowDurable",
+        "the kernel does not damage files; needs damage of a file",
+        "lost after a flipped bit: more than it hit",
+    ),
+    ("SkipFence", "one process has one owner", "stale-owner"),
+    ("AckGroupPartially", "a produce request makes no atomic group of several records", "torn, and lost"),
 ];
 
 /// Runs each bug; whether all were caught.
@@ -80,8 +96,8 @@ pub(crate) fn run(only: Option<&str>, common: &Common) -> anyhow::Result<bool> {
         caught_all &= !caught.is_empty();
         results.push((name, caught));
     }
-    for (name, why) in UNSEEN {
-        crate::say(&format!("bug {name}: left to the simulated disk: {why}"));
+    for (name, why, seen) in UNSEEN {
+        crate::say(&format!("bug {name}: left to the simulated disk ({seen}): {why}"));
     }
     common.write(&results)?;
     Ok(caught_all)

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use ferrymq_checker::{self as checker, Expectations, Op, Polled, Rule, What};
+use ferrymq_checker::{self as checker, Expectations, Op, Polled, Rule, Terms, What};
 
 use crate::history::{Commit, During, History, Outcome, Sent, Span, TopicChange, TopicsSeen};
 use crate::value::Value;
@@ -85,6 +85,11 @@ fn name(rule: Rule) -> &'static str {
         Rule::WatermarkWentBack => "end-of-log-went-back",
         Rule::OffsetWentBack => "committed-offset-went-back",
         Rule::TopicWentBack => "topic-went-back",
+        Rule::Torn => "torn",
+        Rule::CameBack => "came-back",
+        Rule::StaleOwner => "stale-owner",
+        Rule::FalseDamage => "false-damage",
+        Rule::Unusable => "unusable",
         Rule::AckedBeforeSync => "acked-before-sync",
         Rule::TooFew => "too-few",
         Rule::BadHistory => "bad-history",
@@ -112,7 +117,12 @@ fn sends<'a>(log: &'a str, batch: &'a Sent) -> impl Iterator<Item = Op> + 'a {
     let base = if let Outcome::Ok(base) = batch.outcome { base } else { None };
     (0..batch.count).map(move |index| {
         let offset = base.map(|base| unsigned(base) + u64::from(index));
-        let what = What::Send { log: log.to_owned(), value: value(batch.first.plus(index)), offset };
+        let what = What::Send {
+            log: log.to_owned(),
+            value: value(batch.first.plus(index)),
+            offset,
+            terms: Terms::default(),
+        };
         op(batch.during, batch.outcome, what)
     })
 }

@@ -12,8 +12,8 @@
 //! **Invariants.** A case gets a store of its own, empty. It claims before it writes and does not depend on
 //! how long anything takes. Where a store cannot be reopened, what is said about restarts is left out.
 //!
-//! Deliberately absent: power cuts and full disks. Each engine tests those with its own medium; see the
-//! crash-state harness in `crates/checker`.
+//! Deliberately absent: power cuts and full disks. Each engine tests those with its own medium and holds what is
+//! left to the rules of `crates/checker`, as `crates/engine-local/tests/crash.rs` does.
 
 #![allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
 

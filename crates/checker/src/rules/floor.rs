@@ -2,11 +2,11 @@
 //!
 //! Deliberately absent: a judgement of how much is enough. The test says.
 
-use crate::history::{History, What};
+use crate::history::{Op, What};
 use crate::report::{Expectations, Report, Rule};
 
-pub(crate) fn check(history: &History, expected: &Expectations, report: &mut Report) {
-    let done = || history.ops.iter().filter(|op| op.is_ok());
+pub(crate) fn check(ops: &[&Op], expected: &Expectations, report: &mut Report) {
+    let done = || ops.iter().filter(|op| op.is_ok());
     let sends = done().filter(|op| matches!(op.what, What::Send { .. })).count();
     let records: usize = done()
         .map(|op| match &op.what {

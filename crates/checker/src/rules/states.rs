@@ -4,24 +4,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::history::{History, Op, What};
+use crate::history::{Op, What};
 use crate::register::{Write, legal};
 use crate::report::{Report, Rule};
 
-pub(crate) fn check(history: &History, report: &mut Report) {
-    offsets(history, report);
-    topics(history, report);
+pub(crate) fn check(ops: &[&Op], report: &mut Report) {
+    offsets(ops, report);
+    topics(ops, report);
 }
 
 /// A14.
-fn offsets(history: &History, report: &mut Report) {
+fn offsets(ops: &[&Op], report: &mut Report) {
     let mut commits: BTreeMap<(&str, &str), Vec<Write<'_, Option<u64>>>> = BTreeMap::new();
-    for op in &history.ops {
+    for op in ops {
         if let What::CommitOffset { group, log, offset } = &op.what {
             commits.entry((group, log)).or_default().push(Write { op, value: Some(*offset) });
         }
     }
-    for op in history.ops.iter().filter(|op| op.is_ok()) {
+    for op in ops.iter().copied().filter(|op| op.is_ok()) {
         let What::FetchOffset { group, log, offset } = &op.what else { continue };
         let writes = commits.get(&(&**group, &**log)).map_or(&[][..], |writes| writes);
         let may_be = legal(writes, op, None);
@@ -33,9 +33,9 @@ fn offsets(history: &History, report: &mut Report) {
 }
 
 /// A30.
-fn topics(history: &History, report: &mut Report) {
+fn topics(ops: &[&Op], report: &mut Report) {
     let mut changes: BTreeMap<&str, Vec<Write<'_, bool>>> = BTreeMap::new();
-    for op in &history.ops {
+    for op in ops {
         let (topic, there) = match &op.what {
             What::CreateTopic { topic } => (topic, true),
             What::DeleteTopic { topic } => (topic, false),
@@ -43,7 +43,7 @@ fn topics(history: &History, report: &mut Report) {
         };
         changes.entry(topic).or_default().push(Write { op, value: there });
     }
-    let lists = history.ops.iter().filter(|op| op.is_ok()).filter_map(|op| match &op.what {
+    let lists = ops.iter().copied().filter(|op| op.is_ok()).filter_map(|op| match &op.what {
         What::ListTopics { topics } => {
             Some((op, topics.iter().map(|topic| &**topic).collect::<BTreeSet<_>>()))
         }

@@ -16,7 +16,12 @@ impl Script {
     }
 
     fn begin_send(&self, number: u64) -> Pending {
-        let what = What::Send { log: "l".to_owned(), value: Value::new("w", number), offset: None };
+        let what = What::Send {
+            log: "l".to_owned(),
+            value: Value::new("w", number),
+            offset: None,
+            terms: Terms::default(),
+        };
         self.0.begin("producer", what)
     }
 
@@ -367,7 +372,8 @@ fn right(steps: &[(u8, Fate, bool)]) -> History {
         let writer = usize::from(*writer % 3);
         numbers[writer] += 1;
         let value = Value::new(&format!("w{writer}"), numbers[writer]);
-        let what = What::Send { log: "l".to_owned(), value: value.clone(), offset: None };
+        let what =
+            What::Send { log: "l".to_owned(), value: value.clone(), offset: None, terms: Terms::default() };
         let send = recorder.begin(&format!("w{writer}"), what);
         // A gap now and then, as control records leave them.
         let offset = log.last().map_or(0, |record| record.offset + 1 + u64::from(numbers[writer] % 5 == 0));

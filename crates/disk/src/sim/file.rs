@@ -37,7 +37,7 @@ impl Drop for SimFile {
 
 impl File for SimFile {
     fn write_at(&self, chunks: &[io::IoSlice<'_>], position: u64) -> io::Result<()> {
-        let bytes = chunks.iter().flat_map(|chunk| chunk.iter().copied()).collect::<Vec<u8>>();
+        let bytes: Vec<u8> = chunks.iter().map(|chunk| &**chunk).collect::<Vec<&[u8]>>().concat();
         self.shared.world.lock().write(self.file, &self.path, position, bytes)
     }
 
