@@ -18,8 +18,10 @@ mod admin;
 mod load;
 
 pub use admin::FIRST_TOPIC_LOG;
-use admin::{decode, encode};
+pub(crate) use admin::{decode, encode};
 
+use crate::appended::AllMarks;
+use crate::believed::Keeper;
 use crate::partition::Partition;
 use crate::producers::Producers;
 use crate::settings::TopicDefaults;
@@ -42,6 +44,10 @@ pub struct BrokerOptions {
     pub retention_interval: Duration,
     /// After how long a silent producer is forgotten; Kafka's `producer.id.expiration.ms`.
     pub producer_expiration: Duration,
+    /// Whether a step of the system's clock is believed at once; otherwise [`crate::retention`] waits.
+    pub trust_clock: bool,
+    /// Whether a topic that asks for more than one copy is refused.
+    pub strict_copies: bool,
 }
 
 impl Default for BrokerOptions {
@@ -51,6 +57,8 @@ impl Default for BrokerOptions {
             topic_defaults: TopicDefaults::default(),
             retention_interval: Duration::from_secs(300),
             producer_expiration: Duration::from_secs(24 * 60 * 60),
+            trust_clock: false,
+            strict_copies: false,
         }
     }
 }
@@ -80,6 +88,8 @@ pub struct Broker {
     context: ShardContext,
     admin: Mutex<()>,
     producer_ids: Mutex<std::ops::Range<u64>>,
+    /// Held while retention looks: one look at a time.
+    pub(crate) retention: Mutex<(Keeper, AllMarks)>,
 }
 
 impl Broker {
@@ -105,8 +115,13 @@ impl Broker {
         };
         let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
         let cluster_id = cluster_id(&*stores.meta, &rng).await?;
+        crate::shard::load::check_snapshots(&*stores.state).await?;
+        // Before anything is stamped or expires.
+        let keeper = Keeper::open(stores.meta.clone(), clock.clone(), options.trust_clock).await?;
+        let marks = AllMarks::load(stores.state.clone()).await?;
         let broker = Arc::new(Broker {
             stores,
+            retention: Mutex::new((keeper, marks)),
             clock,
             rng,
             tasks,
@@ -227,7 +242,7 @@ impl Broker {
 
     pub(crate) async fn expire_producers(&self) {
         let keep_ms = i64::try_from(self.options.producer_expiration.as_millis()).unwrap_or(i64::MAX);
-        let cutoff_ms = self.clock.wall_ms().saturating_sub(keep_ms);
+        let cutoff_ms = self.clock.expiry_ms().saturating_sub(keep_ms);
         for shard in &self.shards {
             shard.send(Message::ExpireProducers { cutoff_ms }, SMALL_MESSAGE_BYTES).await;
         }

@@ -11,6 +11,8 @@
 
 #![forbid(unsafe_code)]
 
+mod appended;
+mod believed;
 pub mod broker;
 pub mod groups;
 pub mod partition;

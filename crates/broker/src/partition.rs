@@ -49,6 +49,8 @@ pub struct Bounds {
     pub start: Offset,
     /// Next offset.
     pub next: Offset,
+    /// When it was taken. Nothing in it was appended later.
+    pub taken_ms: i64,
 }
 
 impl Partition {
@@ -71,7 +73,7 @@ impl Partition {
             epoch: AtomicU32::new(bounds.epoch.0),
             high_watermark: AtomicU64::new(bounds.next.0),
             log_start: AtomicU64::new(bounds.start.0),
-            last_append_ms: AtomicI64::new(i64::MIN),
+            last_append_ms: AtomicI64::new(bounds.taken_ms),
             gone: AtomicBool::new(false),
             store,
         })
@@ -113,10 +115,11 @@ impl Partition {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// When the last append was made durable, in milliseconds since 1970; `i64::MIN` if not since start.
+    /// A time by which the last append had been made durable, in milliseconds since 1970: the append's own, or
+    /// that at which the partition was taken. Read it after the high watermark, and it holds for all below that.
     #[must_use]
     pub fn last_append_ms(&self) -> i64 {
-        self.last_append_ms.load(Ordering::Relaxed)
+        self.last_append_ms.load(Ordering::Acquire)
     }
 
     pub(crate) fn publish_epoch(&self, epoch: Epoch) {
@@ -124,7 +127,8 @@ impl Partition {
     }
 
     pub(crate) fn publish_next(&self, next: Offset, now_ms: i64) {
-        self.last_append_ms.store(now_ms, Ordering::Relaxed);
+        // Before the high watermark: who sees the record must see its time.
+        self.last_append_ms.fetch_max(now_ms, Ordering::AcqRel);
         if self.high_watermark.fetch_max(next.0, Ordering::AcqRel) < next.0 {
             self.watchers.notify();
         }

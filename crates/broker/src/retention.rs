@@ -1,18 +1,23 @@
 //! Retention: old records are trimmed away by time and by size.
 //!
-//! **Invariants.** Time is the broker's clock, which never steps, against the batches' largest timestamps.
-//! A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
+//! **Invariants.** By time, a record goes once both say that it is old: the largest timestamp of its batch, and
+//! the time by which the broker knows it was appended ([`crate::appended`]). Timestamps alone are the
+//! producer's word: none (-1), a wrong one, or one of long ago must not delete what was just acknowledged, also
+//! not after a restart. What the time is, a step of the system's clock does not decide alone
+//! ([`crate::believed`]). A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
 //! By size, at least `segment.bytes` go at a time, as Kafka's segments would.
 //!
 //! Deliberately absent: compaction.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrymq_runtime::{Clock, TaskKind};
 use ferrymq_storage::{Find, StorageError};
-use ferrymq_types::{Offset, TimestampType};
+use ferrymq_types::{LogId, Offset};
 
+use crate::appended::{AllMarks, MARKS_PER_RETENTION, Marks};
 use crate::broker::Broker;
 use crate::partition::Partition;
 
@@ -37,9 +42,15 @@ pub(crate) fn start(broker: &Arc<Broker>, interval: Duration) {
 
 /// Applies retention to every partition once.
 pub async fn run_once(broker: &Broker) {
-    for topic in broker.topics().all() {
+    let mut held = broker.retention.lock().await;
+    let (keeper, marks) = &mut *held;
+    if let Err(error) = keeper.look().await {
+        tracing::warn!(error = %error, "retention could not note the time; it will try again");
+    }
+    let topics = broker.topics().all();
+    for topic in &topics {
         for partition in &topic.partitions {
-            let start = match trim_point(partition, broker.clock()).await {
+            let start = match trim_point(partition, broker.clock(), marks).await {
                 Ok(Some(start)) => start,
                 Ok(None) => continue,
                 Err(error) => {
@@ -52,11 +63,21 @@ pub async fn run_once(broker: &Broker) {
             }
         }
     }
+    let there: HashSet<LogId> =
+        topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| partition.log)).collect();
+    marks.keep_only(|log| there.contains(&log));
+    if let Err(error) = marks.store().await {
+        tracing::warn!(error = %error, "retention could not note when records were appended; it will try again");
+    }
     broker.expire_producers().await;
 }
 
 /// Where a partition should start, if not where it does.
-async fn trim_point(partition: &Partition, clock: &Clock) -> Result<Option<Offset>, StorageError> {
+async fn trim_point(
+    partition: &Partition,
+    clock: &Clock,
+    marks: &mut AllMarks,
+) -> Result<Option<Offset>, StorageError> {
     let config = partition.config.get();
     let start = partition.log_start();
     let next = partition.high_watermark();
@@ -65,16 +86,17 @@ async fn trim_point(partition: &Partition, clock: &Clock) -> Result<Option<Offse
     }
     let mut trim = start;
     if let Some(retention_ms) = config.retention_ms {
-        let cutoff = clock.wall_ms().saturating_sub(retention_ms);
-        let kept = partition.find(Find::Timestamp(cutoff)).await?;
-        // Nothing young enough: everything goes, unless the producer's clock is to blame and records keep
-        // coming; then the broker's own time of the last append decides.
-        let all_old =
-            config.timestamp_type == TimestampType::LogAppendTime || partition.last_append_ms() < cutoff;
-        match kept {
-            Some(head) => trim = trim.max(head.base),
-            None if all_old => trim = next,
-            None => {}
+        let cutoff = clock.expiry_ms().saturating_sub(retention_ms);
+        let own = marks.of(partition.log);
+        let corrected = own.correct(clock.wall_ms());
+        let (appended, noted) = old_by_append(partition, next, (cutoff, retention_ms), own);
+        if corrected || noted {
+            marks.changed(partition.log);
+        }
+        // The second look-up is spared where nothing is old enough anyway.
+        if appended > start {
+            let young = partition.find(Find::Timestamp(cutoff)).await?.map_or(next, |head| head.base);
+            trim = trim.max(young.min(appended));
         }
     }
     if let Some(retention_bytes) = config.retention_bytes {
@@ -85,4 +107,18 @@ async fn trim_point(partition: &Partition, clock: &Clock) -> Result<Option<Offse
         }
     }
     Ok((trim > start).then_some(trim))
+}
+
+/// The offset below which every record was appended before `cutoff`, and whether there is something new to
+/// store; `next` was read before.
+fn old_by_append(
+    partition: &Partition,
+    next: Offset,
+    (cutoff, retention_ms): (i64, i64),
+    marks: &mut Marks,
+) -> (Offset, bool) {
+    let last_ms = partition.last_append_ms();
+    let old = if last_ms < cutoff { next } else { marks.older_than(cutoff) };
+    let noted = marks.look(partition.log_start(), next, last_ms, retention_ms / MARKS_PER_RETENTION);
+    (old, noted)
 }

@@ -13,6 +13,7 @@ use ferrymq_types::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT};
 use ferrymq_types::{Durability, TimestampType};
 use parking_lot::RwLock;
 
+mod relations;
 mod table;
 
 pub use table::{TOPIC_SETTINGS, topic_setting};
@@ -161,7 +162,7 @@ pub struct TopicConfig {
     pub retention_ms: Option<i64>,
     /// Most bytes kept per partition; `None`: no bound.
     pub retention_bytes: Option<u64>,
-    /// What one retention step frees at least, in bytes.
+    /// What one retention step frees at least, and the largest batch accepted, in bytes.
     pub segment_bytes: u64,
     /// Largest batch, in bytes.
     pub max_message_bytes: usize,
@@ -186,6 +187,20 @@ impl TopicConfig {
     ) -> Result<TopicConfig, SettingError> {
         for (name, value) in &overrides {
             topic_setting(name).ok_or_else(|| SettingError::Unknown(name.clone()))?.check(value)?;
+        }
+        TopicConfig::stored(overrides, defaults)
+    }
+
+    /// Parses what was checked when it was set: a range that has become narrower since does not refuse it.
+    ///
+    /// # Errors
+    /// A name that there is no setting for: a newer FerryMQ may have known it.
+    pub fn stored(
+        overrides: BTreeMap<String, String>,
+        defaults: &TopicDefaults,
+    ) -> Result<TopicConfig, SettingError> {
+        if let Some(name) = overrides.keys().find(|name| topic_setting(name).is_none()) {
+            return Err(SettingError::Unknown(name.clone()));
         }
         let text = |name: &'static str| effective(name, &overrides, defaults);
         let long = |name: &'static str| text(name).trim().parse::<i64>().unwrap_or(i64::MAX);
@@ -243,6 +258,9 @@ impl ConfigCell {
     }
 }
 
+/// The smallest value `segment.bytes` takes (KIP-1030).
+pub const SEGMENT_BYTES_MIN: i64 = 1024 * 1024;
+
 /// The largest value `max.message.bytes` takes, as the table needs it.
 const BATCH_BYTES_MAX_AS_LONG: i64 = BATCH_BYTES_MAX as i64;
 
@@ -284,6 +302,7 @@ mod tests {
         for (name, value) in [
             ("retention.ms", "soon"),
             ("retention.ms", "-2"),
+            ("segment.bytes", "1048575"),
             ("cleanup.policy", "compact"),
             ("cleanup.policy", "shred"),
             ("compression.type", "gzip"),

@@ -117,6 +117,13 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
     Err(TopicError::Name(format!("Topic name is invalid: {why}")))
 }
 
+/// Whether two names become one where dots are written as underscores, as Kafka's metrics do.
+#[must_use]
+pub fn collide(one: &str, other: &str) -> bool {
+    let like = |(a, b): (u8, u8)| a == b || (matches!(a, b'.' | b'_') && matches!(b, b'.' | b'_'));
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(like)
+}
+
 /// All topics at one moment.
 #[derive(Debug, Default)]
 pub struct TopicMap {
@@ -243,6 +250,16 @@ mod tests {
         }
         for bad in ["", ".", "..", "a b", "a/b", "ä", &"x".repeat(250)] {
             assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dots_and_underscores_collide() {
+        for (one, other) in [("a.b", "a_b"), ("a_b", "a.b"), ("._", "_.")] {
+            assert!(collide(one, other), "{one} {other}");
+        }
+        for (one, other) in [("a.b", "a-b"), ("a.b", "a_bc"), ("ab", "ac")] {
+            assert!(!collide(one, other), "{one} {other}");
         }
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use ferrymq_broker::broker::{PendingAppends, Stores};
 use ferrymq_broker::{AppendError, AppendItem, Appended, Broker, BrokerOptions, NewTopic, Partition};
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::ErrorKind;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
+use ferrymq_storage::{ErrorKind, MetaStore as _, Put};
 use ferrymq_types::{BatchBuilder, BatchView, Offset, batch::into_mut};
 
 struct Rig {
@@ -67,11 +67,15 @@ async fn open(
 }
 
 fn item(partition: &Arc<Partition>, producer: Option<(i64, i16, i32)>) -> AppendItem {
+    item_of(partition, producer, b"value")
+}
+
+fn item_of(partition: &Arc<Partition>, producer: Option<(i64, i16, i32)>, value: &[u8]) -> AppendItem {
     let mut builder = BatchBuilder::new(1_000_000);
     if let Some((id, epoch, sequence)) = producer {
         builder.producer(id, epoch, sequence);
     }
-    builder.push(1_000_000, Some(b"key"), Some(b"value"), &[]);
+    builder.push(1_000_000, Some(b"key"), Some(value), &[]);
     let mut bytes = builder.build();
     let header = BatchView::split_from(&mut bytes.clone()).unwrap().header;
     AppendItem { partition: partition.clone(), bytes: into_mut(std::mem::take(&mut bytes)), header }
@@ -145,6 +149,29 @@ async fn a_trimmed_batch_is_still_a_duplicate_after_a_restart() {
     assert_eq!(rig.append(&partition, Some((7, 0, 4))).await.unwrap().base, Offset(4));
 }
 
+/// What is known of producers is never guessed: a snapshot that cannot be read keeps the broker from starting.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_a_newer_version_or_damaged_refuses_the_start() {
+    let rig = Rig::new().await;
+    let partition = rig.topic("orders", &[]).await;
+    rig.append(&partition, Some((7, 0, 0))).await.unwrap();
+    rig.broker.trim(&partition, Offset(1)).await.unwrap();
+    let key = format!("producers/{}", partition.log);
+    let stored = rig.state.get(&key).await.unwrap().unwrap().value;
+    let text = String::from_utf8(stored.to_vec()).unwrap();
+    let newer = text.replacen("\"v\":1", "\"v\":2", 1);
+    assert_ne!(text, newer);
+    for bad in [newer.as_str(), "{\"v\":9,\"unheard\":[]}", &text[..text.len() / 2], "", "{}"] {
+        let put = Put { key: key.clone(), value: Some(bad.to_owned().into()) };
+        rig.state.txn(Vec::new(), vec![put]).await.unwrap();
+        let stores = Stores { logs: rig.store.clone(), meta: rig.meta.clone(), state: rig.state.clone() };
+        let (options, clock) = (BrokerOptions::default(), rig.clock.clone());
+        let opened = Broker::open(stores, options, clock, Rng::seeded(1), Tasks::new()).await;
+        let error = opened.err().expect("it must not start").to_string();
+        assert!(error.contains(&key) && error.contains("newer FerryMQ"), "{bad}: {error}");
+    }
+}
+
 /// A failed append takes back its offset and its sequence number, and with it all that was sent behind it.
 #[tokio::test(start_paused = true)]
 async fn a_failed_append_is_taken_back() {
@@ -188,7 +215,7 @@ async fn retention_trims_by_time_and_by_size() {
     let rig = Rig::new().await;
     let by_time = rig.topic("by-time", &[("retention.ms", "1000")]).await;
     let by_size = rig
-        .topic("by-size", &[("retention.bytes", "0"), ("retention.ms", "-1"), ("segment.bytes", "1024")])
+        .topic("by-size", &[("retention.bytes", "0"), ("retention.ms", "-1"), ("segment.bytes", "1048576")])
         .await;
     let forever = rig.topic("forever", &[("retention.ms", "-1")]).await;
     for partition in [&by_time, &by_size, &forever] {
@@ -200,7 +227,8 @@ async fn retention_trims_by_time_and_by_size() {
     assert_eq!((by_time.log_start(), by_size.log_start()), (Offset(0), Offset(0)), "too young, too small");
     tokio::time::advance(std::time::Duration::from_secs(2)).await;
     for _ in 0..20 {
-        rig.append(&by_size, None).await.unwrap();
+        let large = item_of(&by_size, None, &[0; 60_000]);
+        rig.broker.append(vec![large]).await.wait().await.remove(0).unwrap();
     }
     ferrymq_broker::retention::run_once(&rig.broker).await;
     assert_eq!(by_time.log_start(), Offset(3));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::groups::{self, Groups, GroupsConfig, SHARDS_DEFAULT};
+use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -21,14 +21,16 @@ use ferrymq_storage::LogMeta;
 use ferrymq_types::{LogId, OwnerId};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod broker_settings;
 mod http;
 mod limits;
 mod listeners;
 mod logging;
+mod reload;
 mod settings;
 
 pub(crate) use settings::ServeArgs;
-use settings::Settings;
+use settings::{Said, Settings};
 
 /// The first of the logs that hold consumer groups.
 const FIRST_GROUP_LOG: u64 = 16;
@@ -40,7 +42,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Whatever keeps the broker from starting, with what to do about it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let (settings, config_file) = Settings::resolve(args)?;
+    let (settings, said) = Settings::resolve(args)?;
     let reload = logging::start(&settings)?;
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -48,7 +50,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let result = runtime.block_on(serve(settings, config_file, reload));
+    let result = runtime.block_on(serve(settings, said, reload));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -63,11 +65,7 @@ struct Running {
     owners: Tasks,
 }
 
-async fn serve(
-    settings: Settings,
-    config_file: Option<std::path::PathBuf>,
-    reload: logging::Reload,
-) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings, said: Said, reload: logging::Reload) -> anyhow::Result<()> {
     let clock = Clock::system();
     let started = clock.now();
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
@@ -79,7 +77,7 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => settings::reload(&settings, config_file.as_deref(), &reload),
+            _ = hangup.recv() => reload::reload(&mut settings, &said, &reload),
         }
     }
     tracing::info!("stopping; a second signal ends the process at once");
@@ -106,13 +104,16 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         shards: settings.worker_threads,
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
+        trust_clock: settings.trust_clock,
+        strict_copies: settings.strict_replication_factor,
         ..BrokerOptions::default()
     };
+    let options = settings.broker.over(options);
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
     let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let groups_config = GroupsConfig::default();
+    let groups_config = settings.broker.groups.clone();
     let groups = Groups::start(groups::Start {
         store: store.clone(),
         // Their number is fixed: a group's shard is its id's hash modulo this.

@@ -22,6 +22,7 @@ mod groups;
 mod offsets;
 mod partitioner;
 mod producer;
+mod sizes;
 mod versions;
 
 pub use admin::{ConfigEntry, NewTopic};

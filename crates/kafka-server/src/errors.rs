@@ -13,7 +13,8 @@ pub fn refusal(refusal: &Refusal) -> ErrorCode {
     match refusal {
         Refusal::Corrupt(_) => ErrorCode::CorruptMessage,
         Refusal::TooLarge { .. } => ErrorCode::MessageTooLarge,
-        Refusal::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+        Refusal::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+        Refusal::Timestamp { .. } | Refusal::TimestampType => ErrorCode::InvalidTimestamp,
         Refusal::Format(_) | Refusal::Record { .. } => ErrorCode::InvalidRecord,
     }
 }

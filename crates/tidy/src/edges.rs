@@ -34,6 +34,8 @@ pub const TABLE: &[Rule] = &[
     rule("compress", &["types"], &[]),
     rule("kafka-codec", &[], &["types"]),
     rule("kafka-codegen", &[], &[]),
+    // Its benchmark asks the clock.
+    rule("amqp-codec", &[], &["runtime"]),
     rule("disk", &[], &[]),
     rule("storage", &["types", "runtime"], &[]),
     rule("engine-local", &["disk", "storage", "runtime", "types"], &["checker"]),
@@ -143,7 +145,9 @@ mod tests {
     #[test]
     fn the_broker_and_the_engines_know_no_protocol() {
         for from in ["ferrymq-broker", "ferrymq-storage", "ferrymq-engine-local"] {
-            for to in ["ferrymq-kafka-codec", "ferrymq-kafka-server", "ferrymq-kafka-client"] {
+            for to in
+                ["ferrymq-kafka-codec", "ferrymq-kafka-server", "ferrymq-kafka-client", "ferrymq-amqp-codec"]
+            {
                 assert_eq!(check(&metadata(from, to, None), TABLE).len(), 1, "{from} -> {to}");
             }
         }

@@ -20,7 +20,7 @@
 //!
 //! **Invariants.** A [`BatchView`] has a complete header and as many bytes as its length field says; nothing
 //! else is promised until [`BatchView::verify_crc`]. Patching touches only the bytes outside the CRC, except
-//! [`set_append_time`], which computes it anew.
+//! [`set_append_time`] and [`set_create_time`], which compute it anew.
 //!
 //! Deliberately absent: message formats 0 and 1 (removed by KIP-724), decompression.
 
@@ -235,6 +235,12 @@ impl BatchHeader {
         }
     }
 
+    /// The same header with the producer's clock and this largest timestamp; [`set_create_time`] does it to bytes.
+    #[must_use]
+    pub const fn with_create_time(self, max_timestamp: i64) -> BatchHeader {
+        BatchHeader { attributes: self.attributes & !TIMESTAMP_TYPE_BIT, max_timestamp, ..self }
+    }
+
     /// Whether the batch is part of a transaction.
     #[must_use]
     pub const fn is_transactional(&self) -> bool {
@@ -354,6 +360,21 @@ pub fn set_append_time(batch: &mut [u8], now_ms: i64) {
         u16::from_be_bytes([batch[ATTRIBUTES_AT], batch[ATTRIBUTES_AT + 1]]) | TIMESTAMP_TYPE_BIT;
     batch[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
     batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&now_ms.to_be_bytes());
+    set_crc(batch);
+}
+
+/// Writes what the broker corrects in a producer's header, the largest timestamp and whose clock it is, and
+/// computes the CRC anew. Costs nothing where both are right already.
+pub fn set_create_time(batch: &mut [u8], max_timestamp: i64) {
+    let stored = u16::from_be_bytes([batch[ATTRIBUTES_AT], batch[ATTRIBUTES_AT + 1]]);
+    let attributes = stored & !TIMESTAMP_TYPE_BIT;
+    let written = max_timestamp.to_be_bytes();
+    let at = MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8;
+    if attributes == stored && batch[at.clone()] == written {
+        return;
+    }
+    batch[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    batch[at].copy_from_slice(&written);
     set_crc(batch);
 }
 

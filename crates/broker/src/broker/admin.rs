@@ -11,10 +11,10 @@ use ferrymq_types::limits::{PARTITIONS_MAX, TOPIC_PARTITIONS_MAX};
 use uuid::Uuid;
 
 use super::{Broker, SMALL_MESSAGE_BYTES};
-use crate::settings::TopicConfig;
+use crate::settings::{SettingError, TopicConfig};
 use crate::shard::Message;
 use crate::topics::{
-    DeletingRecord, NewTopic, RECORD_VERSION, Topic, TopicError, TopicRecord, check_name, log_ids,
+    DeletingRecord, NewTopic, RECORD_VERSION, Topic, TopicError, TopicRecord, check_name, collide, log_ids,
 };
 
 /// Logs below this id are the broker's own (metadata, state, groups).
@@ -30,8 +30,20 @@ impl Broker {
         if self.topics.get(&new.name).is_some() {
             return Err(TopicError::Exists(new.name.clone()));
         }
+        self.check_collision(&new.name)?;
         self.check_partitions(0, new.partitions)?;
-        Ok(TopicConfig::new(new.config.clone(), &self.options.topic_defaults)?)
+        Ok(self.check_config(new.config.clone())?)
+    }
+
+    /// Checks what would be set on a topic, together with the server's defaults.
+    ///
+    /// # Errors
+    /// [`SettingError`].
+    pub fn check_config(&self, config: BTreeMap<String, String>) -> Result<TopicConfig, SettingError> {
+        let defaults = &self.options.topic_defaults;
+        let parsed = TopicConfig::new(config, defaults)?;
+        parsed.check_relations(defaults, self.options.strict_copies)?;
+        Ok(parsed)
     }
 
     /// Creates a topic. Durable and writable when it returns.
@@ -87,7 +99,7 @@ impl Broker {
     pub async fn set_config(&self, name: &str, config: BTreeMap<String, String>) -> Result<(), TopicError> {
         let _one_at_a_time = self.admin.lock().await;
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
-        let parsed = TopicConfig::new(config.clone(), &self.options.topic_defaults)?;
+        let parsed = self.check_config(config.clone())?;
         let record = TopicRecord { config, ..topic.record.clone() };
         self.put(Vec::new(), format!("topics/{name}"), encode(&record)?).await?;
         topic.config.set(parsed);
@@ -139,6 +151,21 @@ impl Broker {
         Ok(topic)
     }
 
+    /// Refuses a name that differs from an existing one by dots and underscores only, in Kafka's words. Topics
+    /// that were created before this rule stay.
+    fn check_collision(&self, name: &str) -> Result<(), TopicError> {
+        if !name.contains(['.', '_']) {
+            return Ok(());
+        }
+        self.topics.with(|topics| match topics.iter().find(|topic| collide(&topic.name, name)) {
+            None => Ok(()),
+            Some(other) => {
+                let text = format!("Topic '{name}' collides with existing topic: {}", other.name);
+                Err(TopicError::Name(text))
+            }
+        })
+    }
+
     fn check_partitions(&self, old: u32, total: u32) -> Result<(), TopicError> {
         let all = self.topics.with(|topics| topics.partitions());
         let added = (total.saturating_sub(old)) as usize;
@@ -186,13 +213,13 @@ impl Broker {
     }
 }
 
-pub(super) fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StorageError> {
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StorageError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         StorageError::new(ErrorKind::Internal, "a record could not be encoded").caused_by(error)
     })
 }
 
-pub(super) fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, StorageError> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, StorageError> {
     serde_json::from_slice(&entry.value).map_err(|error| {
         let text = format!("stored record {} cannot be read: is it of a newer FerryMQ?", entry.key);
         StorageError::new(ErrorKind::Internal, text).caused_by(error)

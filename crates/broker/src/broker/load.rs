@@ -82,7 +82,7 @@ impl Broker {
         let config = match old {
             Some(old) => old.config.clone(),
             None => {
-                let config = TopicConfig::new(record.config.clone(), &self.options.topic_defaults)?;
+                let config = TopicConfig::stored(record.config.clone(), &self.options.topic_defaults)?;
                 Arc::new(ConfigCell::new(config))
             }
         };
@@ -90,7 +90,8 @@ impl Broker {
         let mut partitions = old.map_or_else(Vec::new, |old| old.partitions.clone());
         for claim in claims {
             let index = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
-            let bounds = Bounds { epoch: claim.epoch, start: claim.start, next: claim.next };
+            let (start, next, taken_ms) = (claim.start, claim.next, self.clock.wall_ms());
+            let bounds = Bounds { epoch: claim.epoch, start, next, taken_ms };
             let store = self.stores.logs.clone();
             partitions.push(Partition::new(name.clone(), index, claim.log, config.clone(), bounds, store));
         }

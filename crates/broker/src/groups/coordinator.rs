@@ -34,6 +34,8 @@ pub struct Now {
     pub mono_ms: u64,
     /// Milliseconds since 1970, for what is stored.
     pub wall_ms: i64,
+    /// Wall time to expire by ([`ferrymq_runtime::Clock::expiry_ms`]).
+    pub expiry_ms: i64,
 }
 
 /// What operations bring about besides their own answers. Valid once the records are durable.

@@ -102,7 +102,7 @@ impl Coordinator {
         let retention_ms = i64::try_from(self.config.offsets_retention_ms).unwrap_or(i64::MAX);
         self.remove_offsets_where(now, effects, |group, (topic, _), value| {
             let Some(expires_ms) = group.expires_ms(value, retention_ms) else { return false };
-            now.wall_ms >= expires_ms && !group.is_subscribed(topic)
+            now.expiry_ms >= expires_ms && !group.is_subscribed(topic)
         });
         let is_over = |group: &Group| {
             group.state == GroupState::Empty && group.offsets.is_empty() && group.pending.is_empty()

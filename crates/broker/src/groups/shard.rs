@@ -183,7 +183,8 @@ impl Shard {
 
     fn clock_now(&self) -> super::coordinator::Now {
         let mono_ms = u64::try_from(self.clock.uptime().as_millis()).unwrap_or(u64::MAX);
-        super::coordinator::Now { mono_ms, wall_ms: self.clock.wall_ms() }
+        let (wall_ms, expiry_ms) = (self.clock.wall_ms(), self.clock.expiry_ms());
+        super::coordinator::Now { mono_ms, wall_ms, expiry_ms }
     }
 }
 

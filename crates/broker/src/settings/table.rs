@@ -2,7 +2,7 @@
 //!
 //! **Invariant.** Sorted by name, so that listings are stable.
 
-use super::{BATCH_BYTES_MAX_AS_LONG, Effect, Kind, Setting};
+use super::{BATCH_BYTES_MAX_AS_LONG, Effect, Kind, SEGMENT_BYTES_MIN, Setting};
 
 /// The setting called `name`.
 #[must_use]
@@ -122,14 +122,16 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         Kind::Long { min: 1, max: i64::MAX },
         "9223372036854775807",
         Some("log.flush.interval.messages"),
-        "Force a sync after this many messages. With durability sync every acknowledged record is synced.",
+        "Force a sync after this many messages. With durability sync every acknowledged record is synced; with \
+         another, only the default is accepted.",
     ),
     inherent(
         "flush.ms",
         ANY_LONG,
         "9223372036854775807",
         Some("log.flush.interval.ms"),
-        "Force a sync after this many milliseconds. With durability sync every acknowledged record is synced.",
+        "Force a sync after this many milliseconds. With durability sync every acknowledged record is synced; with \
+         another, only the default is accepted.",
     ),
     default_only(
         "follower.replication.throttled.replicas",
@@ -228,7 +230,8 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         "1",
         Some("min.insync.replicas"),
         "How many replicas must have a record before it is acknowledged. Copies are the store's: a record is \
-         acknowledged once the store has made it durable, with acks=1 and acks=all alike.",
+         acknowledged once the store has made it durable, with acks=1 and acks=all alike. A server with \
+         strict-replication-factor accepts 1 only.",
     ),
     inherent(
         "preallocate",
@@ -270,11 +273,11 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
     ),
     honoured(
         "segment.bytes",
-        Kind::Int { min: 1024, max: i32::MAX as i64 },
+        Kind::Int { min: SEGMENT_BYTES_MIN, max: i32::MAX as i64 },
         "1073741824",
         "log.segment.bytes",
         "What retention by size frees at a time, in bytes: a partition may hold up to this much more than \
-         retention.bytes.",
+         retention.bytes. A larger batch is refused.",
     ),
     inherent(
         "segment.index.bytes",

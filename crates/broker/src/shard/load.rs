@@ -1,22 +1,27 @@
 //! A partition's producers, read back: the last snapshot and the batch headers since.
 //!
-//! **Invariants.** A snapshot is stored only once every batch it speaks of is durable. A missing or unreadable snapshot costs time, not truth: the headers say it all.
+//! **Invariants.** A snapshot is stored only once every batch it speaks of is durable. A missing one costs time, not
+//! truth, as long as the log still has every batch; after a trim only the snapshot knows of those that went. So one
+//! that is there and cannot be read, or that a newer FerryMQ wrote, is an error and never taken for missing.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrymq_runtime::TaskKind;
-use ferrymq_storage::{Compare, ErrorKind, Pending, Put, Revision, StorageError};
+use ferrymq_storage::{Compare, Entry, ErrorKind, MetaStore, Pending, Put, Revision, StorageError};
 use ferrymq_types::batch::HEADER_BYTES;
 use ferrymq_types::{BatchHeader, LogId, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::{Done, ShardContext};
+use crate::broker::decode;
 use crate::partition::Partition;
 use crate::producers::Producers;
 
 /// The version of the stored snapshot.
 const SNAPSHOT_VERSION: u32 = 1;
+/// Where snapshots lie in the state store.
+const KEY: &str = "producers/";
 /// Batch headers read at a time.
 const HEADERS_PER_READ: usize = 1024;
 
@@ -29,7 +34,7 @@ struct Snapshot {
 
 /// Where a partition's snapshot lies in the state store.
 pub(crate) fn snapshot_key(log: LogId) -> String {
-    format!("producers/{log}")
+    format!("{KEY}{log}")
 }
 
 /// Reads the producers of a partition that holds batches up to `until`.
@@ -84,8 +89,29 @@ async fn stored(
     log: LogId,
 ) -> Result<(Option<Revision>, Option<Snapshot>), StorageError> {
     let Some(entry) = context.state.get(&snapshot_key(log)).await? else { return Ok((None, None)) };
-    let snapshot = serde_json::from_slice::<Snapshot>(&entry.value).ok();
-    Ok((Some(entry.revision), snapshot.filter(|snapshot| snapshot.v == SNAPSHOT_VERSION)))
+    check_version(&entry)?;
+    Ok((Some(entry.revision), Some(decode(&entry)?)))
+}
+
+/// Refuses snapshots that this version cannot read; called at start, so that nothing is served on a guess.
+pub(crate) async fn check_snapshots(state: &dyn MetaStore) -> Result<(), StorageError> {
+    let listing = state.list(KEY, Revision(0)).await?;
+    listing.entries.iter().try_for_each(check_version)
+}
+
+/// Looks at the version alone: cheap, and the same in every version.
+fn check_version(entry: &Entry) -> Result<(), StorageError> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let Version { v } = decode(entry)?;
+    if v == SNAPSHOT_VERSION {
+        return Ok(());
+    }
+    let text =
+        format!("stored record {} has version {v}: a newer FerryMQ wrote it; start that one", entry.key);
+    Err(StorageError::new(ErrorKind::Internal, text))
 }
 
 /// Stores a snapshot unless there is a later one: going back would lose what was trimmed in between.

@@ -112,8 +112,10 @@ impl Owned {
         let config = partition.config.get();
         let base = self.next;
         let append_time_ms = (config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
-        if let Some(now_ms) = append_time_ms {
-            batch::set_append_time(&mut bytes, now_ms);
+        match append_time_ms {
+            Some(now_ms) => batch::set_append_time(&mut bytes, now_ms),
+            // The header says what the check made of it.
+            None => batch::set_create_time(&mut bytes, header.max_timestamp),
         }
         batch::set_position(&mut bytes, base, partition.epoch());
         let stamped = BatchHeader { max_timestamp: append_time_ms.unwrap_or(header.max_timestamp), ..header };

@@ -1,6 +1,6 @@
 //! `ferrymq topic`: create, list, describe and delete.
 
-use ferrymq_kafka_client::{Client, NewTopic, OffsetSpec, TopicInfo};
+use ferrymq_kafka_client::{Client, ConfigEntry, NewTopic, OffsetSpec, PartitionInfo, TopicInfo};
 use serde_json::json;
 
 use super::connect::ConnectArgs;
@@ -15,7 +15,7 @@ pub(crate) enum TopicCommand {
     Create(CreateArgs),
     /// List topics
     List(ListArgs),
-    /// Show a topic's partitions, offsets and configs
+    /// Show a topic's partitions, offsets, sizes and configs
     Describe(DescribeArgs),
     /// Delete topics and all their records
     Delete(DeleteArgs),
@@ -158,40 +158,79 @@ async fn ends(client: &Client, topic: &TopicInfo) -> anyhow::Result<Vec<(i64, i6
     Ok(all.iter().map(|one| (offset(&first, *one), offset(&next, *one))).collect())
 }
 
+/// What is told of one partition.
+struct Row<'a> {
+    info: &'a PartitionInfo,
+    first: i64,
+    next: i64,
+    /// `None` if its leader does not say.
+    bytes: Option<u64>,
+}
+
 async fn describe(args: DescribeArgs) -> anyhow::Result<()> {
     let client = args.connect.client().await?;
     let topic = client.topic(&args.name, false).await?;
     let ends = ends(&client, &topic).await?;
+    let bytes = client.partition_bytes(&topic).await?;
     let mut configs = client.topic_configs(&args.name).await?;
     configs.retain(|config| args.all || config.source == "topic");
-    let mut out = Out::new();
-    if args.output == Output::Json {
-        let partition = |(one, (first, next)): (&ferrymq_kafka_client::PartitionInfo, &(i64, i64))| {
-            json!({
-                "partition": one.partition, "leader": one.leader, "replicas": one.replicas,
-                "in_sync": one.in_sync, "first_offset": first, "next_offset": next,
-            })
-        };
-        let config = |config: &ferrymq_kafka_client::ConfigEntry| json!({ "name": config.name, "value": config.value, "source": config.source });
-        out.json(&json!({
-            "topic": topic.name, "topic_id": topic.topic_id, "internal": topic.internal,
-            "partitions": topic.partitions.iter().zip(&ends).map(partition).collect::<Vec<_>>(),
-            "configs": configs.iter().map(config).collect::<Vec<_>>(),
-        }))?;
-        return out.flush();
-    }
-    let row = |(one, (first, next)): (&ferrymq_kafka_client::PartitionInfo, &(i64, i64))| {
-        let numbers = [i64::from(one.partition), i64::from(one.leader), *first, *next, next - first];
-        numbers.map(|number| number.to_string())
+    let row = |(info, (first, next)): (_, &(i64, i64))| {
+        let info: &PartitionInfo = info;
+        Row { info, first: *first, next: *next, bytes: bytes.get(&info.partition).copied() }
     };
-    let rows: Vec<[String; 5]> = topic.partitions.iter().zip(&ends).map(row).collect();
-    out.table(["PARTITION", "LEADER", "FIRST OFFSET", "NEXT OFFSET", "RECORDS"], &rows)?;
-    if !configs.is_empty() {
-        out.line("")?;
-        let row = |config: &ferrymq_kafka_client::ConfigEntry| {
-            [config.name.clone(), config.value.clone().unwrap_or_default(), config.source.to_owned()]
-        };
-        out.table(["CONFIG", "VALUE", "SET BY"], &configs.iter().map(row).collect::<Vec<_>>())?;
+    let rows: Vec<Row<'_>> = topic.partitions.iter().zip(&ends).map(row).collect();
+    let mut out = Out::new();
+    match args.output {
+        Output::Json => out.json(&described(&topic, &rows, &configs))?,
+        Output::Table => tables(&mut out, &rows, &configs)?,
     }
     out.flush()
+}
+
+/// Bytes of all partitions; `None` if those of one are not known.
+fn total(rows: &[Row<'_>]) -> Option<u64> {
+    rows.iter().map(|row| row.bytes).sum()
+}
+
+fn described(topic: &TopicInfo, rows: &[Row<'_>], configs: &[ConfigEntry]) -> serde_json::Value {
+    let partition = |row: &Row<'_>| {
+        json!({
+            "partition": row.info.partition, "leader": row.info.leader, "replicas": row.info.replicas,
+            "in_sync": row.info.in_sync, "first_offset": row.first, "next_offset": row.next,
+            "bytes": row.bytes,
+        })
+    };
+    let config =
+        |config: &ConfigEntry| json!({ "name": config.name, "value": config.value, "source": config.source });
+    json!({
+        "topic": topic.name, "topic_id": topic.topic_id, "internal": topic.internal,
+        "bytes": total(rows),
+        "partitions": rows.iter().map(partition).collect::<Vec<_>>(),
+        "configs": configs.iter().map(config).collect::<Vec<_>>(),
+    })
+}
+
+fn tables(out: &mut Out, rows: &[Row<'_>], configs: &[ConfigEntry]) -> anyhow::Result<()> {
+    let told = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+    let row = |row: &Row<'_>| {
+        let (partition, leader) = (row.info.partition.to_string(), row.info.leader.to_string());
+        let records = row.next - row.first;
+        [partition, leader, row.first.to_string(), row.next.to_string(), records.to_string(), told(row.bytes)]
+    };
+    let mut lines: Vec<[String; 6]> = rows.iter().map(row).collect();
+    if rows.len() > 1 {
+        let records: i64 = rows.iter().map(|row| row.next - row.first).sum();
+        let nothing = String::new;
+        let (records, bytes) = (records.to_string(), told(total(rows)));
+        lines.push(["all".to_owned(), nothing(), nothing(), nothing(), records, bytes]);
+    }
+    out.table(["PARTITION", "LEADER", "FIRST OFFSET", "NEXT OFFSET", "RECORDS", "BYTES"], &lines)?;
+    if configs.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let row = |config: &ConfigEntry| {
+        [config.name.clone(), config.value.clone().unwrap_or_default(), config.source.to_owned()]
+    };
+    out.table(["CONFIG", "VALUE", "SET BY"], &configs.iter().map(row).collect::<Vec<_>>())
 }

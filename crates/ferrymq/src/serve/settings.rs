@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use ferrymq_broker::settings::{TopicDefaults, topic_setting};
+use ferrymq_broker::settings::{TopicConfig, TopicDefaults, topic_setting};
 use ferrymq_engine_local::{Options, SeededBug};
 use ferrymq_kafka_server::KafkaConfig;
 use ferrymq_types::Durability;
@@ -20,8 +20,8 @@ use ferrymq_types::limits::{
 };
 use serde::Deserialize;
 
+use super::broker_settings::{BrokerSettings, of_file};
 use super::listeners::{self, ListenerSettings};
-use super::logging::Reload;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     #[serde(default, deserialize_with = "listeners::from_file")]
     kafka_listen: Vec<String>,
     /// The address that clients of a listener are told to connect to, if it is not the one listened on. Written
-    /// as kafka-listen is; needed for 0.0.0.0 and [::].
+    /// as kafka-listen is; needed if that is every address, as 0.0.0.0 is.
     #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
     #[serde(default, deserialize_with = "listeners::from_file")]
     kafka_advertise: Vec<String>,
@@ -74,12 +74,16 @@ pub(crate) struct ServeArgs {
     /// Partitions of topics that do not say. [default: 1]
     #[arg(long, env = "FERRYMQ_NUM_PARTITIONS", value_name = "N")]
     num_partitions: Option<u32>,
-    /// Refuse replication factors above 1 instead of reporting them as 1. [default: false]
+    /// Refuse replication factors and min.insync.replicas above 1 instead of reporting one copy. [default: false]
     #[arg(long, env = "FERRYMQ_STRICT_REPLICATION_FACTOR", value_name = "BOOL")]
     strict_replication_factor: Option<bool>,
     /// How often old records are looked for, in milliseconds. [default: 300000]
     #[arg(long, env = "FERRYMQ_RETENTION_CHECK_INTERVAL_MS", value_name = "MS")]
     retention_check_interval_ms: Option<u64>,
+    /// Believe the system's clock at once when it has gone forward, or after a long stop. Otherwise records and
+    /// offsets expire by it only once the broker has run for as long, a day at most. [default: false]
+    #[arg(long, env = "FERRYMQ_TRUST_CLOCK", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    trust_clock: Option<bool>,
     /// Largest request, in bytes. [default: 104857600]
     #[arg(long, env = "FERRYMQ_REQUEST_BYTES_MAX", value_name = "BYTES")]
     request_bytes_max: Option<usize>,
@@ -111,6 +115,15 @@ pub(crate) struct ServeArgs {
     #[arg(long = "topic-default", value_name = "NAME=VALUE", value_parser = parse_pair)]
     #[serde(skip)]
     topic_default: Vec<(String, String)>,
+    /// A broker setting by Kafka's name, such as group.max.size=100; may be repeated. In the file: a table
+    /// [broker-settings]. DescribeConfigs of the broker lists them with what they mean.
+    #[arg(long = "broker-setting", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[serde(skip)]
+    broker_setting: Vec<(String, String)>,
+    /// The file's form of `broker-setting`.
+    #[arg(skip)]
+    #[serde(default)]
+    broker_settings: BTreeMap<String, toml::Value>,
     /// The file's form of `topic-default`.
     #[arg(skip)]
     #[serde(default)]
@@ -134,6 +147,7 @@ pub(crate) struct Settings {
     pub(crate) num_partitions: u32,
     pub(crate) strict_replication_factor: bool,
     pub(crate) retention_check_interval_ms: u64,
+    pub(crate) trust_clock: bool,
     pub(crate) request_bytes_max: usize,
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
@@ -143,20 +157,41 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) topic_defaults: TopicDefaults,
+    pub(crate) broker: BrokerSettings,
+}
+
+/// What the user said, apart from the file, which can be read again.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    args: ServeArgs,
+}
+
+impl Said {
+    /// Whether there is a file at all.
+    pub(crate) fn has_file(&self) -> bool {
+        self.args.config.is_some()
+    }
+
+    /// Flags and environment over the file as it is now over the defaults, all of it checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or anything in all of it is wrong.
+    pub(crate) fn resolve(&self) -> anyhow::Result<Settings> {
+        let file = match &self.args.config {
+            None => ServeArgs::default(),
+            Some(path) => read_file(path)?,
+        };
+        Settings::check(over(self.args.clone(), file)).map_err(|problems| {
+            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
+        })
+    }
 }
 
 impl Settings {
     /// Puts flags and environment over the file over the defaults, and checks everything.
-    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Option<PathBuf>)> {
-        let file = match &args.config {
-            None => ServeArgs::default(),
-            Some(path) => read_file(path)?,
-        };
-        let config = args.config.clone();
-        let settings = Settings::check(over(args, file)).map_err(|problems| {
-            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
-        })?;
-        Ok((settings, config))
+    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Said)> {
+        let said = Said { args };
+        Ok((said.resolve()?, said))
     }
 
     fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
@@ -177,6 +212,8 @@ impl Settings {
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let broker =
+            BrokerSettings::check(of_file(args.broker_settings).chain(args.broker_setting), &mut problems);
         let mut positive = |name: &str, value: usize| {
             if value == 0 {
                 problems.push(format!("{name} must be at least 1"));
@@ -194,6 +231,7 @@ impl Settings {
             num_partitions: args.num_partitions.unwrap_or(1),
             strict_replication_factor: args.strict_replication_factor.unwrap_or(false),
             retention_check_interval_ms: args.retention_check_interval_ms.unwrap_or(300_000),
+            trust_clock: args.trust_clock.unwrap_or(false),
             request_bytes_max: positive(
                 "request-bytes-max",
                 args.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX),
@@ -209,6 +247,7 @@ impl Settings {
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             topic_defaults,
+            broker,
         };
         settings.check_relations(&mut problems);
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
@@ -233,6 +272,13 @@ impl Settings {
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
                 self.bytes_in_flight_max, self.request_bytes_max
             ));
+        }
+        // A topic that says nothing must be possible.
+        let bare = TopicConfig::new(BTreeMap::new(), &self.topic_defaults);
+        let checked =
+            bare.and_then(|bare| bare.check_relations(&self.topic_defaults, self.strict_replication_factor));
+        if let Err(error) = checked {
+            problems.push(format!("topic defaults: {error}"));
         }
     }
 
@@ -276,38 +322,6 @@ fn seeded_bug() -> Option<SeededBug> {
     None
 }
 
-/// On SIGHUP: takes over what can change while running and says what cannot.
-pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
-    let Some(path) = config else {
-        tracing::warn!("SIGHUP: there is no configuration file to read again");
-        return;
-    };
-    let file = match read_file(path) {
-        Ok(file) => file,
-        Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "SIGHUP: the configuration file was not taken over");
-            return;
-        }
-    };
-    let level = file.log_level.clone().unwrap_or_else(|| "info".to_owned());
-    if reload.level(&level) {
-        tracing::info!(level, "SIGHUP: log-level taken over");
-    } else {
-        tracing::error!(level, "SIGHUP: log-level is not a level or filter");
-    }
-    match Settings::check(file) {
-        Err(problems) => tracing::error!(problems = problems.join("; "), "SIGHUP: the file has problems"),
-        Ok(new) => {
-            let same = Settings { log_level: now.log_level.clone(), ..new };
-            if format!("{same:?}") != format!("{now:?}") {
-                tracing::warn!(
-                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
-                );
-            }
-        }
-    }
-}
-
 fn read_file(path: &Path) -> anyhow::Result<ServeArgs> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("could not read the configuration file {}", path.display()))?;
@@ -329,6 +343,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         num_partitions: first.num_partitions.or(second.num_partitions),
         strict_replication_factor: first.strict_replication_factor.or(second.strict_replication_factor),
         retention_check_interval_ms: first.retention_check_interval_ms.or(second.retention_check_interval_ms),
+        trust_clock: first.trust_clock.or(second.trust_clock),
         request_bytes_max: first.request_bytes_max.or(second.request_bytes_max),
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
@@ -339,6 +354,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         log_format: first.log_format.or(second.log_format),
         topic_default: first.topic_default,
         topic_defaults: second.topic_defaults,
+        broker_setting: first.broker_setting,
+        broker_settings: second.broker_settings,
     }
 }
 
@@ -352,10 +369,7 @@ fn topic_defaults(
     durability: Option<String>,
     problems: &mut Vec<String>,
 ) -> TopicDefaults {
-    let file = file.into_iter().map(|(name, value)| match value {
-        toml::Value::String(text) => (name, text),
-        other => (name, other.to_string()),
-    });
+    let file = of_file(file);
     let durability = durability.map(|class| {
         if Durability::parse(&class).is_none() {
             problems.push(format!("durability {class:?} is not one of sync, os, memory"));
@@ -376,8 +390,13 @@ fn topic_defaults(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The settings a file makes.
+    pub(in super::super) fn settings(file: &str) -> Settings {
+        Settings::check(over(ServeArgs::default(), toml::from_str(file).unwrap())).unwrap()
+    }
 
     #[test]
     fn flags_go_over_the_file_and_the_file_over_defaults() {
@@ -405,6 +424,23 @@ mod tests {
         let problems = Settings::check(args).unwrap_err();
         assert!(problems.len() >= 6, "{problems:#?}");
         assert!(problems.iter().any(|text| text.contains("--allow-remote")));
+    }
+
+    #[test]
+    fn topic_defaults_must_be_possible_together() {
+        let with = |pairs: &[(&str, &str)], strict| ServeArgs {
+            topic_default: pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            strict_replication_factor: Some(strict),
+            ..ServeArgs::default()
+        };
+        let (os, flush) = (("ferrymq.durability", "os"), ("flush.ms", "5"));
+        let two = ("min.insync.replicas", "2");
+        for possible in [with(&[os], true), with(&[flush], true), with(&[two], false)] {
+            Settings::check(possible).unwrap();
+        }
+        for impossible in [with(&[os, flush], false), with(&[two], true)] {
+            assert_eq!(Settings::check(impossible).unwrap_err().len(), 1);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ferrymq_broker::{SettingError, TopicConfig, TopicError};
+use ferrymq_broker::{SettingError, TopicError};
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use crate::context::Context;
@@ -99,7 +99,7 @@ pub(crate) async fn set(
     validate_only: bool,
 ) -> Result<(), Refused> {
     if validate_only {
-        let parsed = TopicConfig::new(config, context.broker.topic_defaults());
+        let parsed = context.broker.check_config(config);
         return parsed.map(drop).map_err(|error: SettingError| refused(error.into()));
     }
     context.broker.set_config(topic, config).await.map_err(refused)

@@ -8,14 +8,17 @@ use ferrymq_kafka_codec::messages::list_offsets::{
     ListOffsetsTopicResponse,
 };
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
-use ferrymq_storage::{Find, StorageError};
+use ferrymq_storage::{BatchHead, Find, StorageError};
 use ferrymq_types::{BatchView, Offset, TimestampType};
 
 use crate::context::Context;
 use crate::errors;
 use crate::turns::Turns;
 
+mod by_time;
 mod scan;
+
+use by_time::by_time;
 
 /// The next offset.
 const LATEST: i64 = -1;
@@ -128,8 +131,13 @@ async fn start(partition: &Partition) -> Result<Found, StorageError> {
     Ok(Some(Place { offset, timestamp: -1, leader_epoch }))
 }
 
-async fn by_time(context: &Context, partition: &Partition, what: Find) -> Result<Found, StorageError> {
-    let Some(head) = partition.find(what).await? else { return Ok(None) };
+/// Looks in one batch.
+async fn in_batch(
+    context: &Context,
+    partition: &Partition,
+    head: &BatchHead,
+    what: Find,
+) -> Result<Found, StorageError> {
     let high_watermark = partition.high_watermark();
     if head.base >= high_watermark {
         return Ok(None);

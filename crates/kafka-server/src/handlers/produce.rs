@@ -183,8 +183,9 @@ fn check_partition(
         let text = "transactions are not supported yet".to_owned();
         return Err(Refused { code: ErrorCode::InvalidTxnState, text: Some(text), records: Vec::new() });
     }
-    let now_ms = context.broker.clock().wall_ms();
-    check_batch(&batch, &partition.config.get(), now_ms).map_err(|refusal| {
+    // The clock as it is: one that was wrong and is corrected must not go on refusing what is right.
+    let now_ms = context.broker.clock().system_ms();
+    let header = check_batch(&batch, &partition.config.get(), now_ms).map_err(|refusal| {
         let text = refusal.to_string();
         let records = match &refusal {
             Refusal::Record { index: Some(index), .. } => vec![(*index, text.clone())],
@@ -197,7 +198,7 @@ fn check_partition(
         text: None,
         records: Vec::new(),
     })?;
-    Ok((range, batch.header))
+    Ok((range, header))
 }
 
 /// The one batch that a partition's data must be.

@@ -74,7 +74,7 @@ async fn alter(
 #[tokio::test]
 async fn every_topic_setting_is_told_with_where_it_comes_from() {
     let mut topic_defaults = TopicDefaults::default();
-    topic_defaults.values.insert("segment.bytes", "5000".to_owned());
+    topic_defaults.values.insert("segment.bytes", "5000000".to_owned());
     let server = Server::start_with(Options { topic_defaults, ..Default::default() }).await;
     server.topic("t", 1, &[("retention.ms", "1000")]).await;
     let mut client = server.client().await;
@@ -98,8 +98,8 @@ async fn every_topic_setting_is_told_with_where_it_comes_from() {
     assert_eq!((retention.value.as_deref(), retention.config_source), (Some("1000"), 1));
     assert_eq!(synonyms(&retention), [own("retention.ms", "1000", 1), own("log.retention.hours", "168", 5)]);
     let segment = one(&mut client, TOPIC, "t", "segment.bytes").await;
-    assert_eq!((segment.value.as_deref(), segment.config_source), (Some("5000"), 4));
-    let expected = [own("log.segment.bytes", "5000", 4), own("log.segment.bytes", "1073741824", 5)];
+    assert_eq!((segment.value.as_deref(), segment.config_source), (Some("5000000"), 4));
+    let expected = [own("log.segment.bytes", "5000000", 4), own("log.segment.bytes", "1073741824", 5)];
     assert_eq!(synonyms(&segment), expected);
     let policy = one(&mut client, TOPIC, "t", "cleanup.policy").await;
     assert_eq!((policy.value.as_deref(), policy.config_source, policy.config_type), (Some("delete"), 5, 7));
@@ -201,7 +201,7 @@ async fn what_cannot_be_described_is_refused() {
 #[tokio::test]
 async fn single_settings_are_set_and_taken_back() {
     let server = Server::start().await;
-    server.topic("t", 1, &[("segment.bytes", "7000")]).await;
+    server.topic("t", 1, &[("segment.bytes", "7000000")]).await;
     let mut client = server.client().await;
     let t = (TOPIC, "t");
     let done = (Some(ErrorCode::None), String::new());
@@ -209,7 +209,7 @@ async fn single_settings_are_set_and_taken_back() {
     assert_eq!(value(&mut client, "retention.ms").await.1, 5, "it was only to be checked");
     assert_eq!(alter(&mut client, t, &[("retention.ms", SET, Some("5"))], false).await, done);
     assert_eq!(value(&mut client, "retention.ms").await, ("5".to_owned(), 1));
-    assert_eq!(value(&mut client, "segment.bytes").await, ("7000".to_owned(), 1), "the others stay");
+    assert_eq!(value(&mut client, "segment.bytes").await, ("7000000".to_owned(), 1), "the others stay");
     let live = server.context.broker.topics().get("t").unwrap().config.get();
     assert_eq!(live.retention_ms, Some(5), "it is in force");
     assert_eq!(alter(&mut client, t, &[("retention.ms", DELETE, None)], false).await, done);
@@ -251,9 +251,15 @@ async fn what_cannot_be_set_is_refused_and_changes_nothing() {
         ),
         (
             t,
-            vec![("segment.bytes", SET, Some("9000")), ("retention.ms", SET, Some("x"))],
+            vec![("segment.bytes", SET, Some("9000000")), ("retention.ms", SET, Some("x"))],
             config,
             "Invalid value x",
+        ),
+        (
+            t,
+            vec![("ferrymq.durability", SET, Some("os")), ("flush.messages", SET, Some("1"))],
+            config,
+            "Invalid value 1 for configuration flush.messages: a topic with ferrymq.durability=os",
         ),
         ((TOPIC, "u"), vec![], ErrorCode::UnknownTopicOrPartition, "The topic 'u' does not exist."),
         ((TOPIC, ""), vec![], request, "Default topic resources are not allowed."),
@@ -285,7 +291,7 @@ async fn what_cannot_be_set_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn the_old_way_replaces_all() {
     let server = Server::start().await;
-    server.topic("t", 1, &[("segment.bytes", "7000")]).await;
+    server.topic("t", 1, &[("segment.bytes", "7000000")]).await;
     let mut client = server.client().await;
     let resource = |of: &str, pairs: &[(&str, Option<&str>)]| alter_configs::AlterConfigsResource {
         resource_type: TOPIC,

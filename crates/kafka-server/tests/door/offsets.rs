@@ -109,6 +109,35 @@ async fn a_partition_named_twice_is_not_looked_up() {
     assert_eq!(codes.collect::<Vec<_>>(), [invalid, 0, invalid]);
 }
 
+/// The store finds the batch over the start by a record that is gone; the one that is there lies further on.
+#[tokio::test]
+async fn a_time_is_found_behind_a_batch_that_was_cut() {
+    let at = |times: &[i64]| {
+        let mut builder = BatchBuilder::new(START_MS);
+        for time in times {
+            builder.push(START_MS + time, None, Some(b"x"), &[]);
+        }
+        builder.build()
+    };
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    let mut client = server.client().await;
+    for times in [[1000, 0], [100, 200], [900, 300], [900, 950]] {
+        write(&mut client, "t", 0, at(&times)).await;
+    }
+    assert_eq!(delete(&mut client, "t", 1).await, (0, 1));
+    for (wanted, offset, time) in [(0, 1, 0), (150, 3, 200), (800, 4, 900), (901, 7, 950)] {
+        let found = list(&mut client, "t", 0, START_MS + wanted).await;
+        assert_eq!(found, (0, offset, START_MS + time), "{wanted}");
+    }
+    assert_eq!(list(&mut client, "t", 0, START_MS + 951).await, (0, -1, -1), "there is none any more");
+    assert_eq!(list(&mut client, "t", 0, -3).await, (0, 7, START_MS + 950));
+    assert_eq!(delete(&mut client, "t", 8).await, (0, 8));
+    write(&mut client, "t", 0, at(&[700, 600])).await;
+    assert_eq!(delete(&mut client, "t", 9).await, (0, 9));
+    assert_eq!(list(&mut client, "t", 0, -3).await, (0, 9, START_MS + 600), "all that is left");
+}
+
 #[tokio::test]
 async fn a_time_finds_the_very_record_in_compressed_batches_too() {
     let server = Server::start().await;

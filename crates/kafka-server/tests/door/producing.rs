@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_kafka_codec::messages::{InitProducerIdRequest, MetadataRequest, ProduceRequest};
-use ferrymq_types::Compression;
 use ferrymq_types::batch::set_crc;
+use ferrymq_types::{BatchView, Compression};
 
 use super::records::{
     NAMED, batch, batches, compressed, fetch, produce, produce_request, sequenced, values, write,
@@ -163,6 +163,74 @@ async fn bad_batches_are_refused_with_kafkas_codes() {
     server.clock.step_wall(-7_200_000);
     let early = produce(&mut client, "t", 0, batch(&["from the future"])).await;
     assert_eq!(early.error_code, ErrorCode::InvalidTimestamp.code());
+}
+
+/// Whose clock a timestamp is and which is the largest is the broker's to say: Kafka corrects both, and refuses a
+/// claim of the broker's clock only where there is no timestamp or the topic's clock is the broker's.
+#[tokio::test]
+async fn the_header_of_a_batch_is_made_true() {
+    const ATTRIBUTES: usize = 22;
+    const MAX_TIMESTAMP: usize = 35;
+    let server = Server::start().await;
+    server.topic("t", 1, &[]).await;
+    server.topic("stamped", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let mut client = server.client().await;
+    let good = batch(&["a", "b"]);
+    let largest = BatchView::split_from(&mut good.clone()).unwrap().header.max_timestamp;
+    let with = |edit: &dyn Fn(&mut BytesMut)| {
+        let mut bytes = BytesMut::from(&good[..]);
+        edit(&mut bytes);
+        set_crc(&mut bytes);
+        bytes.freeze()
+    };
+    let lying = |timestamp: i64| {
+        with(&|bytes| bytes[MAX_TIMESTAMP..MAX_TIMESTAMP + 8].copy_from_slice(&timestamp.to_be_bytes()))
+    };
+    let claiming = with(&|bytes| bytes[ATTRIBUTES] |= 8);
+    let wrong = [lying(largest - 8 * 86_400_000), lying(largest + 86_400_000), lying(-1), claiming.clone()];
+    for (bytes, at) in wrong.into_iter().zip(0..) {
+        assert_eq!(write(&mut client, "t", 0, bytes).await, at * 2);
+    }
+    for stored in batches(&fetch(&mut client, "t", 0, 0).await) {
+        stored.verify_crc().unwrap();
+        let header = stored.header;
+        assert_eq!((header.max_timestamp, header.attributes), (largest, 0), "at {}", header.base_offset);
+    }
+    let nothing = with(&|bytes| {
+        bytes[ATTRIBUTES] |= 8;
+        bytes[MAX_TIMESTAMP..MAX_TIMESTAMP + 8].copy_from_slice(&(-1_i64).to_be_bytes());
+    });
+    for (topic, bytes) in [("t", nothing), ("stamped", claiming)] {
+        let refused = produce(&mut client, topic, 0, bytes).await;
+        assert_eq!(refused.error_code, ErrorCode::InvalidTimestamp.code(), "{topic}");
+    }
+}
+
+/// A batch must fit into a segment, although there are none here: clients see what Kafka would answer.
+#[tokio::test]
+async fn a_batch_larger_than_a_segment_is_refused() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[("segment.bytes", "1048576"), ("max.message.bytes", "3000000")]).await;
+    let mut client = server.client().await;
+    let large = produce(&mut client, "t", 0, batch(&["x".repeat(1_048_576).as_str()])).await;
+    assert_eq!(large.error_code, ErrorCode::RecordListTooLarge.code(), "{:?}", large.error_message);
+    assert_eq!(write(&mut client, "t", 0, batch(&["x".repeat(1_048_000).as_str()])).await, 0);
+}
+
+/// What a wrong clock has seen does not count once it is right: producers are judged by the time it is.
+#[tokio::test]
+async fn a_corrected_clock_refuses_nothing() {
+    let server = Server::start().await;
+    server.topic("t", 1, &[("message.timestamp.before.max.ms", "60000")]).await;
+    let mut client = server.client().await;
+    assert_eq!(write(&mut client, "t", 0, batch(&["a"])).await, 0);
+    for by in [-7_200_000, 7_200_000] {
+        server.clock.step_wall(by);
+        let refused = produce(&mut client, "t", 0, batch(&["wrong"])).await;
+        assert_eq!(refused.error_code, ErrorCode::InvalidTimestamp.code(), "{by}");
+        server.clock.step_wall(-by);
+        assert_eq!(produce(&mut client, "t", 0, batch(&["right"])).await.error_code, 0, "{by}");
+    }
 }
 
 #[tokio::test]

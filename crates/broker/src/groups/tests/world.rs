@@ -50,7 +50,8 @@ impl World {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { mono_ms: self.now_ms, wall_ms: WALL_MS + self.now_ms.cast_signed() }
+        let wall_ms = WALL_MS + self.now_ms.cast_signed();
+        Now { mono_ms: self.now_ms, wall_ms, expiry_ms: wall_ms }
     }
 
     pub(super) fn ticket(&mut self) -> Ticket {
