@@ -66,7 +66,6 @@ pub(crate) fn handle(
         port,
         error_code: code.code(),
         error_message: Some(StrBytes::from(if code == ErrorCode::None { "" } else { refusal })),
-        ..Default::default()
     });
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
 }
