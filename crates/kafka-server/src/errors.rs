@@ -78,6 +78,9 @@ pub fn group(error: &GroupError) -> ErrorCode {
         GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
         // Kafka's answer when a group's record does not fit into a batch.
         GroupError::GroupTooLarge => ErrorCode::UnknownServerError,
+        // Not GROUP_MAX_SIZE_REACHED, which ends a consumer: it is not this group that is too large, and room comes
+        // back. Every client takes this one for a broker that is not ready and joins again after a pause.
+        GroupError::NoRoom => ErrorCode::CoordinatorNotAvailable,
         GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
         GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
         GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,

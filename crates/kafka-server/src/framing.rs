@@ -11,16 +11,17 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// How much is read ahead of the frame in hand.
 pub const READ_AHEAD_BYTES: usize = 64 * 1024;
-/// How much memory waits for the next bytes of a connection that has been quiet.
-const RESTING_BYTES: usize = 64;
+/// How much is read ahead of a connection that is new or has been quiet. Every read that fills its memory makes it
+/// four times larger, up to [`READ_AHEAD_BYTES`]: most connections never send more than a few small requests.
+const QUIET_BYTES: usize = 1024;
 /// Largest step by which a frame's memory grows ahead of its bytes.
 const GROW_BYTES: usize = 1024 * 1024;
 
 /// Reads frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameReader {
     ahead: BytesMut,
-    resting: bool,
+    step: usize,
 }
 
 /// What stands at the front of the stream.
@@ -30,6 +31,12 @@ pub enum Next {
     Frame(usize),
     /// The peer has closed the stream between two frames.
     End,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        FrameReader { ahead: BytesMut::new(), step: QUIET_BYTES }
+    }
 }
 
 impl FrameReader {
@@ -128,16 +135,17 @@ impl FrameReader {
     /// Gives back the memory for reading ahead, if nothing was read ahead, until something comes.
     pub fn rest(&mut self) {
         if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
-            self.resting = true;
+            *self = FrameReader::default();
         }
     }
 
     /// Whether there was something to read; `false`: the stream has ended.
     async fn read_ahead<R: AsyncRead + Unpin>(&mut self, from: &mut R) -> io::Result<bool> {
-        self.ahead.reserve(if self.resting { RESTING_BYTES } else { READ_AHEAD_BYTES });
+        self.ahead.reserve(self.step);
         let count = from.read_buf(&mut self.ahead).await?;
-        self.resting = false;
+        if self.ahead.len() == self.ahead.capacity() {
+            self.step = (self.step * 4).min(READ_AHEAD_BYTES);
+        }
         Ok(count > 0)
     }
 }
@@ -208,7 +216,7 @@ mod tests {
         let mut body = BytesMut::new();
         reader.body(&mut from, &mut body, 1, 1).await.unwrap();
         reader.rest();
-        assert!(reader.ahead.capacity() >= READ_AHEAD_BYTES / 2, "half a length was read ahead: it is kept");
+        assert!(!reader.ahead.is_empty(), "half a length was read ahead: it is kept");
         assert_eq!(reader.next(&mut from, 10).await.unwrap(), Next::Frame(2));
         reader.front(&mut from, 1).await.unwrap();
         let mut body = BytesMut::new();
@@ -216,7 +224,7 @@ mod tests {
         reader.rest();
         assert_eq!(reader.ahead.capacity(), 0);
         assert!(reader.next(&mut from, 10).await.is_ok_and(|next| next == Next::End));
-        assert!(reader.ahead.capacity() <= 4 * RESTING_BYTES);
+        assert!(reader.ahead.capacity() <= 2 * QUIET_BYTES);
     }
 
     struct Trickle<'a> {

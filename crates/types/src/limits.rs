@@ -65,6 +65,9 @@ pub const PARTITIONS_MAX: usize = 200_000;
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
 /// Longest group, member, client or transactional id, in bytes.
 pub const NAME_BYTES_MAX: usize = 32_767;
+/// Bytes of members with their subscriptions and assignments in all consumer groups together; they outlive the
+/// connections that brought them by a session's timeout.
+pub const GROUPS_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Longest metadata string beside a committed offset. Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 

@@ -19,6 +19,8 @@ pub struct GroupsConfig {
     /// Bytes of members with their subscriptions (at most half) and of assignments a group may have; its
     /// metadata is one record.
     pub group_bytes_max: usize,
+    /// Bytes of members with their subscriptions and assignments in all groups together.
+    pub all_groups_bytes_max: usize,
     /// How long a new member may wait in a rebalance before it must ask again.
     pub new_member_join_timeout_ms: u64,
     /// How long offsets outlive their group's last member (`offsets.retention.minutes`).
@@ -47,6 +49,7 @@ impl Default for GroupsConfig {
             session_timeout_ms_max: 30 * 60 * 1000,
             group_size_max: 10_000,
             group_bytes_max: 16 * 1024 * 1024,
+            all_groups_bytes_max: ferrymq_types::limits::GROUPS_BYTES_MAX,
             new_member_join_timeout_ms: 5 * 60 * 1000,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
             retention_check_interval_ms: 10 * 60 * 1000,

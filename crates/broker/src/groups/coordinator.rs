@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use ferrymq_runtime::ByteBudget;
+
 use super::config::GroupsConfig;
 use super::group::Group;
 use super::record::GroupRecord;
@@ -51,6 +53,8 @@ pub struct Effects {
 pub(super) struct Context<'a> {
     pub(super) now: Now,
     pub(super) config: &'a GroupsConfig,
+    /// Room for the members of all groups of all shards.
+    pub(super) room: &'a ByteBudget,
     pub(super) timers: &'a mut Timers,
     pub(super) effects: &'a mut Effects,
 }
@@ -87,13 +91,21 @@ pub struct Coordinator {
     pub(super) config: Arc<GroupsConfig>,
     pub(super) groups: BTreeMap<Arc<str>, Group>,
     pub(super) timers: Timers,
+    room: ByteBudget,
 }
 
 impl Coordinator {
     /// A shard without groups.
     #[must_use]
     pub fn new(config: Arc<GroupsConfig>) -> Coordinator {
-        Coordinator { config, groups: BTreeMap::new(), timers: Timers::default() }
+        let room = ByteBudget::new(config.all_groups_bytes_max);
+        Coordinator::sharing(config, room)
+    }
+
+    /// A shard without groups whose members take their room from what other shards also take it from.
+    #[must_use]
+    pub fn sharing(config: Arc<GroupsConfig>, room: ByteBudget) -> Coordinator {
+        Coordinator { config, groups: BTreeMap::new(), timers: Timers::default(), room }
     }
 
     /// Replays one durable record. Only before [`Coordinator::loaded`].
@@ -124,7 +136,7 @@ impl Coordinator {
         let config = Arc::clone(&self.config);
         let timers = &mut self.timers;
         for group in self.groups.values_mut() {
-            group.resume(&mut Context { now, config: &config, timers, effects });
+            group.resume(&mut Context { now, config: &config, room: &self.room, timers, effects });
         }
         let next = now.mono_ms.saturating_add(config.retention_check_interval_ms);
         self.timers.set(TimerKey::Retention, next);
@@ -295,7 +307,8 @@ impl Coordinator {
         operation: impl FnOnce(&mut Group, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let group = self.groups.get_mut(id)?;
-        let mut context = Context { now, config: &self.config, timers: &mut self.timers, effects };
+        let (config, room) = (&*self.config, &self.room);
+        let mut context = Context { now, config, room, timers: &mut self.timers, effects };
         let result = operation(group, &mut context);
         self.drop_if_vacant(id);
         Some(result)

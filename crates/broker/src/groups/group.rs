@@ -16,6 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ferrymq_runtime::{ByteBudget, BytePermit};
+
 use super::coordinator::Context;
 use super::member::Member;
 use super::record::{CommittedOffset, GroupMetadata, GroupRecord};
@@ -46,6 +48,8 @@ pub(super) struct Group {
     pub(super) since_ms: i64,
     pub(super) persisted: Option<Arc<GroupMetadata>>,
     pub(super) offsets: BTreeMap<(Arc<str>, u32), CommittedOffset>,
+    /// Room for its members.
+    room: Option<BytePermit>,
 }
 
 /// The wait of an empty group for its first members.
@@ -74,6 +78,7 @@ impl Group {
             since_ms: 0,
             persisted: None,
             offsets: BTreeMap::new(),
+            room: None,
         }
     }
 
@@ -100,6 +105,8 @@ impl Group {
         for id in &ids {
             self.renew_session(context, id);
         }
+        // They were let in before; if there is no room for them now, nobody else is let in.
+        let _counted = self.make_room(context.room, self.subscribed_bytes() + self.assigned_bytes());
         if self.members.len() > context.config.group_size_max {
             self.prepare_rebalance(context);
         }
@@ -227,6 +234,7 @@ impl Group {
             self.statics.remove(instance_id);
         }
         self.pending_sync.remove(&id);
+        self.give_back(member.info.subscribed_bytes() + member.info.assignment.len());
         if self.is_leader(&id) {
             self.leader = self.members.keys().next().cloned();
         }
@@ -259,6 +267,41 @@ impl Group {
     /// Bytes of its members but for their assignments.
     pub(super) fn subscribed_bytes(&self) -> usize {
         self.members.values().map(|member| member.info.subscribed_bytes()).sum()
+    }
+
+    /// Bytes of its members' assignments.
+    pub(super) fn assigned_bytes(&self) -> usize {
+        self.members.values().map(|member| member.info.assignment.len()).sum()
+    }
+
+    /// Bytes of the ids of those that have not come back with theirs.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(|id| id.len()).sum()
+    }
+
+    /// Sees to it that the group has room for members of `bytes`, and for no more.
+    pub(super) fn make_room(&mut self, budget: &ByteBudget, bytes: usize) -> bool {
+        match &mut self.room {
+            Some(held) if bytes <= held.bytes() => held.shrink_to(bytes),
+            held => {
+                let missing = bytes - held.as_ref().map_or(0, BytePermit::bytes);
+                let Some(more) = budget.try_take(missing) else { return false };
+                match held {
+                    Some(held) => held.merge(more),
+                    None => *held = Some(more),
+                }
+            }
+        }
+        true
+    }
+
+    /// A member of `bytes` is gone.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        if self.members.is_empty() {
+            self.room = None;
+        } else if let Some(held) = &mut self.room {
+            held.shrink_to(held.bytes().saturating_sub(bytes));
+        }
     }
 
     pub(super) fn live_bytes(&self) -> usize {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use ferrymq_runtime::{Clock, MailboxSender, Rng, TaskKind, Tasks, mailbox};
+use ferrymq_runtime::{ByteBudget, Clock, MailboxSender, Rng, TaskKind, Tasks, mailbox};
 use ferrymq_storage::LogStore;
 use ferrymq_types::{LogId, OwnerId};
 use futures_util::future::join_all;
@@ -59,6 +59,7 @@ impl Groups {
     pub fn start(start: Start) -> Groups {
         assert!(!start.logs.is_empty(), "groups need at least one log");
         let config = Arc::new(start.config);
+        let room = ByteBudget::new(config.all_groups_bytes_max);
         let shards = start.logs.into_iter().map(|log| {
             let (sender, mailbox) = mailbox(config.mailbox_bytes);
             let shard = Shard {
@@ -69,6 +70,7 @@ impl Groups {
                 rng: start.rng.clone(),
                 tasks: start.tasks.clone(),
                 config: Arc::clone(&config),
+                room: room.clone(),
                 mailbox,
             };
             start.tasks.spawn(TaskKind::Owner, "groups shard", run(shard));

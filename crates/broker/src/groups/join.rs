@@ -74,6 +74,9 @@ impl Group {
         if subscribed > context.config.group_bytes_max / 2 {
             return Err(GroupError::GroupTooLarge);
         }
+        if !self.make_room(context.room, subscribed + self.assigned_bytes() + self.pending_bytes()) {
+            return Err(GroupError::NoRoom);
+        }
         Ok(())
     }
 
@@ -93,6 +96,9 @@ impl Group {
             self.replace_static(context, ticket, &existing, id, request);
         } else if request.member_id_required && request.instance_id.is_none() {
             self.pending.insert(Arc::clone(&id));
+            // What it brought is not kept; it brings it again.
+            let kept = self.subscribed_bytes() + self.assigned_bytes() + self.pending_bytes();
+            let _smaller = self.make_room(context.room, kept);
             context.set_timer(self.member_timer(&id), request.session_timeout_ms.into());
             context.answer_join(Some(ticket), Err(GroupError::MemberIdRequired { member_id: id }));
         } else {

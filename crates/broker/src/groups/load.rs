@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use ferrymq_runtime::ByteBudget;
 use ferrymq_storage::{Claim, ErrorKind, LogStore, StorageError};
 use ferrymq_types::{LogId, OwnerId};
 
@@ -63,11 +64,12 @@ pub(super) async fn load(
     log: LogId,
     owner: OwnerId,
     config: Arc<GroupsConfig>,
+    room: ByteBudget,
 ) -> Result<Loaded, LoadError> {
     let claims = store.claim(vec![log], owner).await?;
     let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
     let claim = *claims.first().ok_or_else(none)?;
-    let mut coordinator = Coordinator::new(config);
+    let mut coordinator = Coordinator::sharing(config, room);
     let mut log_bytes = 0;
     let mut at = claim.start;
     while at < claim.next {

@@ -153,6 +153,7 @@ impl Group {
     /// A session has ended.
     pub(super) fn expire_member(&mut self, context: &mut Context<'_>, member_id: &Arc<str>) {
         if self.pending.remove(member_id) {
+            self.give_back(member_id.len());
             return self.complete_if_all_joined(context);
         }
         if self.members.get(member_id).is_none_or(super::member::Member::is_excused) {

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrymq_runtime::{Clock, Mailbox, Rng, Tasks};
+use ferrymq_runtime::{ByteBudget, Clock, Mailbox, Rng, Tasks};
 use ferrymq_storage::{ErrorKind, LogStore};
 use ferrymq_types::{LogId, OwnerId};
 
@@ -39,6 +39,8 @@ pub(super) struct Shard {
     pub(super) rng: Rng,
     pub(super) tasks: Tasks,
     pub(super) config: Arc<GroupsConfig>,
+    /// Room for the members of all shards' groups.
+    pub(super) room: ByteBudget,
     pub(super) mailbox: Mailbox<Message>,
 }
 
@@ -90,12 +92,12 @@ impl Shard {
     async fn load(&mut self, failures: u32) -> Result<Loaded, End> {
         let pause_ms = if failures == 0 { 0 } else { self.config.retry_pause_ms << (failures - 1).min(5) };
         let (store, log, owner) = (Arc::clone(&self.store), self.log, self.owner);
-        let (clock, config) = (self.clock.clone(), Arc::clone(&self.config));
+        let (clock, config, room) = (self.clock.clone(), Arc::clone(&self.config), self.room.clone());
         let work = async move {
             if pause_ms > 0 {
                 clock.sleep(Duration::from_millis(pause_ms)).await;
             }
-            load(store, log, owner, config).await
+            load(store, log, owner, config, room).await
         };
         match self.refusing(&GroupError::CoordinatorLoading, work).await {
             None => Err(End::Stopped),

@@ -57,6 +57,9 @@ impl Group {
         if is_leader && self.subscribed_bytes() + assigned > context.config.group_bytes_max {
             return context.answer_sync(Some(ticket), Err(GroupError::GroupTooLarge));
         }
+        if is_leader && !self.make_room(context.room, self.subscribed_bytes() + assigned) {
+            return context.answer_sync(Some(ticket), Err(GroupError::NoRoom));
+        }
         if let Some(member) = self.members.get_mut(&*request.member_id) {
             let old = member.sync.replace(ticket);
             context.answer_sync(old, Err(GroupError::RebalanceInProgress));

@@ -57,6 +57,9 @@ pub enum GroupError {
     /// The group's subscriptions and assignments have more bytes than they may have.
     #[error("the group's metadata is too large")]
     GroupTooLarge,
+    /// All groups together have as many bytes as they may have. Retriable: sessions end and make room.
+    #[error("there is no room for more in any group")]
+    NoRoom,
     /// No such group. For a commit by a member (generation not negative) of a group that is not there; Kafka
     /// clients before OffsetCommit version 9 are told `ILLEGAL_GENERATION`.
     #[error("group id not found")]

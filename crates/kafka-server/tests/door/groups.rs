@@ -12,7 +12,7 @@ use ferrymq_kafka_codec::messages::{
 use ferrymq_kafka_codec::{ApiKey, ErrorCode, ResponseKind, StrBytes};
 
 use super::committing::{COMMIT, commit, commit_request, committed};
-use super::support::{Client, NODE, Server, name, until};
+use super::support::{Client, NODE, Options, Server, name, until};
 
 pub(crate) fn join_request(group: &str, member: &StrBytes) -> JoinGroupRequest {
     JoinGroupRequest {
@@ -282,4 +282,46 @@ async fn groups_are_listed_described_and_deleted() {
     let codes: Vec<_> = deleted.iter().map(|one| ErrorCode::from_code(one.error_code).unwrap()).collect();
     assert_eq!(codes, [ErrorCode::NonEmptyGroup, ErrorCode::GroupIdNotFound, ErrorCode::None]);
     assert_eq!(committed(&mut client, "simple", &[0]).await[0].0, -1, "its offsets went with it");
+}
+
+/// Members outlive their connections, so what they bring is bounded over all groups. Who finds no room is told to
+/// come back, and finds some once others have left.
+#[tokio::test]
+async fn all_groups_together_have_a_bound() {
+    let options = Options { all_groups_bytes_max: Some(1024 * 1024), ..Default::default() };
+    let server = Server::start_with(options).await;
+    let mut large = join_request("", &StrBytes::new());
+    large.protocols[0].metadata = vec![7; 300_000].into();
+    let (mut joined, mut refused) = (Vec::new(), 0);
+    for at in 0..6 {
+        large.group_id = name(&format!("g{at}"));
+        // The connection is gone at once, the member stays.
+        let answer = server.client().await.call(3, &large).await;
+        match ErrorCode::from_code(answer.error_code) {
+            Some(ErrorCode::None) => joined.push((large.group_id.clone(), answer.member_id)),
+            Some(ErrorCode::CoordinatorNotAvailable) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((joined.len(), refused), (3, 3));
+    let mut client = server.client().await;
+    assert_eq!(join(&mut client, "small").await.error_code, 0, "what fits is taken");
+    let (group_id, member_id) = joined.remove(0);
+    let leaving = LeaveGroupRequest { group_id, member_id, ..Default::default() };
+    assert_eq!(client.call(1, &leaving).await.error_code, 0);
+    large.group_id = name("late");
+    assert_eq!(client.call(3, &large).await.error_code, 0, "its room is free again");
+    // An assignment counts as well.
+    let late = client.call(3, &join_request("later", &StrBytes::new())).await;
+    let assignment =
+        SyncGroupRequestAssignment { member_id: late.member_id.clone(), assignment: vec![1; 500_000].into() };
+    let sync = SyncGroupRequest {
+        group_id: name("later"),
+        generation_id: late.generation_id,
+        member_id: late.member_id,
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    let answer = client.call(3, &sync).await;
+    assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
 }

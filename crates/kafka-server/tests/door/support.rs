@@ -21,6 +21,7 @@ use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
 use ferrymq_types::LogId;
+use ferrymq_types::limits::GROUPS_BYTES_MAX;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -48,6 +49,7 @@ pub(crate) struct Options {
     pub(crate) request_bytes_max: Option<usize>,
     pub(crate) bytes_in_flight_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
+    pub(crate) all_groups_bytes_max: Option<usize>,
     pub(crate) patience: Option<Duration>,
     pub(crate) idle: Option<Duration>,
     /// Names of listeners, and the hosts that they advertise. None: the default one.
@@ -85,6 +87,7 @@ impl Server {
         let broker = opening.await.expect("a broker opens on this store");
         let groups_config = GroupsConfig {
             initial_rebalance_delay_ms: options.rebalance_delay_ms,
+            all_groups_bytes_max: options.all_groups_bytes_max.unwrap_or(GROUPS_BYTES_MAX),
             ..GroupsConfig::default()
         };
         let groups = Groups::start(Start {

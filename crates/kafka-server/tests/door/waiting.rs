@@ -118,10 +118,7 @@ async fn what_waits_behind_a_fetch_takes_no_room_from_others() {
     server.topic("t", 1, &[]).await;
     server.topic("quiet", 1, &[]).await;
     let waiting = FetchRequest { max_wait_ms: i32::MAX, ..fetch_request("quiet", &[(0, 0)]) };
-    let protocol = JoinGroupRequestProtocol {
-        name: name("range"),
-        metadata: vec![7; 16 << 20].into(),
-    };
+    let protocol = JoinGroupRequestProtocol { name: name("range"), metadata: vec![7; 16 << 20].into() };
     let join = JoinGroupRequest {
         group_id: name("g"),
         session_timeout_ms: 10_000,
