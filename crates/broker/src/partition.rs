@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use ferrymq_storage::{BatchHead, Find, LogStore, Pending, Read, Stat, StorageError};
+use ferrymq_types::limits::BATCH_BYTES_MAX;
 use ferrymq_types::{Epoch, LogId, Offset};
 
 use crate::settings::ConfigCell;
 use crate::watch::Watchers;
+
+/// Batches described at a time.
+const HEADS_PER_READ: usize = 1024;
 
 /// A partition of a topic.
 pub struct Partition {
@@ -28,6 +32,7 @@ pub struct Partition {
     pub watchers: Watchers,
     epoch: AtomicU32,
     high_watermark: AtomicU64,
+    next: AtomicU64,
     log_start: AtomicU64,
     last_append_ms: AtomicI64,
     gone: AtomicBool,
@@ -72,6 +77,7 @@ impl Partition {
             watchers: Watchers::default(),
             epoch: AtomicU32::new(bounds.epoch.0),
             high_watermark: AtomicU64::new(bounds.next.0),
+            next: AtomicU64::new(bounds.next.0),
             log_start: AtomicU64::new(bounds.start.0),
             last_append_ms: AtomicI64::new(bounds.taken_ms),
             gone: AtomicBool::new(false),
@@ -95,6 +101,14 @@ impl Partition {
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
         Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// The next offset to be given out. Above the high watermark only after a restart that lost records of a
+    /// class that does not survive one, until the next record is there: their offsets are not given out again. A
+    /// reader may stand anywhere up to here.
+    #[must_use]
+    pub fn next(&self) -> Offset {
+        Offset(self.next.load(Ordering::Acquire))
     }
 
     /// The offset below which transactions are decided. Without transactions: the high watermark.
@@ -129,9 +143,25 @@ impl Partition {
     pub(crate) fn publish_next(&self, next: Offset, now_ms: i64) {
         // Before the high watermark: who sees the record must see its time.
         self.last_append_ms.fetch_max(now_ms, Ordering::AcqRel);
+        self.next.fetch_max(next.0, Ordering::AcqRel);
         if self.high_watermark.fetch_max(next.0, Ordering::AcqRel) < next.0 {
             self.watchers.notify();
         }
+    }
+
+    /// Puts the high watermark behind the last batch that is there, before anybody reads: whoever reads to the end
+    /// would wait for what a restart has lost.
+    pub(crate) async fn skip_lost_tail(&self) -> Result<(), StorageError> {
+        let mut end = self.log_start();
+        let last = self.find(Find::TailBytes(BATCH_BYTES_MAX as u64)).await?;
+        let mut from = last.map(|head| head.base);
+        while let Some(base) = from {
+            let heads = self.headers(base, HEADS_PER_READ, 0).await?;
+            from = heads.last().map(|head| head.base.plus(u64::from(head.span)));
+            end = end.max(from.unwrap_or(end));
+        }
+        self.high_watermark.store(end.min(self.next()).0, Ordering::Release);
+        Ok(())
     }
 
     pub(crate) fn publish_start(&self, start: Offset) {

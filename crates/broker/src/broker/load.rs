@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ferrymq_storage::{Action, Claim, ErrorKind, Op, Put, Revision, StorageError};
-use ferrymq_types::LogId;
+use ferrymq_types::{Durability, LogId};
 
 use super::admin::decode;
 use super::{Broker, SMALL_MESSAGE_BYTES};
@@ -41,6 +41,11 @@ impl Broker {
             let topic = self.build_topic(&name, record, own, None).map_err(|error| {
                 StorageError::new(ErrorKind::Internal, format!("stored topic {name} is invalid: {error}"))
             })?;
+            if topic.config.get().durability != Durability::Sync {
+                for partition in &topic.partitions {
+                    partition.skip_lost_tail().await?;
+                }
+            }
             self.attach(&topic, 0).await;
             self.topics.insert(topic);
         }
@@ -100,7 +105,7 @@ impl Broker {
 
     pub(super) async fn attach(&self, topic: &Topic, from: usize) {
         for partition in &topic.partitions[from..] {
-            let message = Message::Attach { partition: partition.clone(), next: partition.high_watermark() };
+            let message = Message::Attach { partition: partition.clone(), next: partition.next() };
             self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;
         }
     }

@@ -117,7 +117,9 @@ async fn look_at(
     let high_watermark = Offset::from_signed(data.high_watermark).unwrap_or_default();
     let until = if wanted.read_committed { until } else { high_watermark };
     let from = match Offset::from_signed(entry.offset) {
-        Some(from) if from >= partition.log_start() && from <= high_watermark => from,
+        // Up to the next offset, not the high watermark: a consumer whose records a restart has lost goes on behind
+        // the gap, where it would otherwise begin anew.
+        Some(from) if from >= partition.log_start() && from <= partition.next() => from,
         _ => {
             let mut failed = entry.failed(ErrorCode::OffsetOutOfRange);
             failed.log_start_offset = partition.log_start().signed();
