@@ -1,6 +1,6 @@
 //! Looking at the partitions of a fetch that may have something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use ferrymq_broker::Partition;
 use ferrymq_kafka_codec::messages::fetch::PartitionData;
@@ -19,7 +19,7 @@ pub(super) struct Found {
     by_token: BTreeMap<u64, PartitionData>,
     /// Bytes of records in all of it.
     pub(super) bytes: usize,
-    /// Whether something must be told at once.
+    /// Whether it must be told at once: an error, or there is more than fits.
     pub(super) urgent: bool,
 }
 
@@ -46,28 +46,44 @@ fn size(data: &PartitionData) -> usize {
 }
 
 /// Looks at the partitions that may have something, until the answer is full.
+///
+/// Only the first batch of all may be larger than asked (KIP-74). A partition whose next batch does not fit behind
+/// it comes first in the next answer, where it does.
 pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
+    let mut aside = VecDeque::new();
     while let Some(token) = rest.pop_front() {
         let earlier = found.by_token.get(&token).map_or(0, size);
         let taken = found.bytes - earlier;
         if taken > 0 && taken >= wanted.bytes_max {
             // Full: this one and those behind it come first in the next answer.
             rest.push_front(token);
+            found.urgent = true;
             break;
         }
         let room = wanted.bytes_max - taken;
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        let data = look_at(entry, wanted, room).await;
+        let own_room = usize::try_from(entry.bytes_max).unwrap_or(0);
+        let data = look_at(entry, wanted, own_room.min(room)).await;
+        if taken > 0 && size(&data) > own_room.min(room) {
+            found.urgent = true;
+            aside.push_back(token);
+            if own_room < room {
+                // Its own bound; others may fit.
+                continue;
+            }
+            break;
+        }
         let more = size(&data) > 0;
         found.put(token, data);
         session.put_back(token, more);
     }
-    session.put_front(rest);
+    aside.append(&mut rest);
+    session.put_front(aside);
 }
 
-async fn look_at(entry: &mut Entry, wanted: &Wanted, room: usize) -> PartitionData {
+async fn look_at(entry: &mut Entry, wanted: &Wanted, bytes_max: usize) -> PartitionData {
     let Some(partition) = entry.partition().cloned() else { return entry.failed(entry.unknown_code()) };
     if let Some(code) = check_epoch(&partition, entry.leader_epoch) {
         return entry.failed(code);
@@ -87,7 +103,6 @@ async fn look_at(entry: &mut Entry, wanted: &Wanted, room: usize) -> PartitionDa
     if from >= until {
         return data;
     }
-    let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(room);
     match partition.read(from, until, bytes_max).await {
         Ok(read) => data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect()),
         Err(error) => {
