@@ -1,7 +1,7 @@
 //! The broker: topics on a store, owned by shards.
 //!
 //! **Invariants.** A topic is seen by readers only once its record and its logs are durable. Changes of topics
-//! are made one at a time. The shards end with the last handle.
+//! are made one at a time, each to its end. The shards end with the last handle.
 //!
 //! Deliberately absent: listeners, protocols, the choice of an engine.
 
@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::{Compare, ErrorKind, LogStore, MetaStore, Put, StorageError};
+use ferrymq_storage::{Compare, LogStore, MetaStore, Put, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use tokio::sync::{Mutex, oneshot};
 
 mod admin;
+mod changes;
 mod load;
 
 pub use admin::FIRST_TOPIC_LOG;
@@ -86,8 +87,8 @@ pub struct Broker {
     topics: Registry,
     shards: Vec<Shard>,
     context: ShardContext,
-    admin: Mutex<()>,
-    producer_ids: Mutex<std::ops::Range<u64>>,
+    admin: Arc<Mutex<()>>,
+    producer_ids: Arc<Mutex<std::ops::Range<u64>>>,
     /// Held while retention looks: one look at a time.
     pub(crate) retention: Mutex<(Keeper, AllMarks)>,
 }
@@ -130,8 +131,8 @@ impl Broker {
             topics: Registry::default(),
             shards,
             context,
-            admin: Mutex::new(()),
-            producer_ids: Mutex::new(0..0),
+            admin: Arc::default(),
+            producer_ids: Arc::default(),
             options,
         });
         broker.load_topics().await?;
@@ -246,21 +247,6 @@ impl Broker {
         for shard in &self.shards {
             shard.send(Message::ExpireProducers { cutoff_ms }, SMALL_MESSAGE_BYTES).await;
         }
-    }
-
-    /// A producer id nobody has had before (KIP-98).
-    ///
-    /// # Errors
-    /// Whatever the store answers.
-    pub async fn new_producer_id(&self) -> Result<i64, StorageError> {
-        let mut block = self.producer_ids.lock().await;
-        if block.is_empty() {
-            let first = self.take_from_counter("counters/producer-id", PRODUCER_ID_BLOCK, 0).await?;
-            *block = first..first + PRODUCER_ID_BLOCK;
-        }
-        let id = block.start;
-        block.start += 1;
-        i64::try_from(id).map_err(|_| StorageError::new(ErrorKind::LimitExceeded, "producer ids are used up"))
     }
 
     fn shard_index(&self, log: LogId) -> usize {

@@ -1,4 +1,6 @@
-//! Changes of topics: each is durable before anyone sees it, and one is made at a time.
+//! Changes of topics: each is durable before anyone sees it.
+//!
+//! **Invariants.** One is made at a time, and none is left halfway: `changes` sees to both.
 //!
 //! Deliberately absent: what a protocol defaults or limits on top (the doors do).
 
@@ -46,12 +48,7 @@ impl Broker {
         Ok(parsed)
     }
 
-    /// Creates a topic. Durable and writable when it returns.
-    ///
-    /// # Errors
-    /// [`TopicError`].
-    pub async fn create_topic(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
-        let _one_at_a_time = self.admin.lock().await;
+    pub(super) async fn create_topic_now(&self, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         self.check_new_topic(&new)?;
         let logs = self.new_logs(new.partitions).await?;
         let record = TopicRecord {
@@ -72,12 +69,11 @@ impl Broker {
         Ok(topic)
     }
 
-    /// Adds partitions until the topic has `total`.
-    ///
-    /// # Errors
-    /// [`TopicError`].
-    pub async fn create_partitions(&self, name: &str, total: u32) -> Result<Arc<Topic>, TopicError> {
-        let _one_at_a_time = self.admin.lock().await;
+    pub(super) async fn create_partitions_now(
+        &self,
+        name: &str,
+        total: u32,
+    ) -> Result<Arc<Topic>, TopicError> {
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
         let old = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         self.check_partitions(old, total)?;
@@ -92,12 +88,11 @@ impl Broker {
         Ok(grown)
     }
 
-    /// Replaces what is set on a topic.
-    ///
-    /// # Errors
-    /// [`TopicError`]; then nothing changed.
-    pub async fn set_config(&self, name: &str, config: BTreeMap<String, String>) -> Result<(), TopicError> {
-        let _one_at_a_time = self.admin.lock().await;
+    pub(super) async fn set_config_now(
+        &self,
+        name: &str,
+        config: BTreeMap<String, String>,
+    ) -> Result<(), TopicError> {
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
         let parsed = self.check_config(config.clone())?;
         let record = TopicRecord { config, ..topic.record.clone() };
@@ -109,13 +104,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes a topic and its logs. Gone for good when it returns; a crash before is finished at the next
-    /// start.
-    ///
-    /// # Errors
-    /// [`TopicError`].
-    pub async fn delete_topic(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
-        let _one_at_a_time = self.admin.lock().await;
+    pub(super) async fn delete_topic_now(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
         let deleting = DeletingRecord { v: RECORD_VERSION, logs: topic.record.logs.clone() };
         let puts = vec![

@@ -120,6 +120,27 @@ async fn limits_are_kept_by_all_but_the_first_batch() {
 }
 
 #[tokio::test]
+async fn a_batch_behind_the_first_comes_only_if_it_fits() {
+    let server = Server::start().await;
+    server.topic("t", 3, &[]).await;
+    let mut client = server.client().await;
+    let large = "x".repeat(1000);
+    for partition in 0..3 {
+        write(&mut client, "t", partition, batch(&[&large])).await;
+    }
+    let one = bytes_of(&fetch(&mut client, "t", 0, 0).await).len();
+    let mut request = fetch_request("t", &[(0, 0), (1, 0), (2, 0)]);
+    request.max_bytes = i32::try_from(2 * one).unwrap() - 1;
+    assert_eq!(told(&client.call(NAMED, &request).await), [(0, one), (1, 0), (2, 0)]);
+    // There is more, only not in this answer: nothing to wait for.
+    (request.min_bytes, request.max_wait_ms) = (request.max_bytes, i32::MAX);
+    assert_eq!(told(&client.call(NAMED, &request).await), [(0, one), (1, 0), (2, 0)]);
+    request.max_bytes = i32::MAX;
+    request.topics[0].partitions[1].partition_max_bytes = 10;
+    assert_eq!(told(&client.call(NAMED, &request).await), [(0, one), (1, 0), (2, one)]);
+}
+
+#[tokio::test]
 async fn a_waiting_fetch_is_woken_by_what_it_waits_for() {
     let server = Server::start().await;
     server.topic("t", 1, &[]).await;

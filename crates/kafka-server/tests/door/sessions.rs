@@ -61,6 +61,22 @@ async fn a_session_tells_only_what_changed() {
 }
 
 #[tokio::test]
+async fn what_did_not_fit_comes_first_in_the_next_answer() {
+    let server = Server::start().await;
+    server.topic("t", 3, &[]).await;
+    let mut client = server.client().await;
+    let id = open(&mut client).await;
+    let size = batch(&["a"]).len();
+    for partition in 0..3 {
+        write(&mut client, "t", partition, batch(&["a"])).await;
+    }
+    let tight = |request| FetchRequest { max_bytes: i32::try_from(2 * size).unwrap() - 1, ..request };
+    assert_eq!(told(&client.call(NAMED, &tight(next(id, 1, &[]))).await), [(0, size)]);
+    assert_eq!(told(&client.call(NAMED, &tight(next(id, 2, &[(0, 1)]))).await), [(1, size)]);
+    assert_eq!(told(&client.call(NAMED, &tight(next(id, 3, &[(1, 1)]))).await), [(2, size)]);
+}
+
+#[tokio::test]
 async fn sessions_that_do_not_fit_are_refused() {
     let server = Server::start().await;
     server.topic("t", 3, &[]).await;

@@ -23,7 +23,7 @@ pub(super) struct Found {
     by_token: BTreeMap<u64, PartitionData>,
     /// Bytes of records in all of it.
     pub(super) bytes: usize,
-    /// Whether something must be told at once.
+    /// Whether it must be told at once: an error, or there is more than fits.
     pub(super) urgent: bool,
     /// The room that the records take.
     pub(super) room: AnswerRoom,
@@ -81,6 +81,7 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
         if taken > 0 && taken >= wanted.bytes_max {
             // Full: what was left out and what was not looked at come first in the next answer.
             rest.push_front(token);
+            found.urgent = true;
             break;
         }
         let Some(entry) = session.entry_mut(token) else { continue };
@@ -91,7 +92,11 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
                 found.put(token, data);
                 session.put_back(token, more);
             }
-            Looked::TooLarge => left_out.push_back(token),
+            Looked::TooLarge => {
+                // It waits for this answer to go out, so that must not wait for more.
+                found.urgent |= found.bytes > 0;
+                left_out.push_back(token);
+            }
         }
     }
     left_out.append(&mut rest);
