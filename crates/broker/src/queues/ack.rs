@@ -310,6 +310,7 @@ impl AckState {
         if offsets.start <= self.fresh && self.fresh < fresh {
             self.fresh_ready =
                 if fresh == self.end { 0 } else { self.fresh_ready.saturating_sub(fresh - self.fresh) };
+            self.note_done(self.fresh..fresh);
             self.fresh = fresh;
         }
         self.raise_floor();
