@@ -28,12 +28,19 @@
 //! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
 
 pub mod ack;
+mod admin;
 pub mod args;
+pub mod declare;
+mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+pub mod open;
+mod records;
 pub mod session;
+mod shard;
 pub mod sink;
+mod topology;
 pub mod types;
 mod varint;
 

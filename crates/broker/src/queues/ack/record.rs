@@ -20,7 +20,7 @@ use super::Delta;
 use crate::queues::varint;
 
 /// The version written.
-pub const VERSION: u8 = 1;
+const VERSION: u8 = 1;
 /// Ranges after which a snapshot begins a new record.
 const RANGES_PER_RECORD: usize = 8192;
 
