@@ -406,6 +406,9 @@ impl Queues {
             let _ended = shard.send(ShardMessage::Reopen { log }, SMALL).await.is_err();
             return Err(error);
         }
+        if let Some(owner) = entry.owner {
+            self.topology.write().disown(owner, queue);
+        }
         let released = self.ask(queue, |reply| ShardMessage::Detach { log, reply }).await;
         // Of a shard that has ended nothing is known; the next start claims the log anew.
         let Ok(released) = released else { return Ok(count) };

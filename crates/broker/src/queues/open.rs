@@ -169,9 +169,9 @@ async fn begin_journal(
     clock: &Clock,
 ) -> Result<(Journal, Journaled), StorageError> {
     let (mut journal, said) = Journal::load(&*stores.logs, claim, owner, rng.next_u64()).await?;
-    let (op, _) = journal.seal(clock.wall_ms());
+    let (op, sealed) = journal.seal(clock.wall_ms());
     stores.logs.commit(vec![vec![op]]).await.pop().unwrap_or(Ok(()))?;
-    journal.settled(true);
+    journal.settled(sealed, true);
     Ok((journal, said))
 }
 

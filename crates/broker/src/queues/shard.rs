@@ -92,6 +92,8 @@ struct Owner {
     purges: Vec<commit::Purge>,
     waker: ShardWaker,
     stopped: Option<StorageError>,
+    /// What is recorded now ends with the mark of a clean stop.
+    closing: bool,
     scratch: BytesMut,
 }
 
@@ -123,6 +125,7 @@ pub(super) fn start(
         purges: Vec::new(),
         waker: Arc::default(),
         stopped: None,
+        closing: false,
         scratch: BytesMut::new(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
@@ -187,6 +190,7 @@ impl Owner {
         if self.stopped.is_some() {
             return;
         }
+        self.closing = true;
         let logs: Vec<LogId> = self.queues.keys().copied().collect();
         logs.into_iter().for_each(|log| self.snapshot(log));
         self.journal.clean();

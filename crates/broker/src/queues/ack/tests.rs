@@ -255,7 +255,7 @@ fn a_clean_stop_remembers_what_was_delivered() {
     }
     let mut replay = Replay::default();
     state.snapshot().into_iter().for_each(|record| replay.apply(record));
-    let mut state = replay.restore(0, 10, [0..10], true);
+    let mut state = replay.restore(0, 10, std::iter::once(0..10), true);
     let redelivered: Vec<bool> = (0..10).map(|offset| state.acquire(offset).unwrap().redelivered).collect();
     assert_eq!(redelivered, [[true; 4].as_slice(), &[false; 6]].concat());
 }
@@ -279,7 +279,7 @@ fn bytes_that_are_no_record_are_refused() {
         if let Ok(record) = AckRecord::decode(&bytes) {
             let mut replay = Replay::default();
             replay.apply(record);
-            drop(replay.restore(0, 5000, [0..5000], false));
+            drop(replay.restore(0, 5000, std::iter::once(0..5000), false));
         }
     }
 }
