@@ -23,10 +23,10 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
 use super::ack::{AckState, Replay};
-use super::admin::{Admin, FIRST_POOL_LOG};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
+use super::logs::{Admin, FIRST_POOL_LOG};
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,

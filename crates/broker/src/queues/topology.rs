@@ -92,12 +92,15 @@ pub(super) struct Vhost {
     by_key: HashMap<(Arc<str>, Destination, Bytes), Vec<u64>>,
 }
 
+/// A virtual host and a name in it.
+type Place = (Arc<str>, Arc<str>);
+
 /// All virtual hosts.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     vhosts: HashMap<Arc<str>, Vhost>,
     /// Exclusive queues by session.
-    pub(super) exclusive: HashMap<u64, HashSet<(Arc<str>, Arc<str>)>>,
+    pub(super) exclusive: HashMap<u64, HashSet<Place>>,
 }
 
 /// What goes together.

@@ -74,7 +74,7 @@ impl World {
 
     fn acquire(&mut self) {
         let expected = self.naive.iter_mut().find(|(_, message)| message.place == Place::Available);
-        let next = self.state.next();
+        let next = self.state.first_available();
         let Some((&offset, message)) = expected else {
             assert_eq!(next, None);
             return;
@@ -139,7 +139,7 @@ impl World {
 
     /// Whatever is available in front turns out to be damaged.
     fn lose(&mut self) {
-        let at = match self.state.next() {
+        let at = match self.state.first_available() {
             Some(Next::Returned(at) | Next::Fresh(at)) if self.rng.below(5) == 0 => at,
             _ => return,
         };
@@ -238,9 +238,9 @@ fn beyond_its_bound_it_pushes_back() {
         state.acquire(offset).unwrap();
     }
     assert_eq!(state.acquire(2048), Err(Full));
-    assert_eq!(state.next(), Some(Next::Fresh(2048)));
+    assert_eq!(state.first_available(), Some(Next::Fresh(2048)));
     assert!(state.release(7, true));
-    assert_eq!(state.next(), Some(Next::Returned(7)), "what has a place goes on");
+    assert_eq!(state.first_available(), Some(Next::Returned(7)), "what has a place goes on");
     state.acquire(7).unwrap();
     assert_eq!(state.finish_range(0..1024), 1024);
     assert_eq!(state.acquire(2048), Ok(Acquired { redelivered: false, returned: 0 }));

@@ -104,7 +104,7 @@ impl Owner {
             return;
         }
         let wanted = !queue.getters.is_empty() || queue.consumers.any_ready();
-        let (returned, from, until, bytes) = match queue.acks.next() {
+        let (returned, from, until, bytes) = match queue.acks.first_available() {
             Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
                 (true, offset, queue.acks.fresh(), RETURNED_BYTES)
             }
@@ -182,7 +182,7 @@ impl Queue {
 
     /// Acquires the next message, or is done with it.
     fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
-        let (offset, returned) = match self.acks.next() {
+        let (offset, returned) = match self.acks.first_available() {
             None => return Ok(Taken::Nothing),
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
