@@ -1,0 +1,289 @@
+//! [`Queues`]: what a door calls. Messages, consumers and settlements are here; changes of the topology in
+//! `admin`.
+//!
+//! **Invariants.** A call that changes durable state returns when the change is durable. Dropping a call's
+//! future withdraws nothing that was already handed on.
+//!
+//! Deliberately absent: retries; an error that is worth one says so.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use ferrymq_runtime::{Clock, MailboxSender, Rng, Tasks};
+use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use ferrymq_types::{Offset, OwnerId};
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, oneshot};
+
+use super::error::{Entity, QueueError};
+use super::exchange::Headers;
+use super::logs::Admin;
+use super::session::Session;
+use super::shard::message::{Failed, Item, Refused, ShardMessage};
+use super::sink::DeliverySink;
+use super::topology::Topology;
+use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
+use crate::broker::Stores;
+
+/// How queues are set up.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// Owner tasks, each with a state log; at most 16. Decided at the first start and kept in the store.
+    pub shards: usize,
+    /// Bytes of messages that may wait for one shard, and be in flight from it.
+    pub mailbox_bytes: usize,
+    /// Bytes of messages ready for delivery that one shard keeps in memory.
+    pub ready_bytes: usize,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        QueueOptions { shards: 4, mailbox_bytes: 64 * 1024 * 1024, ready_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+/// All queues and exchanges of a broker.
+pub struct Queues {
+    pub(super) stores: Stores,
+    pub(super) clock: Clock,
+    pub(super) rng: Rng,
+    pub(super) tasks: Tasks,
+    pub(super) owner: OwnerId,
+    pub(super) topology: RwLock<Topology>,
+    pub(super) generation: AtomicU64,
+    pub(super) shards: Vec<MailboxSender<ShardMessage>>,
+    /// Changes of the topology are made one at a time.
+    pub(super) admin: Mutex<Admin>,
+    pub(super) sessions: AtomicU64,
+}
+
+impl Queues {
+    /// A new session.
+    #[must_use]
+    pub fn session(self: &Arc<Queues>) -> Session {
+        Session::new(self.sessions.fetch_add(1, Ordering::Relaxed) + 1, self.clone())
+    }
+
+    /// Rises with every change after which a message may go elsewhere.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether there is such a virtual host.
+    #[must_use]
+    pub fn has_vhost(&self, vhost: &str) -> bool {
+        self.topology.read().has_vhost(vhost)
+    }
+
+    /// Where a message published to `exchange` goes; empty if nowhere. Cheap and without I/O. Only for headers
+    /// exchanges does the answer depend on `headers`; see [`Queues::routes_by_headers`].
+    ///
+    /// To keep an answer, read [`Queues::generation`] *before* asking.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::NoVhost`] or [`QueueError::Internal`].
+    pub fn route(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        routing_key: &[u8],
+        headers: &dyn Headers,
+    ) -> Result<Routed, QueueError> {
+        self.topology.read().vhost(vhost)?.route(exchange, routing_key, headers)
+    }
+
+    /// Whether an exchange, or one that it leads to, looks at headers: then a route must not be kept for other
+    /// messages.
+    #[must_use]
+    pub fn routes_by_headers(&self, vhost: &str, exchange: &str) -> bool {
+        self.topology.read().vhost(vhost).is_ok_and(|vhost| vhost.looks_at_headers(exchange))
+    }
+
+    /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
+    /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
+    pub async fn publish(&self, messages: Vec<Publish>) -> PendingPublish {
+        let count = messages.len();
+        let mut failed = Vec::new();
+        let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for (place, Publish { message, to }) in messages.into_iter().enumerate() {
+            let index = u32::try_from(place).unwrap_or(u32::MAX);
+            if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
+                let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
+                failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
+                continue;
+            }
+            let Some((first, rest)) = to.queues().split_first() else { continue };
+            let first = first.0.shard;
+            for (at, queue) in rest.iter().enumerate() {
+                let shard = queue.0.shard;
+                if shard != first && !rest[..at].iter().any(|before| before.0.shard == shard) {
+                    by_shard[shard].push(Item { index, message: message.clone(), to: to.clone() });
+                }
+            }
+            by_shard[first].push(Item { index, message, to });
+        }
+        let mut waiting = Vec::with_capacity(1);
+        for (shard, items) in self.shards.iter().zip(by_shard) {
+            if items.is_empty() {
+                continue;
+            }
+            let indexes: Vec<u32> = items.iter().map(|item| item.index).collect();
+            let (reply, answer) = oneshot::channel();
+            let message = ShardMessage::Publish { items, reply };
+            let bytes = message.bytes();
+            // If the shard has ended, the answer's sender is gone and every item fails.
+            let _ended = shard.send(message, bytes).await.is_err();
+            waiting.push((indexes, answer));
+        }
+        PendingPublish { count, failed, waiting }
+    }
+
+    /// Begins to consume. Deliveries may be in `sink` before this returns.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn consume(
+        &self,
+        session: &Session,
+        vhost: &str,
+        queue: &str,
+        new: NewConsumer,
+        sink: &DeliverySink,
+    ) -> Result<Consumer, QueueError> {
+        let queue = self.find(session, vhost, queue)?;
+        let (log, session, sink) = (queue.log(), session.id(), sink.clone());
+        let consume = |reply| ShardMessage::Consume { log, session, new, sink, reply };
+        let id = self.ask(&queue, consume).await?.map_err(|why| refused(&queue, why))?;
+        Ok(Consumer { queue, id })
+    }
+
+    /// Ends a consumer. Whatever was sent to it is in its sink when this returns, and stays unsettled until the
+    /// session settles it or ends. A queue declared auto-delete goes with its last consumer.
+    ///
+    /// # Errors
+    /// [`QueueError`], if deleting the queue failed.
+    pub async fn cancel(&self, session: &Session, consumer: &Consumer) -> Result<(), QueueError> {
+        let (queue, id, session) = (&consumer.queue, consumer.id, session.id());
+        let cancel = |reply| ShardMessage::Cancel { log: queue.log(), session, consumer: id, reply };
+        let last = self.ask(queue, cancel).await?;
+        if last { self.delete_if_auto(queue).await } else { Ok(()) }
+    }
+
+    /// Grants a consumer more; for [`Credit::Window`](super::Credit::Window) widens the window.
+    pub async fn credit(&self, consumer: &Consumer, more: u32) {
+        let log = consumer.queue.log();
+        self.tell(&consumer.queue, ShardMessage::Credit { log, consumer: consumer.id, more }).await;
+    }
+
+    /// Takes the first message, if there is one.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn get(
+        &self,
+        session: &Session,
+        vhost: &str,
+        queue: &str,
+        no_ack: bool,
+    ) -> Result<Option<Got>, QueueError> {
+        let queue = self.find(session, vhost, queue)?;
+        let (log, session) = (queue.log(), session.id());
+        let get = |reply| ShardMessage::Get { log, session, no_ack, reply };
+        let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
+        Ok(got.map(|(delivery, ready)| Got { queue, delivery, ready }))
+    }
+
+    /// Settles deliveries of one queue to this session. Returns once enqueued: a later call to the queue sees it.
+    /// What this session does not hold is left alone.
+    pub async fn settle(&self, session: &Session, queue: &QueueHandle, what: Vec<(Offset, Settle)>) {
+        let settle = ShardMessage::Settle { log: queue.log(), session: session.id(), what };
+        self.tell(queue, settle).await;
+    }
+
+    /// What is in a queue.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`] if it has been deleted.
+    pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
+        let stat = |reply| ShardMessage::Stat { log: queue.log(), reply };
+        self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
+    }
+
+    /// A queue that this session may use.
+    pub(super) fn find(&self, session: &Session, vhost: &str, name: &str) -> Result<QueueHandle, QueueError> {
+        Ok(self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.handle.clone())
+    }
+
+    async fn tell(&self, queue: &QueueHandle, message: ShardMessage) {
+        let bytes = message.bytes();
+        // A shard that has ended has nothing to settle.
+        let _ended = self.shards[queue.0.shard].send(message, bytes).await.is_err();
+    }
+
+    pub(super) async fn ask<T>(
+        &self,
+        queue: &QueueHandle,
+        message: impl FnOnce(oneshot::Sender<T>) -> ShardMessage,
+    ) -> Result<T, QueueError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(queue, message(reply)).await;
+        answer.await.map_err(|_| QueueError::Stopped)
+    }
+}
+
+/// A shard's refusal, with names.
+pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
+    let (vhost, name) = (queue.vhost().clone(), queue.name().clone());
+    match why {
+        Refused::Gone => QueueError::NotFound { entity: Entity::Queue, vhost, name },
+        Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
+        Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
+        Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
+        Refused::Storage(error) => QueueError::Storage(error),
+    }
+}
+
+/// Messages that were handed to their queues. Resolves once; may be dropped, the messages go on.
+#[must_use]
+pub struct PendingPublish {
+    count: usize,
+    failed: Failed,
+    /// Per shard: which messages went there, and its answer.
+    waiting: Vec<(Vec<u32>, oneshot::Receiver<Failed>)>,
+}
+
+impl Future for PendingPublish {
+    type Output = Published;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Published> {
+        let this = &mut *self;
+        while let Some((indexes, answer)) = this.waiting.last_mut() {
+            match Pin::new(answer).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(failed)) => this.failed.extend(failed),
+                Poll::Ready(Err(_)) => {
+                    this.failed.extend(indexes.iter().map(|index| (*index, QueueError::Stopped)));
+                }
+            }
+            this.waiting.pop();
+        }
+        let mut failed = std::mem::take(&mut this.failed);
+        failed.sort_by_key(|(index, _)| *index);
+        failed.dedup_by_key(|(index, _)| *index);
+        let failed = failed.into_iter().map(|(index, error)| (index as usize, error)).collect();
+        Poll::Ready(Published { count: this.count, failed })
+    }
+}
+
+/// What became of the messages of one [`Queues::publish`].
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// How many messages there were.
+    pub count: usize,
+    /// Those that are not in all their queues, by their place in the call, ascending, and why.
+    pub failed: Vec<(usize, QueueError)>,
+}
