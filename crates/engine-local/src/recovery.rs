@@ -29,6 +29,7 @@ use crate::files::{DataFile, FileId, data_path, directory, parse_name};
 use crate::format::FileKind;
 use crate::index::IndexCache;
 use crate::options::{Options, SeededBug};
+use crate::read::buffers::Buffers;
 use crate::shared::{Log, Shared};
 use crate::stage::{Pending, Staging};
 use replay::Replay;
@@ -308,6 +309,7 @@ fn share(
         logs: RwLock::new(logs),
         files: RwLock::new(files),
         index,
+        buffers: Buffers::default(),
         stopping: AtomicBool::new(false),
     };
     report_missing(&shared);

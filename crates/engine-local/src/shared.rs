@@ -21,6 +21,7 @@ use crate::format::FileIdentity;
 use crate::index::{Entry, IndexCache};
 use crate::log::{Entries, LogState};
 use crate::options::Options;
+use crate::read::buffers::Buffers;
 
 /// One log.
 pub(crate) struct Log {
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub logs: RwLock<HashMap<u64, Arc<Log>>>,
     pub files: RwLock<HashMap<FileId, Arc<DataFile>>>,
     pub index: IndexCache,
+    pub buffers: Buffers,
     /// A move under way should give up.
     pub stopping: AtomicBool,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::groups::{self, Groups, GroupsConfig};
+use ferrymq_broker::groups::{self, Groups};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -19,16 +19,18 @@ use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::LogMeta;
 use ferrymq_types::{LogId, OwnerId};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod broker_settings;
 mod http;
 mod limits;
+mod listeners;
 mod logging;
+mod reload;
 mod settings;
 
 pub(crate) use settings::ServeArgs;
-use settings::Settings;
+use settings::{Said, Settings};
 
 /// The first of the logs that hold consumer groups.
 const FIRST_GROUP_LOG: u64 = 16;
@@ -42,7 +44,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Whatever keeps the broker from starting, with what to do about it.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let (settings, config_file) = Settings::resolve(args)?;
+    let (settings, said) = Settings::resolve(args)?;
     let reload = logging::start(&settings)?;
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -50,7 +52,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let result = runtime.block_on(serve(settings, config_file, reload));
+    let result = runtime.block_on(serve(settings, said, reload));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -65,11 +67,7 @@ struct Running {
     owners: Tasks,
 }
 
-async fn serve(
-    settings: Settings,
-    config_file: Option<std::path::PathBuf>,
-    reload: logging::Reload,
-) -> anyhow::Result<()> {
+async fn serve(mut settings: Settings, said: Said, reload: logging::Reload) -> anyhow::Result<()> {
     let clock = Clock::system();
     let started = clock.now();
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
@@ -81,7 +79,7 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => settings::reload(&settings, config_file.as_deref(), &reload),
+            _ = hangup.recv() => reload::reload(&mut settings, &said, &reload),
         }
     }
     tracing::info!("stopping; a second signal ends the process at once");
@@ -110,11 +108,12 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
         ..BrokerOptions::default()
     };
+    let options = settings.broker.over(options);
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
     let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let groups_config = GroupsConfig::default();
+    let groups_config = settings.broker.groups.clone();
     let groups = Groups::start(groups::Start {
         store: store.clone(),
         logs: (0..GROUP_SHARDS).map(|shard| LogId(FIRST_GROUP_LOG + shard)).collect(),
@@ -124,20 +123,17 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         tasks: owners.clone(),
         config: groups_config.clone(),
     });
-    let listener = TcpListener::bind(settings.kafka_listen)
-        .await
-        .with_context(|| format!("could not listen on {} for Kafka clients", settings.kafka_listen))?;
-    let port = listener.local_addr()?.port();
+    let sockets = listeners::bind(&settings.listeners, settings.allow_remote).await?;
     let budget = ByteBudget::new(settings.bytes_in_flight_max);
     let surroundings = Surroundings {
         groups,
         groups_config,
         broker_options: options,
-        listens_on: listener.local_addr()?.to_string(),
+        listeners: sockets.iter().map(|(_, listener)| listener.clone()).collect(),
         volume: Box::new(limits::volume(settings.data_dir.clone())),
     };
-    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(port), budget);
-    let kafka = KafkaServer::start(listener, context.clone(), &owners)?;
+    let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
+    let kafka = KafkaServer::start(sockets, &context, &owners);
     let http = match settings.http_listen {
         None => None,
         Some(address) => {
@@ -157,12 +153,7 @@ fn announce(settings: &Settings, running: &Running, took: Duration) {
         ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "FerryMQ is ready"
     );
-    let advertised = &running.context.config;
-    tracing::info!(
-        listen = %running.kafka.address(),
-        advertised = %format!("{}:{}", advertised.advertised_host, advertised.advertised_port),
-        "Kafka clients connect here"
-    );
+    listeners::announce(&running.context.listeners);
     if let Some(http) = &running.http {
         tracing::info!(listen = %http.address(), "health and metrics: /livez /readyz /metrics");
     }

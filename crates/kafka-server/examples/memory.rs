@@ -6,7 +6,8 @@ use ferrymq_broker::broker::Stores;
 use ferrymq_broker::groups::{Groups, GroupsConfig, Start};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_kafka_server::context::Surroundings;
-use ferrymq_kafka_server::{Context, KafkaConfig, KafkaServer};
+use ferrymq_kafka_server::listener::DEFAULT_LISTENER;
+use ferrymq_kafka_server::{Context, Endpoint, KafkaConfig, KafkaServer, Listener};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
@@ -32,11 +33,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tasks: tasks.clone(),
         config: groups_config.clone(),
     });
-    let listener = tokio::net::TcpListener::bind(&address).await?;
+    let socket = tokio::net::TcpListener::bind(&address).await?;
+    let address = socket.local_addr()?;
+    let listener = Arc::new(Listener {
+        name: DEFAULT_LISTENER.to_owned(),
+        address,
+        advertised: Endpoint { host: "127.0.0.1".to_owned(), port: address.port() },
+    });
     let config = KafkaConfig {
         node_id: 1,
-        advertised_host: "127.0.0.1".to_owned(),
-        advertised_port: listener.local_addr()?.port(),
         auto_create_topics: true,
         default_partitions: 1,
         strict_replication_factor: false,
@@ -49,11 +54,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         groups,
         groups_config,
         broker_options: options,
-        listens_on: address,
+        listeners: vec![listener.clone()],
         volume: Box::new(|| None),
     };
     let context = Context::new(broker, surroundings, config, ByteBudget::new(128 << 20));
-    let _server = KafkaServer::start(listener, context, &tasks)?;
+    let _server = KafkaServer::start(vec![(socket, listener)], &context, &tasks);
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

@@ -30,6 +30,7 @@ use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
 use crate::handlers::fetch::FetchSession;
+use crate::listener::Listener;
 
 /// How long answers that were begun may still take once the client or the server is done.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) context: Arc<Context>,
     /// Where it is.
     pub(crate) peer: SocketAddr,
+    /// What it came through.
+    pub(crate) listener: Arc<Listener>,
     /// Its incremental fetch session, if it has one (KIP-227).
     pub(crate) fetch: Mutex<Option<FetchSession>>,
 }
@@ -62,6 +65,7 @@ struct Job {
 pub(crate) async fn run(
     mut stream: TcpStream,
     peer: SocketAddr,
+    listener: Arc<Listener>,
     context: Arc<Context>,
     stopping: impl Future<Output = ()>,
 ) {
@@ -69,7 +73,7 @@ pub(crate) async fn run(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer = %peer, error = %error, "could not switch off Nagle's algorithm");
     }
-    let session = Arc::new(Session { context, peer, fetch: Mutex::new(None) });
+    let session = Arc::new(Session { context, peer, listener, fetch: Mutex::new(None) });
     let (mut read, mut write) = stream.split();
     let (jobs, answers) = mpsc::channel(CONNECTION_REQUESTS_IN_FLIGHT);
     let writing = write_loop(&session, &mut write, answers);

@@ -11,15 +11,13 @@ use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::ByteBudget;
 use tokio::sync::Mutex;
 
+use crate::listener::Listener;
+
 /// How the door presents itself.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// This broker's node id.
     pub node_id: i32,
-    /// The host clients are told to connect to.
-    pub advertised_host: String,
-    /// The port clients are told to connect to.
-    pub advertised_port: u16,
     /// Whether a metadata request may create a topic. Kafka's `auto.create.topics.enable`.
     pub auto_create_topics: bool,
     /// Partitions of a topic that does not say. Kafka's `num.partitions`.
@@ -65,8 +63,8 @@ pub struct Surroundings {
     pub groups_config: GroupsConfig,
     /// What the broker was opened with, for DescribeConfigs.
     pub broker_options: BrokerOptions,
-    /// Where the door listens, as `HOST:PORT`, for DescribeConfigs.
-    pub listens_on: String,
+    /// Where the door listens, for DescribeConfigs.
+    pub listeners: Vec<Arc<Listener>>,
     /// The data's volume, for DescribeLogDirs.
     pub volume: Box<dyn Volume>,
 }
@@ -81,8 +79,8 @@ pub struct Context {
     pub groups_config: GroupsConfig,
     /// What the broker was opened with.
     pub broker_options: BrokerOptions,
-    /// Where the door listens, as `HOST:PORT`.
-    pub listens_on: String,
+    /// Where the door listens.
+    pub listeners: Vec<Arc<Listener>>,
     /// The data's volume.
     pub volume: Box<dyn Volume>,
     /// How the door presents itself.
@@ -127,13 +125,13 @@ impl Context {
         config: KafkaConfig,
         budget: ByteBudget,
     ) -> Arc<Context> {
-        let Surroundings { groups, groups_config, broker_options, listens_on, volume } = surroundings;
+        let Surroundings { groups, groups_config, broker_options, listeners, volume } = surroundings;
         Arc::new(Context {
             broker,
             groups,
             groups_config,
             broker_options,
-            listens_on,
+            listeners,
             volume,
             config,
             budget,

@@ -12,7 +12,6 @@ use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
 
 use crate::connection::{Answer, Closed, Session};
-use crate::context::Context;
 use crate::handlers;
 
 /// The APIs this door answers, in the order of their numbers.
@@ -118,7 +117,6 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
 async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<Option<Frame>, Closed> {
     use ApiKey as Api;
     let (correlation, version) = (call.correlation, call.version);
-    let context = &session.context;
     let response = match request.api() {
         Api::FindCoordinator
         | Api::JoinGroup
@@ -136,21 +134,22 @@ async fn answer(session: &Session, call: Call, request: RequestKind) -> Result<O
         | Api::IncrementalAlterConfigs
         | Api::DescribeCluster
         | Api::DescribeLogDirs
-        | Api::ListPartitionReassignments => of_settings(context, version, request).await?,
-        _ => of_topics(context, version, request).await?,
+        | Api::ListPartitionReassignments => of_settings(session, version, request).await?,
+        _ => of_topics(session, version, request).await?,
     };
     respond(correlation, version, &response)
 }
 
 /// Topics and their records.
-async fn of_topics(context: &Context, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
+async fn of_topics(session: &Session, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
     use handlers as h;
+    let context = &*session.context;
     Ok(match request {
         RequestKind::ApiVersions(request) => {
             ResponseKind::ApiVersions(h::api_versions::handle(version, &request))
         }
         RequestKind::Metadata(request) => {
-            ResponseKind::Metadata(h::metadata::handle(context, version, request).await)
+            ResponseKind::Metadata(h::metadata::handle(context, &session.listener, version, request).await)
         }
         RequestKind::ListOffsets(request) => {
             ResponseKind::ListOffsets(h::list_offsets::handle(context, version, request).await)
@@ -188,9 +187,12 @@ async fn of_groups(session: &Session, call: Call, request: RequestKind) -> Resul
     use handlers as h;
     let (context, version) = (&*session.context, call.version);
     Ok(match request {
-        RequestKind::FindCoordinator(request) => {
-            ResponseKind::FindCoordinator(h::find_coordinator::handle(context, version, request))
-        }
+        RequestKind::FindCoordinator(request) => ResponseKind::FindCoordinator(h::find_coordinator::handle(
+            context,
+            &session.listener,
+            version,
+            request,
+        )),
         RequestKind::JoinGroup(request) => {
             let client = (call.client_id, session.peer.ip());
             ResponseKind::JoinGroup(h::join_group::handle(context, version, client, request).await)
@@ -227,8 +229,9 @@ async fn of_groups(session: &Session, call: Call, request: RequestKind) -> Resul
 }
 
 /// The broker and what is set.
-async fn of_settings(context: &Context, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
+async fn of_settings(session: &Session, version: i16, request: RequestKind) -> Result<ResponseKind, Closed> {
     use handlers as h;
+    let context = &*session.context;
     Ok(match request {
         RequestKind::DescribeConfigs(request) => {
             ResponseKind::DescribeConfigs(h::describe_configs::handle(context, request))
@@ -239,9 +242,12 @@ async fn of_settings(context: &Context, version: i16, request: RequestKind) -> R
         RequestKind::IncrementalAlterConfigs(request) => ResponseKind::IncrementalAlterConfigs(
             h::incremental_alter_configs::handle(context, request).await,
         ),
-        RequestKind::DescribeCluster(request) => {
-            ResponseKind::DescribeCluster(h::describe_cluster::handle(context, version, &request))
-        }
+        RequestKind::DescribeCluster(request) => ResponseKind::DescribeCluster(h::describe_cluster::handle(
+            context,
+            &session.listener,
+            version,
+            &request,
+        )),
         RequestKind::DescribeLogDirs(request) => {
             ResponseKind::DescribeLogDirs(h::describe_log_dirs::handle(context, request).await)
         }

@@ -1,6 +1,6 @@
 //! The Kafka door: connections, fetch sessions and one handler per API.
 //!
-//! Reading order: [`server`] (accepting), [`connection`] (one client: frames in, answers out, in order),
+//! Reading order: [`listener`] (what a listener is called), [`server`] (accepting), [`connection`] (one client: frames in, answers out, in order),
 //! [`dispatch`] (which APIs are served), `handlers/` (one file per API), [`errors`] (the one place where our
 //! errors become Kafka's codes).
 //!
@@ -18,7 +18,9 @@ pub mod dispatch;
 pub mod errors;
 pub mod framing;
 mod handlers;
+pub mod listener;
 pub mod server;
 
 pub use context::{Context, Counters, KafkaConfig};
+pub use listener::{Endpoint, Listener};
 pub use server::KafkaServer;

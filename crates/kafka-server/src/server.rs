@@ -1,10 +1,8 @@
 //! Accepting connections.
 //!
-//! **Invariants.** At most `connections_max` at a time; one more is closed at once. A listener that fails to
-//! accept pauses and goes on. Stopping closes the listener first, then waits for the connections.
+//! **Invariants.** At most `connections_max` at a time, through all listeners; one more is closed at once. A listener that fails to
+//! accept pauses and goes on. Stopping closes the listeners first, then waits for the connections.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,33 +13,30 @@ use tokio::net::TcpListener;
 
 use crate::connection;
 use crate::context::Context;
+use crate::listener::Listener;
 
 /// How long to wait after accepting failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A running listener.
+/// Running listeners.
 pub struct KafkaServer {
-    address: SocketAddr,
     tasks: Tasks,
 }
 
 impl KafkaServer {
-    /// Serves `listener` until stopped.
-    ///
-    /// # Errors
-    /// If the listener has no address.
-    pub fn start(listener: TcpListener, context: Arc<Context>, parent: &Tasks) -> io::Result<KafkaServer> {
-        let address = listener.local_addr()?;
-        let tasks = parent.child();
-        let connections = tasks.clone();
-        tasks.spawn(TaskKind::Background, "kafka listener", accept(listener, context, connections));
-        Ok(KafkaServer { address, tasks })
-    }
-
-    /// Where it listens.
+    /// Serves all `sockets` until stopped, each as the listener that stands beside it.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn start(
+        sockets: Vec<(TcpListener, Arc<Listener>)>,
+        context: &Arc<Context>,
+        parent: &Tasks,
+    ) -> KafkaServer {
+        let tasks = parent.child();
+        for (socket, listener) in sockets {
+            let accepting = accept(socket, listener, context.clone(), tasks.clone());
+            tasks.spawn(TaskKind::Background, "kafka listener", accepting);
+        }
+        KafkaServer { tasks }
     }
 
     /// Stops accepting, lets connections finish what they have begun, and waits for them.
@@ -50,18 +45,18 @@ impl KafkaServer {
     }
 }
 
-async fn accept(listener: TcpListener, context: Arc<Context>, tasks: Tasks) {
+async fn accept(socket: TcpListener, listener: Arc<Listener>, context: Arc<Context>, tasks: Tasks) {
     let stopping = tasks.stopping();
     tokio::pin!(stopping);
     loop {
         let accepted = tokio::select! {
             () = &mut stopping => return,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(error = %error, "could not accept a connection; is the limit of open files reached?");
+                tracing::warn!(listener = listener.name, error = %error, "could not accept a connection; is the limit of open files reached?");
                 context.broker.clock().sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -72,12 +67,7 @@ async fn accept(listener: TcpListener, context: Arc<Context>, tasks: Tasks) {
             continue;
         }
         context.counters.connections_total.fetch_add(1, Ordering::Relaxed);
-        let context = context.clone();
-        let stopping = tasks.stopping();
-        tasks.spawn(
-            TaskKind::Connection,
-            "kafka connection",
-            connection::run(stream, peer, context, stopping),
-        );
+        let serving = connection::run(stream, peer, listener.clone(), context.clone(), tasks.stopping());
+        tasks.spawn(TaskKind::Connection, "kafka connection", serving);
     }
 }

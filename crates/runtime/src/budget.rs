@@ -44,6 +44,12 @@ impl ByteBudget {
         Some(BytePermit { _permit: permit })
     }
 
+    /// All of it, rounded up to the budget's unit of 256.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.units * UNIT_BYTES
+    }
+
     /// Bytes taken now, rounded up to the budget's unit of 256.
     #[must_use]
     pub fn in_use(&self) -> usize {

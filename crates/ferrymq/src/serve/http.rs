@@ -1,12 +1,15 @@
 //! The small HTTP listener: `/livez`, `/readyz`, `/metrics`.
 //!
 //! **Invariants.** `/livez` says that the process serves; `/readyz` that it accepts writes. Metric names are
-//! a promise (`docs/metrics.md`). Nothing here can change anything.
+//! a promise (`docs/metrics.md`). Nothing here can change anything. A peer that is slow to ask holds one of
+//! [`CONNECTIONS_MAX`] places for [`REQUEST_PATIENCE`], and a stop for [`STOP_PATIENCE`].
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -17,7 +20,20 @@ use axum::routing::get;
 use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::Context;
 use ferrymq_runtime::{TaskKind, Tasks};
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a peer may take to send a request's head, and how long it may be idle between two.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's head; the smallest that hyper takes.
+const REQUEST_BYTES_MAX: usize = 8192;
+/// How long a stop waits for an answer that is being written.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running listener.
 pub(crate) struct HttpServer {
@@ -50,12 +66,8 @@ impl HttpServer {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .with_state(Shared { store, context, stopping: stopping.clone() });
-        let stop = tasks.stopping();
-        tasks.spawn(TaskKind::Background, "http listener", async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-                tracing::error!(error = %error, "the HTTP listener ended");
-            }
-        });
+        let connections = tasks.child();
+        tasks.spawn(TaskKind::Background, "http listener", accept(listener, router, connections));
         Ok(HttpServer { address, stopping })
     }
 
@@ -68,6 +80,46 @@ impl HttpServer {
     pub(crate) fn say_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
+}
+
+/// Accepts connections until a stop.
+async fn accept(listener: TcpListener, router: Router, connections: Tasks) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut stopping = pin!(connections.stopping());
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = &mut stopping => return,
+            accepted = accepted => accepted,
+        };
+        // An error is the connection's (reset before it was taken) or passes (no more files): go on.
+        let Ok((stream, _)) = accepted else { continue };
+        let (router, stop) = (router.clone(), connections.stopping());
+        connections.spawn(TaskKind::Connection, "http connection", async move {
+            serve_connection(stream, router, stop).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, stop: impl Future<Output = ()>) {
+    let service = TowerToHyperService::new(router);
+    let mut serving = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_PATIENCE)
+            .max_buf_size(REQUEST_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // How a connection ended is its peer's business.
+    tokio::select! {
+        _ = &mut serving => return,
+        () = stop => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(STOP_PATIENCE, serving).await;
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {

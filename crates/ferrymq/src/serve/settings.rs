@@ -20,7 +20,8 @@ use ferrymq_types::limits::{
 };
 use serde::Deserialize;
 
-use super::logging::Reload;
+use super::broker_settings::{BrokerSettings, of_file};
+use super::listeners::{self, ListenerSettings};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -43,12 +44,16 @@ pub(crate) struct ServeArgs {
     /// Where the data lies. Created if missing. [default: ./ferrymq-data]
     #[arg(long, env = "FERRYMQ_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where Kafka clients connect. Port 0 takes a free one. [default: 127.0.0.1:9092]
-    #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "HOST:PORT")]
-    kafka_listen: Option<SocketAddr>,
-    /// The address Kafka clients are told to connect to, if it is not the one listened on.
-    #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "HOST:PORT")]
-    kafka_advertise: Option<String>,
+    /// Where Kafka clients connect; may be repeated or separated by commas, each with a name of its own. Port 0
+    /// takes a free one. In the file: a text, a list or a table by name. [default: PLAINTEXT=127.0.0.1:9092]
+    #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "listeners::from_file")]
+    kafka_listen: Vec<String>,
+    /// The address that clients of a listener are told to connect to, if it is not the one listened on. Written
+    /// as kafka-listen is; needed for 0.0.0.0 and [::].
+    #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
+    #[serde(default, deserialize_with = "listeners::from_file")]
+    kafka_advertise: Vec<String>,
     /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
     #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
@@ -106,6 +111,15 @@ pub(crate) struct ServeArgs {
     #[arg(long = "topic-default", value_name = "NAME=VALUE", value_parser = parse_pair)]
     #[serde(skip)]
     topic_default: Vec<(String, String)>,
+    /// A broker setting by Kafka's name, such as group.max.size=100; may be repeated. In the file: a table
+    /// [broker-settings]. DescribeConfigs of the broker lists them with what they mean.
+    #[arg(long = "broker-setting", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    #[serde(skip)]
+    broker_setting: Vec<(String, String)>,
+    /// The file's form of `broker-setting`.
+    #[arg(skip)]
+    #[serde(default)]
+    broker_settings: BTreeMap<String, toml::Value>,
     /// The file's form of `topic-default`.
     #[arg(skip)]
     #[serde(default)]
@@ -121,9 +135,9 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
-    pub(crate) kafka_listen: SocketAddr,
-    pub(crate) kafka_advertise: Option<(String, u16)>,
+    pub(crate) listeners: Vec<ListenerSettings>,
     pub(crate) http_listen: Option<SocketAddr>,
+    pub(crate) allow_remote: bool,
     pub(crate) node_id: i32,
     pub(crate) auto_create_topics: bool,
     pub(crate) num_partitions: u32,
@@ -138,20 +152,41 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) topic_defaults: TopicDefaults,
+    pub(crate) broker: BrokerSettings,
+}
+
+/// What the user said, apart from the file, which can be read again.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    args: ServeArgs,
+}
+
+impl Said {
+    /// Whether there is a file at all.
+    pub(crate) fn has_file(&self) -> bool {
+        self.args.config.is_some()
+    }
+
+    /// Flags and environment over the file as it is now over the defaults, all of it checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or anything in all of it is wrong.
+    pub(crate) fn resolve(&self) -> anyhow::Result<Settings> {
+        let file = match &self.args.config {
+            None => ServeArgs::default(),
+            Some(path) => read_file(path)?,
+        };
+        Settings::check(over(self.args.clone(), file)).map_err(|problems| {
+            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
+        })
+    }
 }
 
 impl Settings {
     /// Puts flags and environment over the file over the defaults, and checks everything.
-    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Option<PathBuf>)> {
-        let file = match &args.config {
-            None => ServeArgs::default(),
-            Some(path) => read_file(path)?,
-        };
-        let config = args.config.clone();
-        let settings = Settings::check(over(args, file)).map_err(|problems| {
-            anyhow::anyhow!("the settings cannot be used:\n  - {}", problems.join("\n  - "))
-        })?;
-        Ok((settings, config))
+    pub(crate) fn resolve(args: ServeArgs) -> anyhow::Result<(Settings, Said)> {
+        let said = Said { args };
+        Ok((said.resolve()?, said))
     }
 
     fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
@@ -163,25 +198,17 @@ impl Settings {
                 .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
                 .ok(),
         };
-        let kafka_listen = args.kafka_listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9092)));
-        let remote = args.allow_remote.unwrap_or(false);
-        for (name, address) in [("kafka-listen", Some(kafka_listen)), ("http-listen", http_listen)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !remote) {
-                problems.push(format!(
-                    "{name} {address} can be reached by other machines, and there are no users or passwords yet: \
-                     add --allow-remote if that is meant, or listen on 127.0.0.1"
-                ));
-            }
+        let allow_remote = args.allow_remote.unwrap_or(false);
+        let is_remote = |address: &SocketAddr| !address.ip().is_loopback();
+        if let Some(address) = http_listen.filter(is_remote).filter(|_| !allow_remote) {
+            problems.push(listeners::can_be_reached("http-listen", &address));
         }
-        let kafka_advertise = args.kafka_advertise.and_then(|text| match parse_host_port(&text) {
-            Some(advertised) => Some(advertised),
-            None => {
-                problems.push(format!("kafka-advertise {text:?} is not HOST:PORT"));
-                None
-            }
-        });
+        let listeners =
+            listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
+        let broker =
+            BrokerSettings::check(of_file(args.broker_settings).chain(args.broker_setting), &mut problems);
         let mut positive = |name: &str, value: usize| {
             if value == 0 {
                 problems.push(format!("{name} must be at least 1"));
@@ -191,9 +218,9 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let settings = Settings {
             data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
-            kafka_listen,
-            kafka_advertise,
+            listeners,
             http_listen,
+            allow_remote,
             node_id: args.node_id.unwrap_or(1),
             auto_create_topics: args.auto_create_topics.unwrap_or(true),
             num_partitions: args.num_partitions.unwrap_or(1),
@@ -214,6 +241,7 @@ impl Settings {
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Text),
             topic_defaults,
+            broker,
         };
         settings.check_relations(&mut problems);
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
@@ -251,18 +279,10 @@ impl Settings {
         }
     }
 
-    /// How the Kafka door presents itself when it listens on `port`.
-    pub(crate) fn kafka_config(&self, port: u16) -> KafkaConfig {
-        let (host, port) = self.kafka_advertise.clone().unwrap_or_else(|| {
-            let ip = self.kafka_listen.ip();
-            // "Everywhere" is no address to connect to.
-            let host = if ip.is_unspecified() { "localhost".to_owned() } else { ip.to_string() };
-            (host, port)
-        });
+    /// How the Kafka door presents itself.
+    pub(crate) fn kafka_config(&self) -> KafkaConfig {
         KafkaConfig {
             node_id: self.node_id,
-            advertised_host: host,
-            advertised_port: port,
             auto_create_topics: self.auto_create_topics,
             default_partitions: self.num_partitions,
             strict_replication_factor: self.strict_replication_factor,
@@ -288,38 +308,6 @@ fn seeded_bug() -> Option<SeededBug> {
     None
 }
 
-/// On SIGHUP: takes over what can change while running and says what cannot.
-pub(crate) fn reload(now: &Settings, config: Option<&Path>, reload: &Reload) {
-    let Some(path) = config else {
-        tracing::warn!("SIGHUP: there is no configuration file to read again");
-        return;
-    };
-    let file = match read_file(path) {
-        Ok(file) => file,
-        Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "SIGHUP: the configuration file was not taken over");
-            return;
-        }
-    };
-    let level = file.log_level.clone().unwrap_or_else(|| "info".to_owned());
-    if reload.level(&level) {
-        tracing::info!(level, "SIGHUP: log-level taken over");
-    } else {
-        tracing::error!(level, "SIGHUP: log-level is not a level or filter");
-    }
-    match Settings::check(file) {
-        Err(problems) => tracing::error!(problems = problems.join("; "), "SIGHUP: the file has problems"),
-        Ok(new) => {
-            let same = Settings { log_level: now.log_level.clone(), ..new };
-            if format!("{same:?}") != format!("{now:?}") {
-                tracing::warn!(
-                    "SIGHUP: settings other than log-level differ from those running; they need a restart"
-                );
-            }
-        }
-    }
-}
-
 fn read_file(path: &Path) -> anyhow::Result<ServeArgs> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("could not read the configuration file {}", path.display()))?;
@@ -331,8 +319,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
     ServeArgs {
         config: first.config.or(second.config),
         data_dir: first.data_dir.or(second.data_dir),
-        kafka_listen: first.kafka_listen.or(second.kafka_listen),
-        kafka_advertise: first.kafka_advertise.or(second.kafka_advertise),
+        kafka_listen: some_of(first.kafka_listen, second.kafka_listen),
+        kafka_advertise: some_of(first.kafka_advertise, second.kafka_advertise),
         http_listen: first.http_listen.or(second.http_listen),
         allow_remote: first.allow_remote.or(second.allow_remote),
         node_id: first.node_id.or(second.node_id),
@@ -351,7 +339,13 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         log_format: first.log_format.or(second.log_format),
         topic_default: first.topic_default,
         topic_defaults: second.topic_defaults,
+        broker_setting: first.broker_setting,
+        broker_settings: second.broker_settings,
     }
+}
+
+fn some_of(first: Vec<String>, second: Vec<String>) -> Vec<String> {
+    if first.is_empty() { second } else { first }
 }
 
 fn topic_defaults(
@@ -360,10 +354,7 @@ fn topic_defaults(
     durability: Option<String>,
     problems: &mut Vec<String>,
 ) -> TopicDefaults {
-    let file = file.into_iter().map(|(name, value)| match value {
-        toml::Value::String(text) => (name, text),
-        other => (name, other.to_string()),
-    });
+    let file = of_file(file);
     let durability = durability.map(|class| {
         if Durability::parse(&class).is_none() {
             problems.push(format!("durability {class:?} is not one of sync, os, memory"));
@@ -383,17 +374,14 @@ fn topic_defaults(
     defaults
 }
 
-/// `host:port`, also `[::1]:9092`.
-fn parse_host_port(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    (!host.is_empty()).then_some(())?;
-    Some((host.to_owned(), port.parse().ok()?))
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The settings a file makes.
+    pub(in super::super) fn settings(file: &str) -> Settings {
+        Settings::check(over(ServeArgs::default(), toml::from_str(file).unwrap())).unwrap()
+    }
 
     #[test]
     fn flags_go_over_the_file_and_the_file_over_defaults() {
@@ -411,8 +399,8 @@ mod tests {
     fn everything_wrong_is_said_at_once() {
         let args = ServeArgs {
             num_partitions: Some(0),
-            kafka_listen: Some("0.0.0.0:9092".parse().unwrap()),
-            kafka_advertise: Some("nowhere".to_owned()),
+            kafka_listen: vec!["0.0.0.0:9092".to_owned()],
+            kafka_advertise: vec!["nowhere".to_owned()],
             http_listen: Some("here".to_owned()),
             durability: Some("wish".to_owned()),
             topic_default: vec![("retention.parsecs".to_owned(), "1".to_owned())],
@@ -429,10 +417,23 @@ mod tests {
     }
 
     #[test]
-    fn addresses_parse() {
-        assert_eq!(parse_host_port("[::1]:9092"), Some(("::1".to_owned(), 9092)));
-        assert_eq!(parse_host_port("mq.example.org:1"), Some(("mq.example.org".to_owned(), 1)));
-        assert_eq!(parse_host_port(":1"), None);
-        assert_eq!(parse_host_port("host"), None);
+    fn listeners_are_written_in_three_ways_and_replaced_as_a_whole() {
+        let advertise = "kafka-advertise = \"A=a:1,B=b:1\"";
+        for listen in [
+            "kafka-listen = \"A=127.0.0.1:1,B=127.0.0.1:2\"",
+            "kafka-listen = [\"A=127.0.0.1:1\", \"B=127.0.0.1:2\"]",
+            "[kafka-listen]\nA = \"127.0.0.1:1\"\nB = \"127.0.0.1:2\"",
+        ] {
+            let file: ServeArgs = toml::from_str(&format!("{advertise}\n{listen}")).unwrap();
+            let settings = Settings::check(file.clone()).unwrap();
+            let told: Vec<_> =
+                settings.listeners.iter().map(|one| (&*one.name, one.listen.to_string())).collect();
+            assert_eq!(told, [("A", "127.0.0.1:1".to_owned()), ("B", "127.0.0.1:2".to_owned())]);
+            assert!(settings.listeners.iter().all(|one| one.advertise.is_some()));
+            let flags = ServeArgs { kafka_listen: vec!["A=127.0.0.1:7".to_owned()], ..ServeArgs::default() };
+            let problems = Settings::check(over(flags, file)).unwrap_err();
+            assert!(problems[0].contains("no listener is named B"), "{problems:?}");
+        }
+        assert!(toml::from_str::<ServeArgs>("kafka-listen = 9092").is_err());
     }
 }

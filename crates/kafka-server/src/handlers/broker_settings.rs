@@ -20,6 +20,7 @@ use ferrymq_types::limits::{
 use super::describe_topic_partitions::PARTITIONS_PER_ANSWER;
 use super::settings::{COARSER, SOURCE_DEFAULT, SOURCE_STATIC_BROKER, server_synonyms, type_number};
 use crate::context::Context;
+use crate::listener::Listener;
 
 /// `ConfigType` numbers.
 const BOOLEAN: i8 = 1;
@@ -133,11 +134,8 @@ const TABLE: &[Row] = &[
         "advertised.listeners",
         LIST,
         None,
-        |context| {
-            let config = &context.config;
-            Some(format!("PLAINTEXT://{}", host_port(&config.advertised_host, config.advertised_port)))
-        },
-        "Where clients are told to connect to.",
+        |context| of_listeners(context, |one| format!("{}://{}", one.name, one.advertised)),
+        "Where clients are told to connect to, by the listener they come through.",
     ),
     row(
         "auto.create.topics.enable",
@@ -206,10 +204,17 @@ const TABLE: &[Row] = &[
         "The shortest session timeout a member may ask for.",
     ),
     row(
+        "listener.security.protocol.map",
+        STRING,
+        Some("PLAINTEXT:PLAINTEXT"),
+        |context| of_listeners(context, |one| format!("{}:PLAINTEXT", one.name)),
+        "How each listener protects what is sent. There is no TLS and no SASL yet.",
+    ),
+    row(
         "listeners",
         LIST,
         None,
-        |context| Some(format!("PLAINTEXT://{}", context.listens_on)),
+        |context| of_listeners(context, |one| format!("{}://{}", one.name, one.address)),
         "Where the broker listens.",
     ),
     row(
@@ -297,7 +302,7 @@ const TABLE: &[Row] = &[
         "queued.max.request.bytes",
         LONG,
         Some("134217728"),
-        |_| text(SERVER_BYTES_IN_FLIGHT),
+        |context| text(context.budget.size()),
         "Bytes of requests being worked on before connections are no longer read.",
     ),
     row(
@@ -309,9 +314,10 @@ const TABLE: &[Row] = &[
     ),
 ];
 
-/// An address as a URL has it.
-fn host_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+/// Something of every listener, as a list.
+fn of_listeners(context: &Context, tell: impl Fn(&Listener) -> String) -> Option<String> {
+    let told: Vec<_> = context.listeners.iter().map(|listener| tell(listener)).collect();
+    Some(told.join(","))
 }
 
 const _: () = assert!(FETCH_BYTES_MAX == 57_671_680 && REQUEST_BYTES_MAX == 104_857_600);

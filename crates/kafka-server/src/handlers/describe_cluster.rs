@@ -7,6 +7,7 @@ use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use super::metadata::CLUSTER_OPERATIONS;
 use crate::context::Context;
+use crate::listener::Listener;
 
 /// The endpoints of brokers, which we are.
 const BROKERS: i8 = 1;
@@ -15,6 +16,7 @@ const CONTROLLERS: i8 = 2;
 
 pub(crate) fn handle(
     context: &Context,
+    listener: &Listener,
     version: i16,
     request: &DescribeClusterRequest,
 ) -> DescribeClusterResponse {
@@ -41,8 +43,8 @@ pub(crate) fn handle(
         controller_id: config.node_id,
         brokers: vec![DescribeClusterBroker {
             broker_id: config.node_id,
-            host: StrBytes::from(config.advertised_host.clone()),
-            port: i32::from(config.advertised_port),
+            host: StrBytes::from(listener.advertised.host.clone()),
+            port: i32::from(listener.advertised.port),
             ..Default::default()
         }],
         ..Default::default()

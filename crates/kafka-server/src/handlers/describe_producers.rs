@@ -10,6 +10,7 @@ use ferrymq_kafka_codec::messages::describe_producers::{
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use crate::context::Context;
+use crate::errors;
 
 /// No transaction coordinator has written for the producer.
 const NO_COORDINATOR_EPOCH: i32 = -1;
@@ -43,7 +44,11 @@ pub(crate) async fn handle(
 }
 
 async fn describe(context: &Context, partition: &Partition) -> PartitionResponse {
-    let known = context.broker.producers(partition).await.unwrap_or_default();
+    let partition_index = partition.index.cast_signed();
+    let known = match context.broker.producers(partition).await {
+        Ok(known) => known,
+        Err(error) => return failed(partition_index, errors::append(&error), Some(error.to_string())),
+    };
     let mut active_producers: Vec<ProducerState> = known
         .iter()
         .map(|(producer_id, producer)| {
@@ -59,7 +64,6 @@ async fn describe(context: &Context, partition: &Partition) -> PartitionResponse
         })
         .collect();
     active_producers.sort_unstable_by_key(|producer| producer.producer_id);
-    let partition_index = partition.index.cast_signed();
     PartitionResponse { partition_index, active_producers, ..Default::default() }
 }
 

@@ -10,6 +10,7 @@ use ferrymq_kafka_codec::messages::find_coordinator::{
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use crate::context::Context;
+use crate::listener::Listener;
 
 /// Consumer groups.
 const GROUP: i8 = 0;
@@ -24,6 +25,7 @@ const NO_ERROR_TEXT: &str = "NONE";
 
 pub(crate) fn handle(
     context: &Context,
+    listener: &Listener,
     version: i16,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
@@ -32,11 +34,10 @@ pub(crate) fn handle(
         TRANSACTION => ErrorCode::CoordinatorNotAvailable,
         _ => ErrorCode::InvalidRequest,
     };
-    let config = &context.config;
     let (node_id, host, port) = match code {
         ErrorCode::None => {
-            let host = StrBytes::from(config.advertised_host.clone());
-            (config.node_id, host, i32::from(config.advertised_port))
+            let host = StrBytes::from(listener.advertised.host.clone());
+            (context.config.node_id, host, i32::from(listener.advertised.port))
         }
         _ => (-1, StrBytes::new(), -1),
     };

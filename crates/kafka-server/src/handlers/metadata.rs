@@ -12,13 +12,19 @@ use ferrymq_kafka_codec::{ErrorCode, StrBytes, Uuid};
 
 use crate::context::Context;
 use crate::errors;
+use crate::listener::Listener;
 
 /// All operations on a topic, as bits: nobody is restricted yet.
 pub(crate) const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// All operations on the cluster, as bits.
 pub(crate) const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
 
-pub(crate) async fn handle(context: &Context, version: i16, request: MetadataRequest) -> MetadataResponse {
+pub(crate) async fn handle(
+    context: &Context,
+    listener: &Listener,
+    version: i16,
+    request: MetadataRequest,
+) -> MetadataResponse {
     let config = &context.config;
     // Version 0 has no null: there, an empty list asks for all.
     let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
@@ -46,8 +52,8 @@ pub(crate) async fn handle(context: &Context, version: i16, request: MetadataReq
     let mut response = MetadataResponse {
         brokers: vec![MetadataResponseBroker {
             node_id: config.node_id,
-            host: StrBytes::from(config.advertised_host.clone()),
-            port: i32::from(config.advertised_port),
+            host: StrBytes::from(listener.advertised.host.clone()),
+            port: i32::from(listener.advertised.port),
             ..Default::default()
         }],
         cluster_id: Some(StrBytes::from(context.broker.cluster_id().to_owned())),

@@ -192,7 +192,7 @@ async fn the_cluster_is_one_broker() {
     assert_eq!(response.cluster_id.as_str(), server.context.broker.cluster_id());
     assert_eq!(response.cluster_authorized_operations, 0b1_1111_1010_0000);
     assert_eq!(response.brokers.len(), 1);
-    assert_eq!(response.brokers[0].port, i32::from(server.context.config.advertised_port));
+    assert_eq!(response.brokers[0].port, i32::from(server.context.listeners[0].advertised.port));
     let plain = client.call(1, &DescribeClusterRequest::default()).await;
     assert_eq!(plain.cluster_authorized_operations, i32::MIN);
     let codes = [(2, ErrorCode::MismatchedEndpointType), (3, ErrorCode::UnsupportedEndpointType)];
@@ -250,4 +250,15 @@ async fn producers_are_told_by_partition() {
     assert_eq!((of("t")[2].error_code, of("u")[0].error_code), (unknown, unknown));
     assert_eq!(of("no good")[0].error_code, ErrorCode::InvalidTopicException.code());
     assert!(of("t")[0].active_producers.iter().all(|one| one.current_txn_start_offset == -1));
+
+    // Nobody has written since this start; they are told all the same, and a retry is still known as one.
+    let server = server.restart().await;
+    let mut client = server.client().await;
+    let request = DescribeProducersRequest { topics: vec![topic("t", vec![0, 1])] };
+    let after = client.call(0, &request).await.topics.remove(0).partitions;
+    let told: Vec<_> =
+        after[0].active_producers.iter().map(|one| (one.producer_id, one.last_sequence)).collect();
+    assert_eq!((told, after[1].active_producers.len()), (vec![(7, 0), (500, 3)], 0));
+    write(&mut client, "t", 0, sequenced(7, 0, 0, &["d"])).await;
+    assert_eq!(server.context.broker.topics().partition("t", 0).unwrap().high_watermark().0, 5);
 }

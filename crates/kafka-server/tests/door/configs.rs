@@ -135,7 +135,7 @@ async fn the_broker_tells_what_it_goes_by() {
     let all = describe(&mut client, BROKER, "1", None).await;
     assert!(all.configs.iter().all(|config| config.read_only && !config.is_sensitive));
     assert!(all.configs.is_sorted_by(|a, b| a.name < b.name), "sorted, and none twice");
-    let port = server.context.config.advertised_port;
+    let port = server.context.listeners[0].advertised.port;
     let listeners = format!("PLAINTEXT://127.0.0.1:{port}");
     let cases = [
         ("advertised.listeners", Some(listeners.as_str()), 4),

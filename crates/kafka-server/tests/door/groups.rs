@@ -73,7 +73,7 @@ async fn heartbeat(client: &mut Client, group: &str, joined: &JoinGroupResponse)
 async fn this_broker_coordinates_every_group_and_no_transaction() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let port = i32::from(server.context.config.advertised_port);
+    let port = i32::from(server.context.listeners[0].advertised.port);
     let old = client.call(2, &FindCoordinatorRequest { key: name("g"), ..Default::default() }).await;
     assert_eq!((old.error_code, old.node_id, old.port), (0, NODE, port));
     let keys = |key_type| FindCoordinatorRequest {

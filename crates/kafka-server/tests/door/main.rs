@@ -7,6 +7,7 @@ mod every_version;
 mod fetching;
 mod groups;
 mod hostile;
+mod listeners;
 mod offsets;
 mod producing;
 mod records;

@@ -15,7 +15,8 @@ use ferrymq_broker::{Broker, BrokerOptions, NewTopic};
 use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, Message, Request, ResponseHeader, ResponseKind, StrBytes};
 use ferrymq_kafka_server::context::{Space, Surroundings};
-use ferrymq_kafka_server::{Context, KafkaConfig, KafkaServer};
+use ferrymq_kafka_server::listener::DEFAULT_LISTENER;
+use ferrymq_kafka_server::{Context, Endpoint, KafkaConfig, KafkaServer, Listener};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) fetch_bytes_max: Option<usize>,
     pub(crate) request_bytes_max: Option<usize>,
     pub(crate) rebalance_delay_ms: u64,
+    /// Names of listeners, and the hosts that they advertise. None: the default one.
+    pub(crate) listeners: Vec<(&'static str, &'static str)>,
 }
 
 impl Server {
@@ -90,12 +93,9 @@ impl Server {
             tasks: tasks.clone(),
             config: groups_config.clone(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        let sockets = listen(&options.listeners).await;
         let config = KafkaConfig {
             node_id: NODE,
-            advertised_host: address.ip().to_string(),
-            advertised_port: address.port(),
             auto_create_topics: true,
             default_partitions: 1,
             strict_replication_factor: false,
@@ -108,18 +108,24 @@ impl Server {
             groups,
             groups_config,
             broker_options,
-            listens_on: address.to_string(),
+            listeners: sockets.iter().map(|(_, listener)| listener.clone()).collect(),
             volume: Box::new(|| Some(Space { total_bytes: 1000, usable_bytes: 600 })),
         };
         let budget = ByteBudget::new(128 * 1024 * 1024);
         let context = Context::new(broker, surroundings, config, budget);
-        let kafka = KafkaServer::start(listener, context.clone(), &tasks).expect("the listener works");
+        let kafka = KafkaServer::start(sockets, &context, &tasks);
         Server { context, clock, kafka, stores, options }
     }
 
     /// A new client.
     pub(crate) async fn client(&self) -> Client {
-        let stream = within(TcpStream::connect(self.kafka.address())).await.expect("the server accepts");
+        self.client_of(0).await
+    }
+
+    /// A new client that comes through a listener.
+    pub(crate) async fn client_of(&self, listener: usize) -> Client {
+        let address = self.context.listeners[listener].address;
+        let stream = within(TcpStream::connect(address)).await.expect("the server accepts");
         stream.set_nodelay(true).expect("a TCP stream has this option");
         Client { stream, correlation: 0 }
     }
@@ -151,6 +157,19 @@ impl Server {
         assert_eq!(response.controller_id, NODE);
         until("the checking connection is gone", || self.open() == 0).await;
     }
+}
+
+/// Listeners on free ports.
+async fn listen(wanted: &[(&str, &str)]) -> Vec<(TcpListener, Arc<Listener>)> {
+    let wanted = if wanted.is_empty() { &[(DEFAULT_LISTENER, "127.0.0.1")] } else { wanted };
+    let mut sockets = Vec::new();
+    for (name, host) in wanted {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = socket.local_addr().expect("a bound listener has an address");
+        let advertised = Endpoint { host: (*host).to_owned(), port: address.port() };
+        sockets.push((socket, Arc::new(Listener { name: (*name).to_owned(), address, advertised })));
+    }
+    sockets
 }
 
 /// One connection.

@@ -1,0 +1,1 @@
+"""What bench/run is made of: servers, the client, workloads, the table."""
