@@ -1,4 +1,4 @@
-//! The protocol-neutral domain: topics, partitions, producers, consumer groups.
+//! The protocol-neutral domain: topics, partitions, producers, consumer groups, queues.
 //!
 //! Reading order: [`settings`] (what a topic can be told), [`topics`] (which there are), [`partition`] (one
 //! log of a topic as readers see it), [`producers`] (idempotence), [`shard`] (the owners that append),
@@ -15,6 +15,7 @@ pub mod broker;
 pub mod groups;
 pub mod partition;
 pub mod producers;
+pub mod queues;
 pub mod retention;
 pub mod settings;
 pub mod shard;

@@ -1,0 +1,47 @@
+//! Queues: exchanges that route, queues that are logs with an ack subscription, consumers with credit.
+//!
+//! ```text
+//!  door ── route (a look at the topology) ── publish ──▶ shard ── commit ──▶ durable ──▶ confirm
+//!                                                          │                   │
+//!  session ◀── Deliver ◀── sink (bounded in bytes) ◀── dispatch ◀── ready ◀────┘
+//!     └─────── settle / credit ──────────────────────────▶ ack machine ── trims, deltas ──▶ next commit
+//! ```
+//! Reading order: [`types`] and [`args`] (what goes in and out), [`error`], [`handle`] (everything a door
+//! calls), [`exchange`] (pure routing), `topology` (which exchanges, queues and bindings there are),
+//! `ack` (who has what of a queue: the pure ack machine), `envelope` (a message as a record), then the
+//! shard that owns queues. `docs/adr/0005-queues.md` says why it is so.
+//!
+//! **How a door uses it.** One [`Session`] per connection and one [`deliveries`] channel per channel or
+//! connection. `route` once per exchange and routing key and keep the answer while [`Queues::generation`]
+//! stays; `publish` the messages of one read together, and confirm what the returned future says.
+//! Deliveries name their consumer by the door's token; `settle` wants the queue and the offset.
+//!
+//! **Invariants.**
+//! - A persistent message in a durable queue is confirmed, and delivered, only once it is durable.
+//! - A message is delivered in the order of the queue, a returned one at its old place, lowest first.
+//! - Requests of one caller to one queue take effect in the order of the calls, as soon as the call returns.
+//! - What a session had and did not settle is available again, marked redelivered, when the session ends.
+//! - After a restart, what was not durably settled is there again; what may have been delivered before it is
+//!   marked redelivered.
+//!
+//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities, delivery
+//! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
+
+pub mod args;
+pub mod error;
+pub mod exchange;
+pub mod handle;
+pub mod session;
+pub mod sink;
+pub mod types;
+
+pub use args::{Arguments, Value, Width};
+pub use error::{Entity, Property, QueueError};
+pub use exchange::{Headers, NoHeaders};
+pub use handle::{PendingPublish, Published, QueueOptions, Queues};
+pub use session::Session;
+pub use sink::{Deliveries, DeliverySink, Event, deliveries};
+pub use types::{
+    BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
+    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
+};
