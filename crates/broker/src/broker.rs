@@ -287,7 +287,7 @@ async fn cluster_id(meta: &dyn MetaStore, rng: &Rng) -> Result<String, StorageEr
 }
 
 /// 22 characters of URL-safe base64, as Kafka writes cluster ids.
-fn base64_url(bytes: &[u8; 16]) -> String {
+pub(crate) fn base64_url(bytes: &[u8; 16]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut padded = BytesMut::from(&bytes[..]);
     padded.extend_from_slice(&[0, 0]);

@@ -8,7 +8,7 @@
 //! ```
 //! Reading order: [`types`] and [`args`] (what goes in and out), [`error`], [`handle`] (everything a door
 //! calls), [`exchange`] (pure routing), `topology` (which exchanges, queues and bindings there are),
-//! `ack` (who has what of a queue: the pure ack machine), `envelope` (a message as a record), then the
+//! [`ack`] (who has what of a queue: the pure ack machine), `envelope` (a message as a record), then the
 //! shard that owns queues. `docs/adr/0005-queues.md` says why it is so.
 //!
 //! **How a door uses it.** One [`Session`] per connection and one [`deliveries`] channel per channel or
@@ -27,13 +27,22 @@
 //! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities, delivery
 //! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
 
+pub mod ack;
+mod admin;
 pub mod args;
+pub mod declare;
+mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+pub mod open;
+mod records;
 pub mod session;
+mod shard;
 pub mod sink;
+mod topology;
 pub mod types;
+mod varint;
 
 pub use args::{Arguments, Value, Width};
 pub use error::{Entity, Property, QueueError};

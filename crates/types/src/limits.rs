@@ -39,6 +39,10 @@ pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
 pub const NAME_BYTES_MAX: usize = 32_767;
 /// Longest metadata string beside a committed offset. Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
+/// Longest name of a queue, an exchange or a virtual host, in bytes. AMQP's short string.
+pub const QUEUE_NAME_BYTES_MAX: usize = 255;
+/// Largest message of a queue, in bytes, with everything that comes with it: it must fit into a batch.
+pub const QUEUE_MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - 64 * 1024;
 
 const _: () = assert!(BATCH_BYTES_MAX_DEFAULT <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < REQUEST_BYTES_MAX);

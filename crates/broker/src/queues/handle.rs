@@ -1,27 +1,31 @@
-//! [`Queues`]: what a door calls.
+//! [`Queues`]: what a door calls. Messages, consumers and settlements are here; changes of the topology in
+//! [`admin`](super::admin).
 //!
 //! **Invariants.** A call that changes durable state returns when the change is durable. Dropping a call's
-//! future withdraws nothing that was already handed on. Changes of the topology are made one at a time.
+//! future withdraws nothing that was already handed on.
 //!
 //! Deliberately absent: retries; an error that is worth one says so.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::StorageError;
-use ferrymq_types::Offset;
+use ferrymq_runtime::{Clock, MailboxSender, Rng, Tasks};
+use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use ferrymq_types::{Offset, OwnerId};
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, oneshot};
 
-use super::error::QueueError;
+use super::admin::Admin;
+use super::error::{Entity, QueueError};
 use super::exchange::Headers;
 use super::session::Session;
+use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
-use super::types::{
-    BindingSpec, Consumer, Declared, DeleteIf, ExchangeSpec, Got, NewConsumer, Publish, QueueHandle,
-    QueueSpec, QueueStat, Routed, Settle,
-};
+use super::topology::Topology;
+use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
 use crate::broker::Stores;
 
 /// How queues are set up.
@@ -42,172 +46,43 @@ impl Default for QueueOptions {
 }
 
 /// All queues and exchanges of a broker.
-pub struct Queues {}
+pub struct Queues {
+    pub(super) stores: Stores,
+    pub(super) clock: Clock,
+    pub(super) rng: Rng,
+    pub(super) tasks: Tasks,
+    pub(super) owner: OwnerId,
+    pub(super) topology: RwLock<Topology>,
+    pub(super) generation: AtomicU64,
+    pub(super) shards: Vec<MailboxSender<ShardMessage>>,
+    /// Changes of the topology are made one at a time.
+    pub(super) admin: Mutex<Admin>,
+    pub(super) sessions: AtomicU64,
+}
 
 impl Queues {
-    /// Reads the topology, claims the queues' logs, replays what was acknowledged and starts the shards. At the
-    /// first start it makes the virtual host `/` and its predeclared exchanges.
-    ///
-    /// # Errors
-    /// Whatever the store answers, or `Internal` for records of a newer version.
-    pub async fn open(
-        stores: Stores,
-        options: QueueOptions,
-        clock: Clock,
-        rng: Rng,
-        tasks: Tasks,
-    ) -> Result<Arc<Queues>, StorageError> {
-        todo!()
-    }
-
     /// A new session.
     #[must_use]
     pub fn session(self: &Arc<Queues>) -> Session {
-        todo!()
+        Session::new(self.sessions.fetch_add(1, Ordering::Relaxed) + 1, self.clone())
     }
 
     /// Rises with every change after which a message may go elsewhere.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        todo!()
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether there is such a virtual host.
     #[must_use]
     pub fn has_vhost(&self, vhost: &str) -> bool {
-        todo!()
-    }
-
-    /// Makes a virtual host with its predeclared exchanges; whether it was not there before.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn create_vhost(&self, vhost: &str) -> Result<bool, QueueError> {
-        todo!()
-    }
-
-    /// Makes an exchange, or checks that the one there is equivalent; whether it was made.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn declare_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: ExchangeSpec,
-    ) -> Result<bool, QueueError> {
-        todo!()
-    }
-
-    /// What an exchange is (a passive declaration).
-    ///
-    /// # Errors
-    /// [`QueueError::NotFound`] or [`QueueError::NoVhost`].
-    pub fn exchange(&self, vhost: &str, name: &str) -> Result<ExchangeSpec, QueueError> {
-        todo!()
-    }
-
-    /// Deletes an exchange with its bindings; whether it was there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn delete_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        name: &str,
-        only_if: DeleteIf,
-    ) -> Result<bool, QueueError> {
-        todo!()
-    }
-
-    /// Makes a queue, or checks that the one there is equivalent and may be used by this session.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn declare_queue(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: QueueSpec,
-    ) -> Result<Declared, QueueError> {
-        todo!()
-    }
-
-    /// A queue that this session may use, with what is in it (a passive declaration).
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn queue(&self, session: &Session, vhost: &str, name: &str) -> Result<Declared, QueueError> {
-        todo!()
-    }
-
-    /// Deletes a queue with its bindings and messages; how many messages were ready.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn delete_queue(
-        &self,
-        session: &Session,
-        vhost: &str,
-        name: &str,
-        only_if: DeleteIf,
-    ) -> Result<u64, QueueError> {
-        todo!()
-    }
-
-    /// Is done with all messages that are ready; how many.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn purge(&self, session: &Session, vhost: &str, name: &str) -> Result<u64, QueueError> {
-        todo!()
-    }
-
-    /// Binds a queue to an exchange; nothing happens if the same binding is there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        todo!()
-    }
-
-    /// Takes a binding of a queue away; nothing happens if it is not there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        todo!()
-    }
-
-    /// Binds an exchange (`destination`) to an exchange (`source`).
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        todo!()
-    }
-
-    /// Takes a binding of an exchange to an exchange away.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        todo!()
+        self.topology.read().has_vhost(vhost)
     }
 
     /// Where a message published to `exchange` goes; empty if nowhere. Cheap and without I/O. Only for headers
     /// exchanges does the answer depend on `headers`; see [`Queues::routes_by_headers`].
+    ///
+    /// To keep an answer, read [`Queues::generation`] *before* asking.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::NoVhost`] or [`QueueError::Internal`].
@@ -218,20 +93,53 @@ impl Queues {
         routing_key: &[u8],
         headers: &dyn Headers,
     ) -> Result<Routed, QueueError> {
-        todo!()
+        self.topology.read().vhost(vhost)?.route(exchange, routing_key, headers)
     }
 
     /// Whether an exchange, or one that it leads to, looks at headers: then a route must not be kept for other
     /// messages.
     #[must_use]
     pub fn routes_by_headers(&self, vhost: &str, exchange: &str) -> bool {
-        todo!()
+        self.topology.read().vhost(vhost).is_ok_and(|vhost| vhost.looks_at_headers(exchange))
     }
 
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
     /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
     pub async fn publish(&self, messages: Vec<Publish>) -> PendingPublish {
-        todo!()
+        let count = messages.len();
+        let mut failed = Vec::new();
+        let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for (place, Publish { message, to }) in messages.into_iter().enumerate() {
+            let index = u32::try_from(place).unwrap_or(u32::MAX);
+            if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
+                let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
+                failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
+                continue;
+            }
+            let Some((first, rest)) = to.queues().split_first() else { continue };
+            let first = first.0.shard;
+            for (at, queue) in rest.iter().enumerate() {
+                let shard = queue.0.shard;
+                if shard != first && !rest[..at].iter().any(|before| before.0.shard == shard) {
+                    by_shard[shard].push(Item { index, message: message.clone(), to: to.clone() });
+                }
+            }
+            by_shard[first].push(Item { index, message, to });
+        }
+        let mut waiting = Vec::with_capacity(1);
+        for (shard, items) in self.shards.iter().zip(by_shard) {
+            if items.is_empty() {
+                continue;
+            }
+            let indexes: Vec<u32> = items.iter().map(|item| item.index).collect();
+            let (reply, answer) = oneshot::channel();
+            let message = ShardMessage::Publish { items, reply };
+            let bytes = message.bytes();
+            // If the shard has ended, the answer's sender is gone and every item fails.
+            let _ended = shard.send(message, bytes).await.is_err();
+            waiting.push((indexes, answer));
+        }
+        PendingPublish { count, failed, waiting }
     }
 
     /// Begins to consume. Deliveries may be in `sink` before this returns.
@@ -246,7 +154,11 @@ impl Queues {
         new: NewConsumer,
         sink: &DeliverySink,
     ) -> Result<Consumer, QueueError> {
-        todo!()
+        let queue = self.find(session, vhost, queue)?;
+        let (log, session, sink) = (queue.log(), session.id(), sink.clone());
+        let consume = |reply| ShardMessage::Consume { log, session, new, sink, reply };
+        let id = self.ask(&queue, consume).await?.map_err(|why| refused(&queue, why))?;
+        Ok(Consumer { queue, id })
     }
 
     /// Ends a consumer. Whatever was sent to it is in its sink when this returns, and stays unsettled until the
@@ -255,12 +167,16 @@ impl Queues {
     /// # Errors
     /// [`QueueError`], if deleting the queue failed.
     pub async fn cancel(&self, session: &Session, consumer: &Consumer) -> Result<(), QueueError> {
-        todo!()
+        let (queue, id, session) = (&consumer.queue, consumer.id, session.id());
+        let cancel = |reply| ShardMessage::Cancel { log: queue.log(), session, consumer: id, reply };
+        let last = self.ask(queue, cancel).await?;
+        if last { self.delete_if_auto(queue).await } else { Ok(()) }
     }
 
     /// Grants a consumer more; for [`Credit::Window`](super::Credit::Window) widens the window.
     pub async fn credit(&self, consumer: &Consumer, more: u32) {
-        todo!()
+        let log = consumer.queue.log();
+        self.tell(&consumer.queue, ShardMessage::Credit { log, consumer: consumer.id, more }).await;
     }
 
     /// Takes the first message, if there is one.
@@ -274,13 +190,17 @@ impl Queues {
         queue: &str,
         no_ack: bool,
     ) -> Result<Option<Got>, QueueError> {
-        todo!()
+        let queue = self.find(session, vhost, queue)?;
+        let (log, session) = (queue.log(), session.id());
+        let get = |reply| ShardMessage::Get { log, session, no_ack, reply };
+        self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))
     }
 
     /// Settles deliveries of one queue to this session. Returns once enqueued: a later call to the queue sees it.
     /// What this session does not hold is left alone.
     pub async fn settle(&self, session: &Session, queue: &QueueHandle, what: Vec<(Offset, Settle)>) {
-        todo!()
+        let settle = ShardMessage::Settle { log: queue.log(), session: session.id(), what };
+        self.tell(queue, settle).await;
     }
 
     /// What is in a queue.
@@ -288,7 +208,41 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        todo!()
+        let stat = |reply| ShardMessage::Stat { log: queue.log(), reply };
+        self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
+    }
+
+    /// A queue that this session may use.
+    pub(super) fn find(&self, session: &Session, vhost: &str, name: &str) -> Result<QueueHandle, QueueError> {
+        Ok(self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.handle.clone())
+    }
+
+    async fn tell(&self, queue: &QueueHandle, message: ShardMessage) {
+        let bytes = message.bytes();
+        // A shard that has ended has nothing to settle.
+        let _ended = self.shards[queue.0.shard].send(message, bytes).await.is_err();
+    }
+
+    pub(super) async fn ask<T>(
+        &self,
+        queue: &QueueHandle,
+        message: impl FnOnce(oneshot::Sender<T>) -> ShardMessage,
+    ) -> Result<T, QueueError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(queue, message(reply)).await;
+        answer.await.map_err(|_| QueueError::Stopped)
+    }
+}
+
+/// A shard's refusal, with names.
+pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
+    let (vhost, name) = (queue.vhost().clone(), queue.name().clone());
+    match why {
+        Refused::Gone => QueueError::NotFound { entity: Entity::Queue, vhost, name },
+        Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
+        Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
+        Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
+        Refused::Storage(error) => QueueError::Storage(error),
     }
 }
 
@@ -296,13 +250,31 @@ impl Queues {
 #[must_use]
 pub struct PendingPublish {
     count: usize,
+    failed: Failed,
+    /// Per shard: which messages went there, and its answer.
+    waiting: Vec<(Vec<u32>, oneshot::Receiver<Failed>)>,
 }
 
 impl Future for PendingPublish {
     type Output = Published;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Published> {
-        todo!()
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Published> {
+        let this = &mut *self;
+        while let Some((indexes, answer)) = this.waiting.last_mut() {
+            match Pin::new(answer).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(failed)) => this.failed.extend(failed),
+                Poll::Ready(Err(_)) => {
+                    this.failed.extend(indexes.iter().map(|index| (*index, QueueError::Stopped)));
+                }
+            }
+            this.waiting.pop();
+        }
+        let mut failed = std::mem::take(&mut this.failed);
+        failed.sort_by_key(|(index, _)| *index);
+        failed.dedup_by_key(|(index, _)| *index);
+        let failed = failed.into_iter().map(|(index, error)| (index as usize, error)).collect();
+        Poll::Ready(Published { count: this.count, failed })
     }
 }
 

@@ -90,11 +90,6 @@ impl DeliverySink {
         drop(state);
         self.0.arrived.notify_one();
     }
-
-    /// Whether both lead to one receiver.
-    pub(super) fn same(&self, other: &DeliverySink) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl Deliveries {

@@ -1,0 +1,568 @@
+//! Changes of the topology: each is durable before anyone sees it, and one is made at a time.
+//!
+//! Logs of durable queues are claimed for them and deleted with them. All other queues take theirs from a pool
+//! that is claimed at the start and never shrinks: a queue that lives for a second costs no durable write, and
+//! leaves no name behind in the store.
+//!
+//! **Invariants.** A queue that conditions forbid to delete is not touched: its shard checks and closes it in one
+//! step. A deleted queue's log stands in `queues-deleting/` until it is gone, so that a crash leaks nothing.
+//!
+//! Deliberately absent: permissions (the doors have them).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ferrymq_runtime::TaskKind;
+use ferrymq_storage::{Action, Compare, ErrorKind, Op, Put, StorageError};
+use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
+use ferrymq_types::{LogId, Offset};
+
+use super::ack::AckState;
+use super::declare::{
+    always_durable, check_arguments, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
+};
+use super::error::{Entity, QueueError};
+use super::exchange::check_binding;
+use super::handle::{Queues, refused};
+use super::records::{
+    self, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, LOG_COUNTER, POOL_COUNTER,
+    QUEUES, QueueRecord, VHOSTS, VhostRecord, binding_key, gone, key, put,
+};
+use super::session::Session;
+use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
+use super::topology::{Binding, Destination, QueueEntry, Removal, Vhost};
+use super::types::{
+    BindingSpec, Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
+};
+use crate::broker::base64_url;
+
+/// Logs of durable queues have ids from here on.
+pub(super) const FIRST_DURABLE_LOG: u64 = 1 << 40;
+/// Logs of all other queues have ids from here on.
+pub(super) const FIRST_POOL_LOG: u64 = 1 << 41;
+/// Ids taken from a counter at a time.
+const BLOCK: u64 = 64;
+
+/// What changes of the topology need to know besides.
+#[derive(Debug, Default)]
+pub(super) struct Admin {
+    pub(super) next_binding: u64,
+    /// Ids taken from the counter and not used yet.
+    pub(super) durable_ids: Range<u64>,
+    /// Claimed logs that nobody uses.
+    pub(super) pool: Vec<Released>,
+}
+
+/// A queue that was just made.
+const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
+
+impl Queues {
+    /// Makes a virtual host with its predeclared exchanges; whether it was not there before.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn create_vhost(&self, vhost: &str) -> Result<bool, QueueError> {
+        let _one_at_a_time = self.admin.lock().await;
+        if self.has_vhost(vhost) {
+            return Ok(false);
+        }
+        if vhost.len() > QUEUE_NAME_BYTES_MAX {
+            let limit = QUEUE_NAME_BYTES_MAX as u64;
+            return Err(QueueError::Limit { what: "the name of a virtual host", limit });
+        }
+        self.write(vec![put(key(VHOSTS, &[vhost]), VhostRecord { name: vhost.to_owned() })?]).await?;
+        self.topology.write().add_vhost(Arc::from(vhost));
+        Ok(true)
+    }
+
+    /// Makes an exchange, or checks that the one there is equivalent; whether it was made.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn declare_exchange(
+        &self,
+        _session: &Session,
+        vhost: &str,
+        spec: ExchangeSpec,
+    ) -> Result<bool, QueueError> {
+        let _one_at_a_time = self.admin.lock().await;
+        {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            if spec.name.is_empty() {
+                return Err(QueueError::DefaultExchange);
+            }
+            if let Ok(found) = vhost.exchange(&spec.name) {
+                return same_exchange(&vhost.name, &found.spec, &spec).map(|()| false);
+            }
+        }
+        check_new_name(Entity::Exchange, &spec.name)?;
+        check_exchange(&spec)?;
+        if spec.durable {
+            let key = key(EXCHANGES, &[vhost, &spec.name]);
+            self.write(vec![put(key, ExchangeRecord::new(vhost, &spec))?]).await?;
+        }
+        self.change(vhost, |vhost| vhost.add_exchange(spec, false))?;
+        Ok(true)
+    }
+
+    /// What an exchange is (a passive declaration).
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`] or [`QueueError::NoVhost`].
+    pub fn exchange(&self, vhost: &str, name: &str) -> Result<ExchangeSpec, QueueError> {
+        Ok(self.topology.read().vhost(vhost)?.exchange(name)?.spec.clone())
+    }
+
+    /// Deletes an exchange with its bindings; whether it was there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn delete_exchange(
+        &self,
+        _session: &Session,
+        vhost: &str,
+        name: &str,
+        only_if: DeleteIf,
+    ) -> Result<bool, QueueError> {
+        let _one_at_a_time = self.admin.lock().await;
+        let removal = {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            let name: Arc<str> = Arc::from(name);
+            if name.is_empty() {
+                return Err(QueueError::DefaultExchange);
+            }
+            if name.starts_with("amq.") {
+                return Err(QueueError::ReservedName { entity: Entity::Exchange, name });
+            }
+            if vhost.exchange(&name).is_err() {
+                return Ok(false);
+            }
+            if only_if.unused && vhost.bindings_from(&name) > 0 {
+                return Err(QueueError::InUse { entity: Entity::Exchange, vhost: vhost.name.clone(), name });
+            }
+            vhost.plan_exchange(&name)
+        };
+        self.remove(vhost, &removal, Vec::new()).await?;
+        Ok(true)
+    }
+
+    /// Makes a queue, or checks that the one there is equivalent and may be used by this session.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn declare_queue(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: QueueSpec,
+    ) -> Result<Declared, QueueError> {
+        let mut admin = self.admin.lock().await;
+        if let Some(queue) = self.check_declared(session, vhost, &spec)? {
+            drop(admin);
+            let stat = self.stat(&queue).await?;
+            return Ok(Declared { queue, created: false, stat });
+        }
+        let spec = match &*spec.name {
+            "" => QueueSpec { name: self.generated_name(), ..spec },
+            _ => {
+                check_new_name(Entity::Queue, &spec.name)?;
+                spec
+            }
+        };
+        check_queue(&spec)?;
+        let at = self.topology.read().vhost(vhost)?.name.clone();
+        let owner = spec.exclusive.then_some(session.id());
+        let durable = spec.durable && owner.is_none();
+        let log = if durable { self.new_log(&mut admin).await? } else { self.pooled_log(&mut admin).await? };
+        let handle = self.identify(log.log, at, spec.name.clone());
+        if durable {
+            let record = QueueRecord::new(handle.vhost(), &spec, log.log.0, self.clock.wall_ms());
+            self.write(vec![put(key(QUEUES, &[vhost, &spec.name]), record)?]).await?;
+        }
+        let attached = Attached {
+            handle: handle.clone(),
+            epoch: log.epoch,
+            next: log.next,
+            durable,
+            always_durable: always_durable(&spec),
+            acks: AckState::new(log.next),
+        };
+        self.attach(attached).await?;
+        self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(Declared { queue: handle, created: true, stat: FRESH })
+    }
+
+    /// The queue of this name, if it is there and as asked.
+    fn check_declared(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: &QueueSpec,
+    ) -> Result<Option<QueueHandle>, QueueError> {
+        let topology = self.topology.read();
+        let vhost = topology.vhost(vhost)?;
+        let Some(entry) = vhost.queues.get(&spec.name) else { return Ok(None) };
+        // A queue that is nobody's cannot be taken, and one's own must be asked for as one's own.
+        let mine = if spec.exclusive { Some(session.id()) } else { None };
+        if entry.owner != mine {
+            let (vhost, name) = (vhost.name.clone(), spec.name.clone());
+            return Err(QueueError::ExclusiveLocked { vhost, name });
+        }
+        same_queue(&vhost.name, &entry.spec, spec)?;
+        Ok(Some(entry.handle.clone()))
+    }
+
+    /// A queue that this session may use, with what is in it (a passive declaration).
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn queue(&self, session: &Session, vhost: &str, name: &str) -> Result<Declared, QueueError> {
+        let queue = self.find(session, vhost, name)?;
+        let stat = self.stat(&queue).await?;
+        Ok(Declared { queue, created: false, stat })
+    }
+
+    /// Deletes a queue with its bindings and messages; how many messages were ready.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn delete_queue(
+        &self,
+        session: &Session,
+        vhost: &str,
+        name: &str,
+        only_if: DeleteIf,
+    ) -> Result<u64, QueueError> {
+        let mut admin = self.admin.lock().await;
+        let entry = self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.clone();
+        self.delete(&mut admin, entry, only_if).await
+    }
+
+    /// Is done with all messages that are ready; how many.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn purge(&self, session: &Session, vhost: &str, name: &str) -> Result<u64, QueueError> {
+        let queue = self.find(session, vhost, name)?;
+        let purge = |reply| ShardMessage::Purge { log: queue.log(), reply };
+        self.ask(&queue, purge).await?.map_err(|why| refused(&queue, why))
+    }
+
+    /// Binds a queue to an exchange; nothing happens if the same binding is there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn bind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
+        let destination = Destination::Queue(spec.destination.clone());
+        self.add_binding(session, vhost, spec, destination).await
+    }
+
+    /// Takes a binding of a queue away; nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn unbind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
+        let destination = Destination::Queue(spec.destination.clone());
+        self.remove_binding(session, vhost, spec, destination).await
+    }
+
+    /// Binds an exchange (`destination`) to an exchange (`source`).
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn bind_exchange(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+    ) -> Result<(), QueueError> {
+        let destination = Destination::Exchange(spec.destination.clone());
+        self.add_binding(session, vhost, spec, destination).await
+    }
+
+    /// Takes a binding of an exchange to an exchange away; nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn unbind_exchange(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+    ) -> Result<(), QueueError> {
+        let destination = Destination::Exchange(spec.destination.clone());
+        self.remove_binding(session, vhost, spec, destination).await
+    }
+
+    async fn add_binding(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+        destination: Destination,
+    ) -> Result<(), QueueError> {
+        let mut admin = self.admin.lock().await;
+        let binding = {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            let binding = checked_binding(vhost, session, spec, destination)?;
+            if vhost.find_binding(&binding).is_some() {
+                return Ok(());
+            }
+            binding
+        };
+        let number = admin.next_binding;
+        if binding.stored {
+            self.write(vec![put(binding_key(number), BindingRecord::new(vhost, &binding))?]).await?;
+        }
+        admin.next_binding += 1;
+        self.change(vhost, |vhost| vhost.add_binding(number, binding))?;
+        Ok(())
+    }
+
+    async fn remove_binding(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+        destination: Destination,
+    ) -> Result<(), QueueError> {
+        let _one_at_a_time = self.admin.lock().await;
+        let removal = {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            match checked_binding(vhost, session, spec, destination) {
+                Ok(binding) => vhost.find_binding(&binding).map(|number| vhost.plan_binding(number)),
+                // What one end is missing of is not there.
+                Err(QueueError::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            }
+        };
+        match removal {
+            Some(removal) => self.remove(vhost, &removal, Vec::new()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a queue that was declared auto-delete and has no consumers, if it is still there.
+    pub(super) async fn delete_if_auto(&self, queue: &QueueHandle) -> Result<(), QueueError> {
+        let mut admin = self.admin.lock().await;
+        let entry = {
+            let topology = self.topology.read();
+            topology.vhost(queue.vhost()).ok().and_then(|vhost| vhost.queues.get(queue.name()).cloned())
+        };
+        let Some(entry) = entry.filter(|entry| entry.handle == *queue && entry.spec.auto_delete) else {
+            return Ok(());
+        };
+        match self.delete(&mut admin, entry, DeleteIf { unused: true, empty: false }).await {
+            Ok(_) | Err(QueueError::InUse { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the exclusive queues of a session that has ended.
+    pub(super) async fn delete_exclusive(&self, session: u64) {
+        let mut admin = self.admin.lock().await;
+        let names = self.topology.write().exclusive.remove(&session).unwrap_or_default();
+        for (vhost, name) in names {
+            let entry = {
+                let topology = self.topology.read();
+                topology.vhost(&vhost).ok().and_then(|vhost| vhost.queues.get(&name).cloned())
+            };
+            let Some(entry) = entry.filter(|entry| entry.owner == Some(session)) else { continue };
+            if let Err(error) = self.delete(&mut admin, entry, DeleteIf::default()).await {
+                tracing::warn!(queue = %name, %error, "an exclusive queue could not be deleted");
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        admin: &mut Admin,
+        entry: QueueEntry,
+        only_if: DeleteIf,
+    ) -> Result<u64, QueueError> {
+        let (queue, log) = (&entry.handle, entry.handle.log());
+        let count = match self.ask(queue, |reply| ShardMessage::Close { log, only_if, reply }).await? {
+            Ok(count) => count,
+            Err(why @ (Refused::InUse | Refused::NotEmpty | Refused::Storage(_))) => {
+                return Err(refused(queue, why));
+            }
+            Err(Refused::Gone | Refused::Exclusive) => 0,
+        };
+        let removal = self.topology.read().vhost(queue.vhost())?.plan_queue(queue.name());
+        let deleting = key(DELETING, &[&log.to_string()]);
+        let puts = match entry.stored() {
+            true => vec![put(deleting.clone(), DeletingRecord { log: log.0 })?],
+            false => Vec::new(),
+        };
+        if let Err(error) = self.remove(queue.vhost(), &removal, puts).await {
+            let shard = &self.shards[queue.0.shard];
+            // A shard that has ended serves nothing anyway.
+            let _ended = shard.send(ShardMessage::Reopen { log }, SMALL).await.is_err();
+            return Err(error);
+        }
+        let released = self.ask(queue, |reply| ShardMessage::Detach { log, reply }).await;
+        // Of a shard that has ended nothing is known; the next start claims the log anew.
+        let Ok(released) = released else { return Ok(count) };
+        if entry.stored() {
+            self.delete_log(released, deleting);
+        } else {
+            self.give_back(admin, released);
+        }
+        Ok(count)
+    }
+
+    /// Deletes a log in the background; should that fail, the next start does it.
+    fn delete_log(&self, released: Released, deleting: String) {
+        let op = self.op(released, Action::Delete);
+        let outcome = self.stores.logs.commit(vec![vec![op]]);
+        let meta = self.stores.meta.clone();
+        self.tasks.spawn(TaskKind::Background, "deletion of a queue's log", async move {
+            let mut done = outcome.await.pop().unwrap_or(Ok(()));
+            if done.is_ok() {
+                done = meta.txn(Vec::new(), vec![gone(deleting)]).await.map(drop);
+            }
+            if let Err(error) = done {
+                tracing::warn!(log = released.log.0, %error, "a deleted queue's log goes at the next start");
+            }
+        });
+    }
+
+    /// Empties a log and puts it back into the pool. What comes next to the log comes behind the trim.
+    fn give_back(&self, admin: &mut Admin, released: Released) {
+        let op = self.op(released, Action::Trim(Offset(released.next)));
+        let outcome = self.stores.logs.commit(vec![vec![op]]);
+        self.tasks.spawn(TaskKind::Background, "emptying of a queue's log", async move {
+            if let Some(Err(error)) = outcome.await.pop() {
+                tracing::warn!(log = released.log.0, %error, "a deleted queue's log could not be emptied");
+            }
+        });
+        admin.pool.push(released);
+    }
+
+    fn op(&self, released: Released, action: Action) -> Op {
+        Op { log: released.log, epoch: released.epoch, owner: self.owner, action }
+    }
+
+    /// A new log for a durable queue.
+    async fn new_log(&self, admin: &mut Admin) -> Result<Released, StorageError> {
+        if admin.durable_ids.is_empty() {
+            let first = self.take_from_counter(LOG_COUNTER, FIRST_DURABLE_LOG).await?;
+            admin.durable_ids = first..first + BLOCK;
+        }
+        let id = admin.durable_ids.start;
+        admin.durable_ids.start += 1;
+        let claims = self.stores.logs.claim(vec![LogId(id)], self.owner).await?;
+        let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
+        let claim = claims.first().ok_or_else(none)?;
+        Ok(Released { log: claim.log, epoch: claim.epoch, next: claim.next.0 })
+    }
+
+    /// A log for a queue that does not outlive the process.
+    async fn pooled_log(&self, admin: &mut Admin) -> Result<Released, StorageError> {
+        if admin.pool.is_empty() {
+            let first = self.take_from_counter(POOL_COUNTER, 0).await?;
+            let logs = (first..first + BLOCK).map(|at| LogId(FIRST_POOL_LOG + at)).collect();
+            let claims = self.stores.logs.claim(logs, self.owner).await?;
+            let free = |claim: &ferrymq_storage::Claim| Released {
+                log: claim.log,
+                epoch: claim.epoch,
+                next: claim.next.0,
+            };
+            admin.pool.extend(claims.iter().rev().map(free));
+        }
+        let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
+        admin.pool.pop().ok_or_else(none)
+    }
+
+    /// Takes [`BLOCK`] numbers from a durable counter that starts at `from`; returns the first.
+    async fn take_from_counter(&self, name: &str, from: u64) -> Result<u64, StorageError> {
+        let entry = self.stores.meta.get(name).await?;
+        let first = match &entry {
+            None => from,
+            Some(entry) => records::read_counter(entry)?,
+        };
+        let compare = Compare { key: name.to_owned(), revision: entry.map(|entry| entry.revision) };
+        let put = records::put_counter(name, first + BLOCK);
+        self.stores.meta.txn(vec![compare], vec![put]).await?;
+        Ok(first)
+    }
+
+    /// Takes a planned removal away, from the store first.
+    async fn remove(&self, vhost: &str, removal: &Removal, mut puts: Vec<Put>) -> Result<(), QueueError> {
+        {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            let stored = |number: &&u64| vhost.binding(**number).is_some_and(|binding| binding.stored);
+            puts.extend(removal.bindings.iter().filter(stored).map(|number| gone(binding_key(*number))));
+            for name in &removal.exchanges {
+                if vhost.exchange(name).is_ok_and(|exchange| exchange.spec.durable && !exchange.predeclared) {
+                    puts.push(gone(key(EXCHANGES, &[&vhost.name, name])));
+                }
+            }
+            if let Some(name) =
+                removal.queue.as_ref().filter(|name| vhost.queue(name).is_ok_and(QueueEntry::stored))
+            {
+                puts.push(gone(key(QUEUES, &[&vhost.name, name])));
+            }
+        }
+        self.write(puts).await?;
+        self.change(vhost, |vhost| vhost.remove(removal))
+    }
+
+    async fn write(&self, puts: Vec<Put>) -> Result<(), StorageError> {
+        if puts.is_empty() {
+            return Ok(());
+        }
+        self.stores.meta.txn(Vec::new(), puts).await.map(drop)
+    }
+
+    fn change<T>(&self, vhost: &str, change: impl FnOnce(&mut Vhost) -> T) -> Result<(), QueueError> {
+        change(self.topology.write().vhost_mut(vhost)?);
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn identify(&self, log: LogId, vhost: Arc<str>, name: Arc<str>) -> QueueHandle {
+        let shard = usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0);
+        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name }))
+    }
+
+    pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {
+        let shard = attached.handle.0.shard;
+        let message = ShardMessage::Attach(Box::new(attached));
+        self.shards[shard].send(message, SMALL).await.map_err(|_| QueueError::Stopped)
+    }
+
+    fn generated_name(&self) -> Arc<str> {
+        Arc::from(format!("amq.gen-{}", base64_url(&self.rng.next_u128().to_be_bytes())))
+    }
+}
+
+/// A binding between what is there, by who may.
+fn checked_binding(
+    vhost: &Vhost,
+    session: &Session,
+    spec: BindingSpec,
+    destination: Destination,
+) -> Result<Binding, QueueError> {
+    let BindingSpec { source, routing_key, arguments, .. } = spec;
+    let to_durable = match &destination {
+        Destination::Queue(name) => vhost.queue_for(name, session.id())?.stored(),
+        Destination::Exchange(name) if name.is_empty() => return Err(QueueError::DefaultExchange),
+        Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
+    };
+    if source.is_empty() {
+        return Err(QueueError::DefaultExchange);
+    }
+    let from = vhost.exchange(&source)?;
+    check_arguments(&arguments)?;
+    check_binding(from.spec.kind, &arguments)?;
+    let stored = from.spec.durable && to_durable;
+    Ok(Binding { source, destination, routing_key, arguments, stored })
+}

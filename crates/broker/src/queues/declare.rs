@@ -1,0 +1,192 @@
+//! What may be declared: names, arguments, and whether a declaration says what is there.
+//!
+//! Arguments of a queue are of four sorts. *Served*: `x-queue-type` (`classic`, or `quorum`: the same queue, of
+//! which every message is durable). *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
+//! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
+//! either and are kept as given. The first three sorts are compared when a queue is declared again.
+//!
+//! **Invariant.** An argument that would change what happens to a message is honoured or refused.
+
+use std::sync::Arc;
+
+use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
+
+use super::args::{Arguments, Value};
+use super::error::{Entity, Property, QueueError};
+use super::types::{ExchangeSpec, QueueSpec};
+
+/// Arguments without effect.
+pub const DEAD: [&str; 9] = [
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-master-locator",
+    "x-queue-leader-locator",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-initial-group-size",
+    "x-quorum-target-group-size",
+    "x-initial-cluster-size",
+];
+
+/// Arguments that are refused until they are served.
+pub const NOT_SERVED: [&str; 20] = [
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-overflow",
+    "x-max-priority",
+    "x-single-active-consumer",
+    "x-consumer-timeout",
+    "x-consumer-disconnected-timeout",
+    "x-delivery-limit",
+    "x-delayed-retry-type",
+    "x-delayed-retry-min",
+    "x-delayed-retry-max",
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
+    "x-message-deduplication",
+];
+
+const QUEUE_TYPE: &str = "x-queue-type";
+const ALTERNATE: &str = "alternate-exchange";
+
+/// Checks a name that a client chose for something new.
+pub(super) fn check_new_name(entity: Entity, name: &Arc<str>) -> Result<(), QueueError> {
+    if name.starts_with("amq.") {
+        return Err(QueueError::ReservedName { entity, name: name.clone() });
+    }
+    if name.len() > QUEUE_NAME_BYTES_MAX {
+        return Err(QueueError::BadName { entity, why: "longer than 255 bytes" });
+    }
+    if name.contains(['\r', '\n', '\0']) {
+        return Err(QueueError::BadName { entity, why: "it holds a control character" });
+    }
+    Ok(())
+}
+
+/// Checks arguments that are to be stored.
+pub(super) fn check_arguments(arguments: &Arguments) -> Result<(), QueueError> {
+    if arguments.too_deep() {
+        let limit = super::args::DEPTH_MAX as u64;
+        return Err(QueueError::Limit { what: "the depth of an argument", limit });
+    }
+    Ok(())
+}
+
+/// Whether each message of a queue declared so is durable.
+pub(super) fn always_durable(spec: &QueueSpec) -> bool {
+    spec.arguments.get(QUEUE_TYPE).and_then(Value::as_text) == Some("quorum")
+}
+
+/// Checks what is asked of a new queue.
+pub(super) fn check_queue(spec: &QueueSpec) -> Result<(), QueueError> {
+    check_arguments(&spec.arguments)?;
+    for (name, value) in spec.arguments.iter() {
+        if NOT_SERVED.contains(&name) {
+            let (argument, value) = (name.to_owned(), value.clone());
+            return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
+        }
+    }
+    let Some(kind) = spec.arguments.get(QUEUE_TYPE) else { return Ok(()) };
+    let argument = QUEUE_TYPE.to_owned();
+    let invalid = |why| QueueError::InvalidArgument {
+        entity: Entity::Queue,
+        argument: QUEUE_TYPE.to_owned(),
+        value: kind.clone(),
+        why,
+    };
+    match kind.as_text() {
+        Some("classic") => Ok(()),
+        Some("quorum") if !spec.durable => Err(invalid("a quorum queue must be durable")),
+        Some("quorum") if spec.exclusive => Err(invalid("a quorum queue cannot be exclusive")),
+        Some("quorum") if spec.auto_delete => Err(invalid("a quorum queue cannot be auto-delete")),
+        Some("quorum") => Ok(()),
+        Some("stream") => {
+            Err(QueueError::Unsupported { entity: Entity::Queue, argument, value: kind.clone() })
+        }
+        _ => Err(invalid("expected classic, quorum or stream")),
+    }
+}
+
+/// Checks what is asked of a new exchange.
+pub(super) fn check_exchange(spec: &ExchangeSpec) -> Result<(), QueueError> {
+    check_arguments(&spec.arguments)?;
+    match spec.arguments.get(ALTERNATE) {
+        Some(value) if value.as_text().is_none() => Err(QueueError::InvalidArgument {
+            entity: Entity::Exchange,
+            argument: ALTERNATE.to_owned(),
+            value: value.clone(),
+            why: "expected a name",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a queue that is there is as asked.
+pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) -> Result<(), QueueError> {
+    let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
+    differs.flag("durable", is.durable, asked.durable)?;
+    differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
+    let compared = DEAD.iter().chain(&NOT_SERVED).chain(std::iter::once(&QUEUE_TYPE));
+    compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
+}
+
+/// Whether an exchange that is there is as asked.
+pub(super) fn same_exchange(
+    vhost: &Arc<str>,
+    is: &ExchangeSpec,
+    asked: &ExchangeSpec,
+) -> Result<(), QueueError> {
+    let differs = Differs { entity: Entity::Exchange, vhost, name: &is.name };
+    if is.kind != asked.kind {
+        return Err(differs.error("type", Property::Kind(is.kind), Property::Kind(asked.kind)));
+    }
+    differs.flag("durable", is.durable, asked.durable)?;
+    differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
+    differs.flag("internal", is.internal, asked.internal)?;
+    differs.argument(ALTERNATE, &is.arguments, &asked.arguments)
+}
+
+/// Whose properties are compared.
+struct Differs<'a> {
+    entity: Entity,
+    vhost: &'a Arc<str>,
+    name: &'a Arc<str>,
+}
+
+impl Differs<'_> {
+    fn error(&self, property: &str, current: Property, asked: Property) -> QueueError {
+        QueueError::Inequivalent {
+            entity: self.entity,
+            vhost: self.vhost.clone(),
+            name: self.name.clone(),
+            property: property.to_owned(),
+            current: Box::new(current),
+            asked: Box::new(asked),
+        }
+    }
+
+    fn flag(&self, property: &str, current: bool, asked: bool) -> Result<(), QueueError> {
+        if current == asked {
+            return Ok(());
+        }
+        Err(self.error(property, Property::Flag(current), Property::Flag(asked)))
+    }
+
+    fn argument(&self, name: &str, current: &Arguments, asked: &Arguments) -> Result<(), QueueError> {
+        let (current, asked) = (current.get(name), asked.get(name));
+        match (current, asked) {
+            (None, None) => Ok(()),
+            (Some(current), Some(asked)) if current.equivalent(asked) => Ok(()),
+            _ => {
+                let property = |value: Option<&Value>| Property::Argument(value.cloned());
+                Err(self.error(name, property(current), property(asked)))
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Reading everything back at the start.
+//!
+//! ```text
+//! records ─▶ topology          claims in bulk: state logs, queues, pool
+//! state logs ─▶ ack records    headers of queues that are not empty ─▶ which messages exist
+//! ```
+//! **Invariants.** Nothing is served before its log is claimed and its acks are replayed. A queue's messages are
+//! counted by its batches' headers; no body is read. Before anything is delivered, the state log says that the
+//! last stop is no longer the end of the story.
+//!
+//! Deliberately absent: repairing records that cannot be read; the start is refused and says which.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use ferrymq_runtime::{Clock, Rng, Tasks};
+use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op, Revision, StorageError};
+use ferrymq_types::{LogId, Offset, OwnerId};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::RwLock;
+use tokio::sync::Mutex;
+
+use super::ack::{AckState, Replay};
+use super::admin::{Admin, FIRST_POOL_LOG};
+use super::declare::always_durable;
+use super::error::QueueError;
+use super::handle::{QueueOptions, Queues};
+use super::records::{
+    self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
+    QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
+};
+use super::shard::journal::{Journal, Journaled};
+use super::shard::message::{Attached, Released};
+use super::shard::{self, ShardContext};
+use super::topology::{QueueEntry, Topology};
+use crate::broker::Stores;
+
+/// State logs are those from here on, one per shard.
+pub const FIRST_STATE_LOG: u64 = 32;
+/// Most shards.
+pub const SHARDS_MAX: usize = 16;
+/// Logs claimed in one call.
+const CLAIMS_PER_CALL: usize = 10_000;
+/// Batches described in one call.
+const HEADERS_PER_CALL: usize = 4096;
+/// Queues whose headers are read at a time.
+const LOADS_AT_A_TIME: usize = 64;
+/// The virtual host that is there from the first start on.
+const FIRST_VHOST: &str = "/";
+
+impl Queues {
+    /// Reads the topology, claims the queues' logs, replays what was acknowledged and starts the shards. At the
+    /// first start it makes the virtual host `/` and its predeclared exchanges.
+    ///
+    /// # Errors
+    /// Whatever the store answers, or `Internal` for records of a newer version.
+    pub async fn open(
+        stores: Stores,
+        options: QueueOptions,
+        clock: Clock,
+        rng: Rng,
+        tasks: Tasks,
+    ) -> Result<Arc<Queues>, StorageError> {
+        let owner = OwnerId(rng.next_u128());
+        let shards = shard_count(&*stores.meta, &options).await?;
+        finish_deletions(&stores, owner).await?;
+        let mut topology = Topology::default();
+        load_vhosts(&*stores.meta, &mut topology).await?;
+        let records = load_records::<QueueRecord>(&*stores.meta, QUEUES).await?;
+        let state_logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
+        let mut logs = state_logs;
+        logs.extend(records.iter().map(|(_, record)| LogId(record.log)));
+        let mut claims = claim(&*stores.logs, logs, owner).await?;
+        let queue_claims = claims.split_off(shards);
+        let mut senders = Vec::new();
+        let mut journaled = Vec::new();
+        for (index, claim) in claims.into_iter().enumerate() {
+            let (journal, said) = begin_journal(&stores, claim, owner, &rng, &clock).await?;
+            let context = ShardContext {
+                store: stores.logs.clone(),
+                clock: clock.clone(),
+                owner,
+                writer: rng.next_u64(),
+                tasks: tasks.clone(),
+            };
+            senders.push(shard::start(index, context, journal, &options));
+            journaled.push(said);
+        }
+        let pool = load_pool(&stores, owner).await?;
+        let queues = Queues {
+            stores,
+            clock,
+            rng,
+            tasks,
+            owner,
+            topology: RwLock::new(topology),
+            generation: AtomicU64::new(1),
+            shards: senders,
+            admin: Mutex::new(Admin { pool, ..Admin::default() }),
+            sessions: AtomicU64::new(0),
+        };
+        queues.load_queues(records, queue_claims, &journaled).await?;
+        queues.load_bindings().await?;
+        Ok(Arc::new(queues))
+    }
+
+    async fn load_queues(
+        &self,
+        records: Vec<(String, QueueRecord)>,
+        claims: Vec<Claim>,
+        journaled: &[Journaled],
+    ) -> Result<(), StorageError> {
+        let nothing = Replay::default();
+        let loads = records.into_iter().zip(claims).map(|((_, record), claim)| {
+            let handle = self.identify(claim.log, record.vhost.as_str().into(), record.name.as_str().into());
+            let said = &journaled[handle.0.shard];
+            let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
+            async move {
+                let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
+                Ok::<_, StorageError>((handle, record.spec(), claim, acks))
+            }
+        });
+        let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
+        for (handle, spec, claim, acks) in loads {
+            let attached = Attached {
+                handle: handle.clone(),
+                epoch: claim.epoch,
+                next: claim.next.0,
+                durable: true,
+                always_durable: always_durable(&spec),
+                acks,
+            };
+            if !self.topology.read().has_vhost(handle.vhost()) {
+                return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
+            }
+            self.attach(attached).await.map_err(stopped)?;
+            self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
+        }
+        Ok(())
+    }
+
+    async fn load_bindings(&self) -> Result<(), StorageError> {
+        let mut admin = self.admin.lock().await;
+        for (key, record) in load_records::<BindingRecord>(&*self.stores.meta, BINDINGS).await? {
+            let number = binding_number(&key);
+            let vhost = record.vhost.clone();
+            let (Some(number), Some(binding)) = (number, record.binding()) else {
+                return Err(internal(format!("a stored binding makes no sense: {key}")));
+            };
+            admin.next_binding = admin.next_binding.max(number + 1);
+            let mut topology = self.topology.write();
+            let Ok(vhost) = topology.vhost_mut(&vhost) else { continue };
+            if !vhost.add_binding(number, binding) {
+                tracing::warn!(key, "a stored binding leads from or to what is not there; it is left alone");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a state log and makes durable that the shard serves again.
+async fn begin_journal(
+    stores: &Stores,
+    claim: Claim,
+    owner: OwnerId,
+    rng: &Rng,
+    clock: &Clock,
+) -> Result<(Journal, Journaled), StorageError> {
+    let (mut journal, said) = Journal::load(&*stores.logs, claim, owner, rng.next_u64()).await?;
+    let (op, _) = journal.seal(clock.wall_ms());
+    stores.logs.commit(vec![vec![op]]).await.pop().unwrap_or(Ok(()))?;
+    journal.settled(true);
+    Ok((journal, said))
+}
+
+/// What is not done of a queue's log.
+async fn load_acks(
+    store: &dyn LogStore,
+    claim: Claim,
+    replay: &Replay,
+    clean: bool,
+) -> Result<AckState, StorageError> {
+    let (start, next) = (claim.start.0, claim.next.0);
+    let mut existing: Vec<Range<u64>> = Vec::new();
+    let mut at = start;
+    while at < next {
+        let heads = store.headers(claim.log, Offset(at), HEADERS_PER_CALL, 0).await?;
+        let Some(last) = heads.last() else { break };
+        at = last.base.0 + u64::from(last.span);
+        for head in heads {
+            let range = head.base.0..head.base.0 + u64::from(head.span);
+            match existing.last_mut() {
+                Some(before) if before.end == range.start => before.end = range.end,
+                _ => existing.push(range),
+            }
+        }
+    }
+    Ok(replay.restore(start, next, existing, clean))
+}
+
+async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usize, StorageError> {
+    if let Some(entry) = meta.get(SETTINGS).await? {
+        let SettingsRecord { shards } = read(&entry)?;
+        return match shards {
+            1..=SHARDS_MAX => Ok(shards),
+            _ => Err(internal(format!("the stored number of shards makes no sense: {shards}"))),
+        };
+    }
+    let shards = options.shards.clamp(1, SHARDS_MAX);
+    let first = Compare { key: SETTINGS.to_owned(), revision: None };
+    let vhost = VhostRecord { name: FIRST_VHOST.to_owned() };
+    let puts =
+        vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
+    meta.txn(vec![first], puts).await?;
+    Ok(shards)
+}
+
+async fn load_records<T: serde::de::DeserializeOwned>(
+    meta: &dyn MetaStore,
+    prefix: &str,
+) -> Result<Vec<(String, T)>, StorageError> {
+    let listing = meta.list(prefix, Revision(0)).await?;
+    listing.entries.iter().map(|entry| Ok((entry.key.clone(), read(entry)?))).collect()
+}
+
+async fn load_vhosts(meta: &dyn MetaStore, topology: &mut Topology) -> Result<(), StorageError> {
+    for (_, record) in load_records::<VhostRecord>(meta, VHOSTS).await? {
+        topology.add_vhost(record.name.into());
+    }
+    for (key, record) in load_records::<ExchangeRecord>(meta, EXCHANGES).await? {
+        let Ok(vhost) = topology.vhost_mut(&record.vhost) else {
+            return Err(internal(format!("a stored exchange lies in no virtual host: {key}")));
+        };
+        vhost.add_exchange(record.spec(), false);
+    }
+    Ok(())
+}
+
+async fn claim(store: &dyn LogStore, logs: Vec<LogId>, owner: OwnerId) -> Result<Vec<Claim>, StorageError> {
+    let mut claims = Vec::with_capacity(logs.len());
+    for chunk in logs.chunks(CLAIMS_PER_CALL) {
+        claims.extend(store.claim(chunk.to_vec(), owner).await?);
+    }
+    if claims.len() != logs.len() {
+        return Err(internal("a claim without an answer".to_owned()));
+    }
+    Ok(claims)
+}
+
+/// Claims the logs of queues that did not outlive the last process, and empties them.
+async fn load_pool(stores: &Stores, owner: OwnerId) -> Result<Vec<Released>, StorageError> {
+    let Some(entry) = stores.meta.get(POOL_COUNTER).await? else { return Ok(Vec::new()) };
+    let count = records::read_counter(&entry)?;
+    let logs = (0..count).map(|at| LogId(FIRST_POOL_LOG + at)).collect();
+    let claims = claim(&*stores.logs, logs, owner).await?;
+    let full = claims.iter().filter(|claim| claim.start < claim.next);
+    let trims = full.map(|claim| {
+        let Claim { log, epoch, next, .. } = *claim;
+        vec![Op { log, epoch, owner, action: Action::Trim(next) }]
+    });
+    for outcome in stores.logs.commit(trims.collect()).await {
+        outcome?;
+    }
+    let free = |claim: &Claim| Released { log: claim.log, epoch: claim.epoch, next: claim.next.0 };
+    Ok(claims.iter().rev().map(free).collect())
+}
+
+/// Deletes the logs of queues whose deletion a crash cut short.
+async fn finish_deletions(stores: &Stores, owner: OwnerId) -> Result<(), StorageError> {
+    let all: HashMap<String, DeletingRecord> =
+        load_records(&*stores.meta, DELETING).await?.into_iter().collect();
+    for (key, record) in all {
+        let log = LogId(record.log);
+        match stores.logs.claim(vec![log], owner).await {
+            Ok(claims) => {
+                let epoch = claims.first().map(|claim| claim.epoch).unwrap_or_default();
+                let op = Op { log, epoch, owner, action: Action::Delete };
+                stores.logs.commit(vec![vec![op]]).await.pop().unwrap_or(Ok(()))?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        stores.meta.txn(Vec::new(), vec![gone(key)]).await?;
+    }
+    Ok(())
+}
+
+fn internal(what: String) -> StorageError {
+    StorageError::new(ErrorKind::Internal, what)
+}
+
+fn stopped(error: QueueError) -> StorageError {
+    StorageError::new(ErrorKind::Closed, "a shard of queues has ended").caused_by(error)
+}

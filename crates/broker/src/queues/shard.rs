@@ -1,0 +1,242 @@
+//! The owner of some queues: one task that alone appends to their logs, hands out their messages and takes acks.
+//!
+//! ```text
+//!  mailbox (bounded in bytes) ─▶ message: gather, settle, consume ─▶ turn's end: dispatch, flush
+//!                                                                          │         │
+//!  store ◀── commit: a batch per queue, trims, one batch of ack deltas ────│─────────┘
+//!    └──── durable ─▶ visible, confirmed ─▶ dispatch ─▶ sinks ◀────────────┘
+//! ```
+//! **Invariants.**
+//! - A message is visible, confirmed and delivered only once it is durable for its class.
+//! - What waits while commits are in flight goes out in the next one, in one batch per queue.
+//! - No message of the mailbox waits for a client; a sink without room wakes the shard when it has some.
+//! - After an outcome that is unknown, or a fence, the shard takes nothing more: it says so to everybody, and a
+//!   restart reads what is there.
+//!
+//! Deliberately absent: the topology, and deleting logs (the admin's). Timers: nothing here expires yet.
+
+mod commit;
+mod consumers;
+mod dispatch;
+pub(super) mod journal;
+pub(super) mod message;
+mod queue;
+mod ready;
+mod requests;
+mod serve;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
+use ferrymq_storage::{LogStore, Pending, StorageError};
+use ferrymq_types::{LogId, OwnerId};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+
+use commit::Lanes;
+use dispatch::ReadDone;
+use journal::Journal;
+use message::{Refused, ShardMessage, ShardWaker};
+use queue::{OffsetHasher, Queue};
+use ready::ReadyBudget;
+use requests::Requests;
+
+use super::handle::QueueOptions;
+
+/// Messages taken from the mailbox before deliveries and commits get their turn.
+const MESSAGES_PER_TURN: usize = 1024;
+
+/// What a shard works with.
+pub(super) struct ShardContext {
+    pub(super) store: Arc<dyn LogStore>,
+    pub(super) clock: Clock,
+    pub(super) owner: OwnerId,
+    pub(super) writer: u64,
+    pub(super) tasks: Tasks,
+}
+
+/// Something that finished.
+enum Done {
+    Commit(commit::Committed),
+    Read(ReadDone),
+}
+
+type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
+
+/// The task's state.
+struct Owner {
+    context: ShardContext,
+    index: usize,
+    budget: ReadyBudget,
+    queues: ByLog<Queue>,
+    /// Let go of, with something in flight.
+    leaving: ByLog<Queue>,
+    sessions: HashMap<u64, HashSet<LogId>>,
+    requests: Requests,
+    journal: Journal,
+    done: FuturesUnordered<Pending<Done>>,
+    lanes: Lanes,
+    /// Queues that have messages gathered.
+    gathering: Vec<LogId>,
+    /// Queues that may have something to deliver.
+    runnable: VecDeque<LogId>,
+    /// Queues with consumers that wait for room.
+    blocked: Vec<LogId>,
+    /// Queues with acks that are not durable.
+    owing: Vec<LogId>,
+    /// Whether those are to be committed without anything else.
+    due: bool,
+    purges: Vec<commit::Purge>,
+    waker: ShardWaker,
+    stopped: Option<StorageError>,
+    scratch: BytesMut,
+}
+
+/// Starts shard `index`.
+pub(super) fn start(
+    index: usize,
+    context: ShardContext,
+    journal: Journal,
+    options: &QueueOptions,
+) -> MailboxSender<ShardMessage> {
+    let (sender, receiver) = mailbox(options.mailbox_bytes);
+    let tasks = context.tasks.clone();
+    let owner = Owner {
+        context,
+        index,
+        budget: ReadyBudget::new(options.ready_bytes),
+        queues: HashMap::default(),
+        leaving: HashMap::default(),
+        sessions: HashMap::new(),
+        requests: Requests::default(),
+        journal,
+        done: FuturesUnordered::new(),
+        lanes: Lanes::default(),
+        gathering: Vec::new(),
+        runnable: VecDeque::new(),
+        blocked: Vec::new(),
+        owing: Vec::new(),
+        due: false,
+        purges: Vec::new(),
+        waker: Arc::default(),
+        stopped: None,
+        scratch: BytesMut::new(),
+    };
+    tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
+    sender
+}
+
+impl Owner {
+    /// Runs until nobody can ask any more or the process is stopping, then makes durable what was asked.
+    async fn run(mut self, mut mailbox: Mailbox<ShardMessage>) {
+        let waker = self.waker.clone();
+        let mut stopping = std::pin::pin!(self.context.tasks.stopping());
+        loop {
+            self.turn(&mut mailbox);
+            if !self.runnable.is_empty() {
+                // More than one turn's deliveries: others on this thread get theirs in between.
+                tokio::task::yield_now().await;
+                if self.context.tasks.is_stopping() {
+                    break;
+                }
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = &mut stopping => break,
+                Some(done) = self.done.next() => self.on_done(done),
+                message = mailbox.recv() => match message {
+                    Some((message, permit)) => self.on_message(message, permit),
+                    None => break,
+                },
+                () = waker.notified() => self.unblock(),
+            }
+        }
+        self.drain(&mut mailbox).await;
+    }
+
+    /// Takes what is there now, delivers, and hands what was gathered to the store.
+    fn turn(&mut self, mailbox: &mut Mailbox<ShardMessage>) {
+        while let Some(Some(done)) = self.done.next().now_or_never() {
+            self.on_done(done);
+        }
+        // Also when there is always something else to do: a sink with room again is not to starve.
+        if self.waker.notified().now_or_never().is_some() {
+            self.unblock();
+        }
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some((message, permit)) = mailbox.try_recv() else { break };
+            self.on_message(message, permit);
+        }
+        for _ in 0..self.runnable.len() {
+            let Some(log) = self.runnable.pop_front() else { break };
+            self.dispatch(log);
+        }
+        self.flush();
+    }
+
+    /// Makes durable what was asked so far and marks the stop as clean.
+    async fn drain(&mut self, mailbox: &mut Mailbox<ShardMessage>) {
+        while let Some((message, permit)) = mailbox.try_recv() {
+            self.on_message(message, permit);
+        }
+        self.settle_everything().await;
+        if self.stopped.is_some() {
+            return;
+        }
+        let logs: Vec<LogId> = self.queues.keys().copied().collect();
+        logs.into_iter().for_each(|log| self.snapshot(log));
+        self.journal.clean();
+        self.settle_everything().await;
+    }
+
+    async fn settle_everything(&mut self) {
+        self.due = true;
+        loop {
+            self.flush();
+            match self.done.next().await {
+                Some(done) => self.on_done(done),
+                None => return,
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Commit(committed) => self.on_committed(committed),
+            Done::Read(read) => self.on_read(read),
+        }
+    }
+
+    fn run_soon(&mut self, log: LogId) {
+        if let Some(queue) = self.queues.get_mut(&log)
+            && !std::mem::replace(&mut queue.in_run_list, true)
+        {
+            self.runnable.push_back(log);
+        }
+    }
+
+    /// The store can no longer be trusted with what this shard does.
+    fn stop(&mut self, error: StorageError) {
+        if self.stopped.is_some() {
+            return;
+        }
+        tracing::error!(shard = self.index, %error, "a shard of queues stops: the fate of a write is unknown");
+        for queue in self.queues.values_mut() {
+            for part in queue.drop_gathered() {
+                self.requests.fail(part, &super::QueueError::Storage(error.clone()));
+            }
+            for getter in queue.getters.drain(..) {
+                // A caller that went away needs no answer.
+                let _ = getter.reply.send(Err(Refused::Storage(error.clone())));
+            }
+        }
+        for (reply, _) in self.purges.drain(..) {
+            let _ = reply.send(Err(Refused::Storage(error.clone())));
+        }
+        self.stopped = Some(error);
+    }
+}

@@ -1,0 +1,327 @@
+//! What is gathered becomes commits, and what the store says of them.
+//!
+//! Two lanes, so that messages that need no sync do not wait for one: a queue with only such messages gathered
+//! goes out in the memory lane, everything else in the sync lane, acks included.
+//!
+//! **Invariants.** Each lane has a few commits in flight; what comes meanwhile is gathered. The operations of
+//! one queue are handed to the store in the order of their offsets. Acks of persistent messages go out with the
+//! next commit of the sync lane; others when they free enough, or along with it.
+
+use std::collections::VecDeque;
+
+use ferrymq_storage::{Action, ErrorKind, Group, Op, Outcome, StorageError};
+use ferrymq_types::{Durability, LogId, Offset};
+use tokio::sync::oneshot;
+
+use super::journal::WALK_BYTES;
+use super::message::{Refused, Released};
+use super::queue::{Debt, Queue};
+use super::{Done, Owner};
+use crate::queues::ack::AckRecord;
+use crate::queues::error::QueueError;
+
+/// Commits under way at a time in each lane.
+const COMMITS_IN_FLIGHT: usize = 3;
+/// Messages done without a trim after which one is due, whatever their class.
+const TRIM_MESSAGES: u64 = 16_384;
+/// The same in bytes delivered.
+const TRIM_BYTES: u64 = 8 * 1024 * 1024;
+/// Messages done behind a stuck one after which their batches are freed.
+const DISCARD_MESSAGES: u64 = 16_384;
+/// Ranges freed at a time.
+const DISCARD_RANGES: usize = 1024;
+
+/// Commits in flight.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    sync: usize,
+    memory: usize,
+}
+
+/// What one group of a commit was for.
+enum Sent {
+    Run { log: LogId, number: u64 },
+    Acks { log: LogId, floor: u64 },
+    Journal { then_trim: Option<Offset> },
+    JournalTrim,
+}
+
+/// A commit that the store has answered.
+pub(super) struct Committed {
+    lane: Durability,
+    sent: Vec<Sent>,
+    outcomes: Vec<Outcome>,
+    purges: Vec<Purge>,
+}
+
+/// Who waits for a purge, and what to tell him.
+pub(super) type Purge = (oneshot::Sender<Result<u64, Refused>>, u64);
+
+/// A commit being put together.
+#[derive(Default)]
+struct Gathering {
+    groups: Vec<Group>,
+    sent: Vec<Sent>,
+    /// Purges whose effect is in this commit.
+    purges: Vec<Purge>,
+}
+
+impl Gathering {
+    fn push(&mut self, group: Group, sent: Sent) {
+        self.groups.push(group);
+        self.sent.push(sent);
+    }
+}
+
+impl Owner {
+    /// Hands what was gathered to the store, as far as the lanes have room.
+    pub(super) fn flush(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if self.lanes.memory < COMMITS_IN_FLIGHT {
+            let mut commit = Gathering::default();
+            self.seal_queues(Durability::Memory, &mut commit);
+            self.submit(Durability::Memory, commit);
+        }
+        if self.lanes.sync < COMMITS_IN_FLIGHT {
+            let mut commit = Gathering::default();
+            self.seal_queues(Durability::Sync, &mut commit);
+            self.rewrite();
+            if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
+                self.collect_acks(&mut commit);
+            }
+            if self.journal.can_seal() {
+                let (op, then_trim) = self.journal.seal(self.context.clock.wall_ms());
+                commit.push(vec![op], Sent::Journal { then_trim });
+            }
+            self.submit(Durability::Sync, commit);
+        }
+    }
+
+    fn seal_queues(&mut self, lane: Durability, commit: &mut Gathering) {
+        if self.gathering.is_empty() {
+            return;
+        }
+        let now_ms = self.context.clock.wall_ms();
+        let (owner, writer) = (self.context.owner, self.context.writer);
+        let mut ops = Vec::new();
+        let queues = &mut self.queues;
+        self.gathering.retain(|log| {
+            let Some(queue) = queues.get_mut(log) else { return false };
+            if !queue.can_seal() || queue.gathered_class() != lane {
+                return true;
+            }
+            queue.in_gather_list = false;
+            queue.seal(owner, writer, now_ms, &mut ops);
+            for (op, number) in ops.drain(..) {
+                commit.push(vec![op], Sent::Run { log: *log, number });
+            }
+            false
+        });
+    }
+
+    /// Trims and deltas of all queues that owe some.
+    fn collect_acks(&mut self, commit: &mut Gathering) {
+        self.due = false;
+        commit.purges = std::mem::take(&mut self.purges);
+        for log in std::mem::take(&mut self.owing) {
+            let Some(queue) = self.queues.get_mut(&log) else { continue };
+            queue.in_ack_list = false;
+            queue.debt = Debt::None;
+            let delta = queue.acks.take_delta();
+            if queue.durable && !delta.is_empty() {
+                self.journal.record(log, &AckRecord::Delta(delta));
+            }
+            let mut group = Vec::new();
+            let op = |action| Op { log, epoch: queue.epoch, owner: self.context.owner, action };
+            let floor = queue.acks.floor();
+            if floor > queue.trimmed {
+                group.push(op(Action::Trim(Offset(floor))));
+                queue.done_since_discard = 0;
+            } else {
+                queue.done_since_discard += queue.done_since_trim;
+            }
+            (queue.done_since_trim, queue.bytes_since_trim) = (0, 0);
+            if queue.done_since_discard >= DISCARD_MESSAGES {
+                queue.done_since_discard = 0;
+                group.push(op(Action::Discard(discards(queue))));
+            }
+            if !group.is_empty() {
+                commit.push(group, Sent::Acks { log, floor });
+            }
+        }
+    }
+
+    /// Begins a rewrite of the state log, or goes on with it.
+    fn rewrite(&mut self) {
+        if self.journal.wants_rewrite() {
+            let durable = self.queues.iter().filter(|(_, queue)| queue.durable && queue.acks.has_state());
+            let logs: VecDeque<LogId> = durable.map(|(log, _)| *log).collect();
+            self.journal.begin_rewrite(logs);
+            // A log without queues that need it is rewritten by a mark alone.
+            self.journal.mark();
+        }
+        while self.journal.is_walking() && self.journal.pending_bytes() < WALK_BYTES {
+            let Some(log) = self.journal.next_to_rewrite() else { break };
+            self.snapshot(log);
+        }
+    }
+
+    /// Records all that is known of a queue's acks.
+    pub(super) fn snapshot(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.durable) else { return };
+        if queue.acks.has_state() {
+            // The snapshot says it too.
+            let _told_by_the_snapshot = queue.acks.take_delta();
+            for record in queue.acks.snapshot() {
+                self.journal.record(log, &record);
+            }
+        }
+    }
+
+    fn submit(&mut self, lane: Durability, commit: Gathering) {
+        let Gathering { groups, sent, purges } = commit;
+        if groups.is_empty() {
+            // Nothing had to be written for them.
+            return purges.into_iter().for_each(|(reply, count)| drop(reply.send(Ok(count))));
+        }
+        *self.lanes.of(lane) += 1;
+        let answer = self.context.store.commit(groups);
+        self.done.push(Box::pin(async move {
+            let outcomes = answer.await;
+            Done::Commit(Committed { lane, sent, outcomes, purges })
+        }));
+    }
+
+    pub(super) fn on_committed(&mut self, committed: Committed) {
+        let Committed { lane, sent, outcomes, purges } = committed;
+        *self.lanes.of(lane) -= 1;
+        let failed = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).cloned();
+        for (sent, outcome) in sent.into_iter().zip(outcomes) {
+            match sent {
+                Sent::Run { log, number } => self.on_run(log, number, outcome),
+                Sent::Acks { log, floor } => self.on_acks(log, floor, outcome),
+                Sent::Journal { then_trim } => self.on_journal(then_trim, outcome),
+                Sent::JournalTrim => {
+                    let happened = self.certain(&outcome);
+                    self.journal.trimmed(happened);
+                }
+            }
+        }
+        for (reply, count) in purges {
+            let answer = failed.clone().map_or(Ok(count), |error| Err(Refused::Storage(error)));
+            // A caller that went away needs no answer.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Whether it happened; if its fate is unknown, or it shows that this is not the owner, the shard stops.
+    fn certain(&mut self, outcome: &Outcome) -> bool {
+        let Err(error) = outcome else { return true };
+        match error.kind() {
+            ErrorKind::Full
+            | ErrorKind::Unavailable
+            | ErrorKind::LimitExceeded
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Conflict => {}
+            _ => self.stop(error.clone()),
+        }
+        false
+    }
+
+    fn on_run(&mut self, log: LogId, number: u64, outcome: Outcome) {
+        let happened = self.certain(&outcome);
+        let (queue, leaving) = match self.queues.get_mut(&log) {
+            Some(queue) => (queue, false),
+            None => match self.leaving.get_mut(&log) {
+                Some(queue) => (queue, true),
+                None => return,
+            },
+        };
+        if happened {
+            for part in queue.run_done(number) {
+                self.requests.succeed(part);
+            }
+        } else {
+            let error = told(outcome);
+            for part in queue.run_failed(number) {
+                self.requests.fail(part, &error);
+            }
+        }
+        if leaving {
+            self.release_if_settled(log);
+        } else {
+            self.run_soon(log);
+        }
+    }
+
+    fn on_acks(&mut self, log: LogId, floor: u64, outcome: Outcome) {
+        let happened = self.certain(&outcome);
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        if happened {
+            queue.trimmed = queue.trimmed.max(floor);
+        } else {
+            // The next trim reaches as far and further.
+            self.owe(log, Debt::Lazy, 0);
+        }
+    }
+
+    fn on_journal(&mut self, then_trim: Option<Offset>, outcome: Outcome) {
+        let happened = self.certain(&outcome);
+        self.journal.settled(happened);
+        if let (true, Some(start)) = (happened, then_trim) {
+            let mut commit = Gathering::default();
+            commit.push(vec![self.journal.trim(start)], Sent::JournalTrim);
+            self.submit(Durability::Sync, commit);
+        }
+    }
+
+    /// Notes that a queue has acks that are not durable.
+    pub(super) fn owe(&mut self, log: LogId, debt: Debt, done: u64) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        queue.owe(debt, done);
+        let much = queue.done_since_trim >= TRIM_MESSAGES || queue.bytes_since_trim >= TRIM_BYTES;
+        self.due |= much || queue.debt == Debt::Must;
+        if !std::mem::replace(&mut queue.in_ack_list, true) {
+            self.owing.push(log);
+        }
+    }
+
+    /// Tells that a queue that was let go of has nothing in flight any more.
+    pub(super) fn release_if_settled(&mut self, log: LogId) {
+        if !self.leaving.get(&log).is_some_and(Queue::is_settled) {
+            return;
+        }
+        let Some(mut queue) = self.leaving.remove(&log) else { return };
+        if let Some(reply) = queue.releasing.take() {
+            // Whoever let go of it may have gone; then its log is claimed anew at the next start.
+            let _ = reply.send(Released { log, epoch: queue.epoch, next: queue.next_offset() });
+        }
+    }
+}
+
+impl Lanes {
+    fn of(&mut self, lane: Durability) -> &mut usize {
+        if lane == Durability::Memory { &mut self.memory } else { &mut self.sync }
+    }
+}
+
+/// What a caller is told of a run that did not happen.
+fn told(outcome: Outcome) -> QueueError {
+    match outcome {
+        Err(error) if error.kind() != ErrorKind::Conflict => QueueError::Storage(error),
+        // Behind a failure the others fail by conflict; what the caller needs to know is: try again.
+        _ => QueueError::Retry,
+    }
+}
+
+fn discards(queue: &Queue) -> Vec<std::ops::Range<Offset>> {
+    let ranges = queue.acks.done_ranges().filter(|range| range.end - range.start > 1);
+    ranges.take(DISCARD_RANGES).map(|range| Offset(range.start)..Offset(range.end)).collect()
+}
+
+/// A store's refusal in a shard's words.
+pub(super) fn refused(error: &StorageError) -> Refused {
+    Refused::Storage(error.clone())
+}

@@ -1,0 +1,309 @@
+//! The consumers of one queue: whose turn it is, how much each may still have, and what is on its way.
+//!
+//! **Invariants.** Those that can take a message stand in one ring and take turns. A consumer without credit is
+//! in no list; one whose sink is full waits for the shard to be woken. A cancelled one stays, inactive, until
+//! nothing is unacked by it. What is gathered for a sink in a turn is sent at the turn's end or earlier.
+//!
+//! Deliberately absent: priorities among consumers, a single active one.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::message::ShardWaker;
+use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
+use crate::queues::types::{Credit, Delivery, NewConsumer};
+
+/// Deliveries are sent at the latest when this many bytes are gathered.
+const SEND_BYTES: usize = 64 * 1024;
+
+/// One consumer, or what a session got without being one.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) session: u64,
+    pub(super) no_ack: bool,
+    token: u64,
+    exclusive: bool,
+    active: bool,
+    sink: Option<DeliverySink>,
+    /// `None`: no bound.
+    credit: Option<u32>,
+    /// Settling makes room.
+    window: bool,
+    in_ring: bool,
+    blocked: bool,
+    unacked: u64,
+    gathered: Vec<Delivery>,
+    gathered_bytes: usize,
+    /// Room in the sink, as of the last look, less what is gathered.
+    room: usize,
+}
+
+/// The consumers of one queue.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    all: HashMap<u32, Consumer>,
+    ring: VecDeque<u32>,
+    active: usize,
+    blocked: usize,
+    last: u32,
+}
+
+impl Consumers {
+    /// How many consume.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// Whether another one, exclusive or not, may not join.
+    pub(super) fn refuses(&self, exclusive: bool) -> bool {
+        self.active > 0
+            && (exclusive || self.all.values().any(|consumer| consumer.active && consumer.exclusive))
+    }
+
+    pub(super) fn add(&mut self, session: u64, new: NewConsumer, sink: DeliverySink) -> u32 {
+        let (credit, window) = match new.credit {
+            _ if new.no_ack && !matches!(new.credit, Credit::Granted(_)) => (None, false),
+            Credit::Unlimited => (None, false),
+            Credit::Window(size) => (Some(size), true),
+            Credit::Granted(count) => (Some(count), false),
+        };
+        let consumer = Consumer {
+            session,
+            no_ack: new.no_ack,
+            token: new.token,
+            exclusive: new.exclusive,
+            active: true,
+            sink: Some(sink),
+            credit,
+            window,
+            in_ring: false,
+            blocked: false,
+            unacked: 0,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            room: 0,
+        };
+        self.active += 1;
+        let id = self.insert(consumer);
+        self.enter(id);
+        id
+    }
+
+    /// The number under which a session holds what it got.
+    pub(super) fn getter(&mut self, session: u64) -> u32 {
+        let same = |consumer: &Consumer| consumer.sink.is_none() && consumer.session == session;
+        if let Some(id) = self.all.iter().find(|(_, consumer)| same(consumer)).map(|(id, _)| *id) {
+            return id;
+        }
+        self.insert(Consumer {
+            session,
+            no_ack: false,
+            token: 0,
+            exclusive: false,
+            active: false,
+            sink: None,
+            credit: Some(0),
+            window: false,
+            in_ring: false,
+            blocked: false,
+            unacked: 0,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            room: 0,
+        })
+    }
+
+    fn insert(&mut self, consumer: Consumer) -> u32 {
+        loop {
+            // The top bit is not a number's.
+            self.last = (self.last + 1) & 0x7fff_ffff;
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.all.entry(self.last) {
+                entry.insert(consumer);
+                return self.last;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Consumer> {
+        self.all.get(&id)
+    }
+
+    /// Whether the consumer is there, active, and this session's.
+    pub(super) fn is_active(&self, id: u32, session: u64) -> bool {
+        self.all.get(&id).is_some_and(|consumer| consumer.active && consumer.session == session)
+    }
+
+    /// Puts a consumer into the ring if it can take something.
+    fn enter(&mut self, id: u32) {
+        let Some(consumer) = self.all.get_mut(&id) else { return };
+        if consumer.active && !consumer.in_ring && !consumer.blocked && consumer.credit != Some(0) {
+            consumer.in_ring = true;
+            self.ring.push_back(id);
+        }
+    }
+
+    pub(super) fn grant(&mut self, id: u32, more: u32) {
+        if let Some(credit) = self.all.get_mut(&id).and_then(|consumer| consumer.credit.as_mut()) {
+            *credit = credit.saturating_add(more);
+        }
+        self.enter(id);
+    }
+
+    /// Who takes the next message. Looks for room; a consumer without waits until its sink has some.
+    pub(super) fn turn(&mut self, waker: &ShardWaker) -> Option<u32> {
+        while let Some(id) = self.ring.front().copied() {
+            let Some(consumer) = self.all.get_mut(&id) else {
+                self.ring.pop_front();
+                continue;
+            };
+            if consumer.room > 0 || consumer.look_for_room(waker) {
+                return Some(id);
+            }
+            consumer.in_ring = false;
+            consumer.blocked = true;
+            self.blocked += 1;
+            self.ring.pop_front();
+        }
+        None
+    }
+
+    /// Hands a delivery to the consumer whose turn it is; the next one's turn comes.
+    pub(super) fn deliver(&mut self, id: u32, mut delivery: Delivery) {
+        let several = self.ring.len() > 1;
+        let Some(consumer) = self.all.get_mut(&id) else { return };
+        delivery.token = consumer.token;
+        consumer.unacked += u64::from(!consumer.no_ack);
+        let bytes = delivery.message.bytes() + DELIVERY_OVERHEAD;
+        consumer.gathered_bytes += bytes;
+        consumer.room = consumer.room.saturating_sub(bytes);
+        consumer.gathered.push(delivery);
+        if consumer.gathered_bytes >= SEND_BYTES {
+            consumer.send();
+        }
+        let spent = consumer.credit.as_mut().is_some_and(|credit| {
+            *credit -= 1;
+            *credit == 0
+        });
+        if spent {
+            consumer.in_ring = false;
+            self.ring.pop_front();
+        } else if several {
+            self.ring.rotate_left(1);
+        }
+    }
+
+    /// Notes a message that was got.
+    pub(super) fn hold(&mut self, id: u32) {
+        if let Some(consumer) = self.all.get_mut(&id) {
+            consumer.unacked += 1;
+        }
+    }
+
+    /// A delivery to this consumer was settled, or given back.
+    pub(super) fn settled(&mut self, id: u32) {
+        let Some(consumer) = self.all.get_mut(&id) else { return };
+        consumer.unacked = consumer.unacked.saturating_sub(1);
+        if consumer.window
+            && let Some(credit) = &mut consumer.credit
+        {
+            *credit = credit.saturating_add(1);
+        }
+        if consumer.active {
+            self.enter(id);
+        } else if consumer.unacked == 0 {
+            self.all.remove(&id);
+        }
+    }
+
+    /// Sends everything gathered.
+    pub(super) fn send(&mut self) {
+        for consumer in self.all.values_mut().filter(|consumer| !consumer.gathered.is_empty()) {
+            consumer.send();
+        }
+        // The next turn looks anew.
+        for id in &self.ring {
+            if let Some(consumer) = self.all.get_mut(id) {
+                consumer.room = 0;
+            }
+        }
+    }
+
+    /// Lets those that waited for room try again.
+    pub(super) fn unblock(&mut self) {
+        if std::mem::take(&mut self.blocked) == 0 {
+            return;
+        }
+        let blocked = self.all.iter_mut().filter(|(_, consumer)| consumer.blocked);
+        let ids: Vec<u32> = blocked
+            .map(|(id, consumer)| {
+                consumer.blocked = false;
+                *id
+            })
+            .collect();
+        ids.iter().for_each(|id| self.enter(*id));
+    }
+
+    /// Whether any waits for room.
+    pub(super) fn any_blocked(&self) -> bool {
+        self.blocked > 0
+    }
+
+    /// Ends a consumer: it takes nothing more. Whether it was the last.
+    pub(super) fn cancel(&mut self, id: u32) -> bool {
+        let Some(consumer) = self.all.get_mut(&id) else { return false };
+        if !consumer.active {
+            return false;
+        }
+        consumer.send();
+        consumer.active = false;
+        self.blocked -= usize::from(std::mem::take(&mut consumer.blocked));
+        self.active -= 1;
+        if std::mem::take(&mut consumer.in_ring) {
+            self.ring.retain(|other| *other != id);
+        }
+        if consumer.unacked == 0 {
+            self.all.remove(&id);
+        }
+        self.active == 0
+    }
+
+    /// The numbers of a session's consumers, cancelled ones and getters included.
+    pub(super) fn of_session(&self, session: u64) -> Vec<u32> {
+        self.all.iter().filter(|(_, consumer)| consumer.session == session).map(|(id, _)| *id).collect()
+    }
+
+    /// Tells all consumers that the queue is gone.
+    pub(super) fn cancel_all(&mut self) {
+        for (_, consumer) in self.all.drain() {
+            if let (true, Some(sink)) = (consumer.active, &consumer.sink) {
+                sink.send(Event::Cancelled { token: consumer.token }, DELIVERY_OVERHEAD);
+            }
+        }
+        self.ring.clear();
+        (self.active, self.blocked) = (0, 0);
+    }
+
+    /// Forgets those of a session that hold nothing any more.
+    pub(super) fn forget(&mut self, session: u64) {
+        self.all.retain(|_, consumer| consumer.session != session || consumer.active || consumer.unacked > 0);
+    }
+}
+
+impl Consumer {
+    fn look_for_room(&mut self, waker: &ShardWaker) -> bool {
+        self.send();
+        let Some(sink) = &self.sink else { return false };
+        self.room = sink.room();
+        if self.room == 0 && !sink.wake_on_room(waker) {
+            // Room came meanwhile, or never will.
+            self.room = sink.room();
+        }
+        self.room > 0
+    }
+
+    fn send(&mut self) {
+        if let Some(sink) = self.sink.as_ref().filter(|_| !self.gathered.is_empty()) {
+            sink.send(Event::Deliver(std::mem::take(&mut self.gathered)), self.gathered_bytes);
+            self.gathered_bytes = 0;
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Messages find their consumers: lowest offset first, consumers in turn, from memory or, where they are not
+//! there, from the log.
+//!
+//! **Invariants.** At most one read per queue is under way. A queue gives up its turn after so many messages. A
+//! message that the log turns out not to have is passed over; one that is there and cannot be read stops its
+//! queue rather than being lost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrymq_storage::{ErrorKind, Read, StorageError};
+use ferrymq_types::{LogId, Offset};
+
+use super::queue::{Debt, Getter, Queue};
+use super::ready::{READ_BYTES, RETURNED_BYTES};
+use super::{Done, Owner};
+use crate::queues::ack::{Acquired, Next};
+use crate::queues::envelope::EnvelopeError;
+use crate::queues::types::{Delivery, Got, Message};
+
+/// Messages of one queue delivered in a turn.
+const DELIVERIES_PER_TURN: usize = 2048;
+/// How long to wait before a read that failed is tried again.
+const READ_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a queue can give now.
+enum Taken {
+    Message {
+        offset: u64,
+        acquired: Acquired,
+        message: Message,
+    },
+    /// It must be read first.
+    Missing,
+    /// Nothing is available, or nothing more may be acquired.
+    Nothing,
+}
+
+/// A read that has come back.
+pub(super) struct ReadDone {
+    log: LogId,
+    returned: bool,
+    from: u64,
+    until: u64,
+    result: Result<Read, StorageError>,
+}
+
+impl Owner {
+    /// Delivers what a queue has to whoever wants it.
+    pub(super) fn dispatch(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        queue.in_run_list = false;
+        if queue.gone || queue.unreadable || self.stopped.is_some() {
+            return;
+        }
+        let (mut done, mut must) = (0, false);
+        let mut left = DELIVERIES_PER_TURN;
+        while left > 0 {
+            let Some((id, no_ack)) = queue.next_taker(&self.waker) else { break };
+            let (offset, acquired, message) = match queue.take(no_ack) {
+                Ok(Taken::Message { offset, acquired, message }) => (offset, acquired, message),
+                Ok(Taken::Missing) => break,
+                Ok(Taken::Nothing) => {
+                    queue.answer_empty();
+                    break;
+                }
+                Err(error) => {
+                    queue.cannot_read(&error);
+                    break;
+                }
+            };
+            left -= 1;
+            let survives = queue.survives(&message);
+            queue.bytes_since_trim += message.bytes() as u64;
+            if no_ack {
+                done += 1;
+                must |= survives;
+            } else {
+                queue.unacked.insert(offset, id | u32::from(survives) << 31);
+            }
+            let Acquired { redelivered, returned } = acquired;
+            queue
+                .hand_over(id, Delivery { token: 0, offset: Offset(offset), redelivered, returned, message });
+        }
+        queue.consumers.send();
+        if queue.consumers.any_blocked() && !std::mem::replace(&mut queue.in_blocked_list, true) {
+            self.blocked.push(log);
+        }
+        let again = left == 0;
+        if done > 0 {
+            self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
+        }
+        if again {
+            self.run_soon(log);
+        } else {
+            self.read_ahead(log);
+        }
+    }
+
+    /// Reads what is wanted and not in memory.
+    fn read_ahead(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        if queue.reading || queue.getters.is_empty() && queue.consumers.active() == 0 {
+            return;
+        }
+        let (returned, from, until, bytes) = match queue.acks.next() {
+            Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
+                (true, offset, queue.acks.fresh(), RETURNED_BYTES)
+            }
+            _ => match queue.ready.missing(queue.acks.end()) {
+                Some(from) => (false, from, queue.acks.end(), READ_BYTES),
+                None => return,
+            },
+        };
+        queue.reading = true;
+        let read = self.context.store.read(log, Offset(from), Offset(until), bytes);
+        let clock = self.context.clock.clone();
+        self.done.push(Box::pin(async move {
+            let result = read.await;
+            if result.as_ref().is_err_and(|error| !matches!(error.kind(), ErrorKind::Corrupt { .. })) {
+                clock.sleep(READ_PAUSE).await;
+            }
+            Done::Read(ReadDone { log, returned, from, until, result })
+        }));
+    }
+
+    pub(super) fn on_read(&mut self, done: ReadDone) {
+        let ReadDone { log, returned, from, until, result } = done;
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        queue.reading = false;
+        match result {
+            Ok(read) => {
+                let runs: Vec<Bytes> = read.runs.into_iter().map(|run| run.bytes).collect();
+                let filled = if returned {
+                    queue.fill_returned(from, until, runs)
+                } else {
+                    queue.ready.fill(from, until, runs)
+                };
+                if let Err(error) = filled {
+                    queue.cannot_read(&error);
+                }
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::Corrupt { resume } => {
+                    tracing::error!(log = log.0, from, %error, "messages of a queue are damaged and passed over");
+                    queue.pass_over(returned, from, resume.0.max(from + 1).min(until));
+                    self.owe(log, Debt::Lazy, 0);
+                }
+                _ => {
+                    tracing::warn!(log = log.0, %error, "messages of a queue could not be read; trying again")
+                }
+            },
+        }
+        self.run_soon(log);
+    }
+
+    /// Lets consumers whose sinks have room again take their turns.
+    pub(super) fn unblock(&mut self) {
+        for log in std::mem::take(&mut self.blocked) {
+            if let Some(queue) = self.queues.get_mut(&log) {
+                queue.in_blocked_list = false;
+                queue.consumers.unblock();
+                self.run_soon(log);
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// Who takes the next message, and whether he is done with it at once.
+    fn next_taker(&mut self, waker: &super::ShardWaker) -> Option<(u32, bool)> {
+        if let Some(Getter { session, no_ack, .. }) = self.getters.front() {
+            let (session, no_ack) = (*session, *no_ack);
+            return Some((if no_ack { 0 } else { self.consumers.getter(session) }, no_ack));
+        }
+        let id = self.consumers.turn(waker)?;
+        self.consumers.get(id).map(|consumer| (id, consumer.no_ack))
+    }
+
+    /// Acquires the next message, or is done with it.
+    fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
+        let (offset, returned) = match self.acks.next() {
+            None => return Ok(Taken::Nothing),
+            Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
+            Some(Next::Returned(_)) => return Ok(Taken::Missing),
+            Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {
+                Some(offset) => (offset, false),
+                None => return Ok(Taken::Missing),
+            },
+        };
+        let acquired = if no_ack { self.acks.consume(offset) } else { self.acks.acquire(offset) };
+        // As many as there may be are acquired already: their acks make the queue runnable again.
+        let Ok(acquired) = acquired else { return Ok(Taken::Nothing) };
+        let message = if returned {
+            self.ready.take_returned(offset).unwrap_or_default()
+        } else {
+            self.ready.take_fresh()?
+        };
+        Ok(Taken::Message { offset, acquired, message })
+    }
+
+    fn hand_over(&mut self, id: u32, delivery: Delivery) {
+        match self.getters.pop_front() {
+            Some(getter) => {
+                if !getter.no_ack {
+                    self.consumers.hold(id);
+                }
+                // A session that went away gives it back by its end.
+                let _ = getter.reply.send(Ok(Some(Got { delivery, ready: self.acks.ready() })));
+            }
+            None => self.consumers.deliver(id, delivery),
+        }
+    }
+
+    fn answer_empty(&mut self) {
+        for getter in self.getters.drain(..) {
+            // A caller that went away needs no answer.
+            let _ = getter.reply.send(Ok(None));
+        }
+    }
+
+    fn fill_returned(&mut self, from: u64, until: u64, runs: Vec<Bytes>) -> Result<(), EnvelopeError> {
+        let first = self.ready.fill_returned(from, runs, &self.acks)?;
+        let exists = first.unwrap_or(until);
+        if exists > from {
+            self.acks.lost(from..exists.min(until));
+        }
+        Ok(())
+    }
+
+    /// The log has lost these.
+    fn pass_over(&mut self, returned: bool, from: u64, until: u64) {
+        if returned {
+            self.acks.lost(from..until);
+        } else if !self.ready.expect_damage() {
+            self.acks.lost(self.acks.fresh().min(from)..until);
+            self.ready.clear(until);
+        }
+        // Else what lies before the damage is delivered first, and then it is read again.
+    }
+
+    fn cannot_read(&mut self, error: &EnvelopeError) {
+        tracing::error!(queue = %self.handle.name(), log = self.handle.log().0, %error, "a queue stands still");
+        self.unreadable = true;
+        self.answer_empty();
+    }
+}

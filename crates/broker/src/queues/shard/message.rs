@@ -1,0 +1,119 @@
+//! What a queue shard is asked to do, and its answers.
+//!
+//! **Invariant.** Every message with a reply is answered, or its caller sees the sender dropped and knows that
+//! the shard has ended.
+
+use std::sync::Arc;
+
+use ferrymq_storage::StorageError;
+use ferrymq_types::{Epoch, LogId, Offset};
+use tokio::sync::oneshot;
+
+use crate::queues::ack::AckState;
+use crate::queues::error::QueueError;
+use crate::queues::sink::DeliverySink;
+use crate::queues::types::{DeleteIf, Got, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle};
+
+/// One message for some queues of a shard.
+#[derive(Debug)]
+pub(in crate::queues) struct Item {
+    /// Its place in the call.
+    pub(in crate::queues) index: u32,
+    pub(in crate::queues) message: Message,
+    /// All queues it goes to; the shard takes its own.
+    pub(in crate::queues) to: Routed,
+}
+
+/// A queue whose log was claimed.
+pub(in crate::queues) struct Attached {
+    pub(in crate::queues) handle: QueueHandle,
+    pub(in crate::queues) epoch: Epoch,
+    /// The next offset of the log.
+    pub(in crate::queues) next: u64,
+    /// Whether it outlives a restart.
+    pub(in crate::queues) durable: bool,
+    /// Whether each of its messages does.
+    pub(in crate::queues) always_durable: bool,
+    pub(in crate::queues) acks: AckState,
+}
+
+/// A log that nobody uses any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::queues) struct Released {
+    pub(in crate::queues) log: LogId,
+    pub(in crate::queues) epoch: Epoch,
+    pub(in crate::queues) next: u64,
+}
+
+/// Why a queue's shard refused.
+#[derive(Debug, Clone)]
+pub(in crate::queues) enum Refused {
+    /// The queue is not here (any more).
+    Gone,
+    /// Somebody has it to himself, or wants to and others are there.
+    Exclusive,
+    /// It has consumers.
+    InUse,
+    /// It has messages.
+    NotEmpty,
+    /// The shard has stopped working.
+    Storage(StorageError),
+}
+
+pub(in crate::queues) type Failed = Vec<(u32, QueueError)>;
+pub(in crate::queues) type GetReply = oneshot::Sender<Result<Option<Got>, Refused>>;
+
+/// A shard's mailbox.
+pub(in crate::queues) enum ShardMessage {
+    /// Takes over a queue.
+    Attach(Box<Attached>),
+    /// Puts messages into queues; answers with those that failed.
+    Publish { items: Vec<Item>, reply: oneshot::Sender<Failed> },
+    /// Adds a consumer; answers with its number.
+    Consume {
+        log: LogId,
+        session: u64,
+        new: NewConsumer,
+        sink: DeliverySink,
+        reply: oneshot::Sender<Result<u32, Refused>>,
+    },
+    /// Removes a consumer; answers whether it was the queue's last.
+    Cancel { log: LogId, session: u64, consumer: u32, reply: oneshot::Sender<bool> },
+    /// Grants a consumer more.
+    Credit { log: LogId, consumer: u32, more: u32 },
+    /// Settles deliveries.
+    Settle { log: LogId, session: u64, what: Vec<(Offset, Settle)> },
+    /// Takes one message.
+    Get { log: LogId, session: u64, no_ack: bool, reply: GetReply },
+    /// Is done with everything available; answers how much that was, when it is durable.
+    Purge { log: LogId, reply: oneshot::Sender<Result<u64, Refused>> },
+    /// Checks and stops serving the queue; answers how many messages are ready.
+    Close { log: LogId, only_if: DeleteIf, reply: oneshot::Sender<Result<u64, Refused>> },
+    /// Goes on serving a queue that was closed.
+    Reopen { log: LogId },
+    /// Lets go of a queue; answers when nothing is in flight any more.
+    Detach { log: LogId, reply: oneshot::Sender<Released> },
+    /// What is in the queue.
+    Stat { log: LogId, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// Ends a session; answers which queues lost their last consumer.
+    EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
+}
+
+/// Bytes a message without a payload is counted as.
+pub(in crate::queues) const SMALL: usize = 256;
+
+impl ShardMessage {
+    /// Bytes it is counted as in the mailbox.
+    pub(in crate::queues) fn bytes(&self) -> usize {
+        match self {
+            ShardMessage::Publish { items, .. } => {
+                SMALL + items.iter().map(|item| item.message.bytes() + 128).sum::<usize>()
+            }
+            ShardMessage::Settle { what, .. } => SMALL + what.len() * size_of::<(Offset, Settle)>(),
+            _ => SMALL,
+        }
+    }
+}
+
+/// Wakes a shard; kept by sinks without room.
+pub(super) type ShardWaker = Arc<tokio::sync::Notify>;

@@ -1,0 +1,319 @@
+//! One queue as its shard has it: what is being gathered, in flight, visible, acquired, and by whom.
+//!
+//! ```text
+//!  gathered messages ── seal ──▶ runs in flight ── durable ──▶ visible: ack state + ready messages ──▶ consumers
+//! ```
+//! **Invariants.** Offsets are given out when a run is sealed. A run becomes visible only when it and all runs
+//! before it are done, so messages are delivered in order whatever their class. If a run fails, all behind it
+//! fail; the offsets are taken back once nothing is in flight, and until then nothing is sealed.
+//!
+//! Deliberately absent: the store, the mailbox, answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use bytes::{Bytes, BytesMut};
+use ferrymq_storage::{Action, Append, Batch, Op, Space};
+use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, batch};
+use tokio::sync::oneshot;
+
+use super::consumers::Consumers;
+use super::message::{Attached, GetReply, Released};
+use super::ready::{Ready, ReadyBudget};
+use crate::queues::ack::AckState;
+use crate::queues::envelope;
+use crate::queues::types::{Message, QueueHandle, QueueStat};
+
+/// A batch is sealed when it has this many bytes.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Which messages of which request are in a run.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) request: u64,
+    pub(super) messages: Vec<u32>,
+}
+
+/// Messages of one class that become one batch.
+#[derive(Debug)]
+struct Gathered {
+    class: Durability,
+    builder: BatchBuilder,
+    parts: Vec<Part>,
+}
+
+/// A sealed batch on its way.
+#[derive(Debug)]
+struct Run {
+    base: u64,
+    next: u64,
+    bytes: Bytes,
+    parts: Vec<Part>,
+    done: bool,
+}
+
+/// A session that asked for one message.
+pub(super) struct Getter {
+    pub(super) session: u64,
+    pub(super) no_ack: bool,
+    pub(super) reply: GetReply,
+}
+
+/// What of the acks is not durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Debt {
+    /// Nothing.
+    None,
+    /// Only to free space: it goes along when something else is committed, or when it is much.
+    Lazy,
+    /// It belongs to persistent messages.
+    Must,
+}
+
+/// One queue.
+pub(super) struct Queue {
+    pub(super) handle: QueueHandle,
+    pub(super) epoch: Epoch,
+    pub(super) durable: bool,
+    always_durable: bool,
+    next: u64,
+    sequence: u64,
+    gathered: VecDeque<Gathered>,
+    runs: VecDeque<Run>,
+    /// The number of the first run.
+    first_run: u64,
+    in_flight: usize,
+    failing: bool,
+    pub(super) acks: AckState,
+    pub(super) ready: Ready,
+    pub(super) consumers: Consumers,
+    /// Who has which offset: a consumer's number and, in the top bit, whether the message is persistent.
+    pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
+    pub(super) getters: VecDeque<Getter>,
+    pub(super) reading: bool,
+    /// A stored message cannot be read: nothing more is delivered.
+    pub(super) unreadable: bool,
+    /// On its way out: it takes and gives nothing any more.
+    pub(super) gone: bool,
+    pub(super) debt: Debt,
+    pub(super) trimmed: u64,
+    pub(super) done_since_trim: u64,
+    pub(super) bytes_since_trim: u64,
+    pub(super) done_since_discard: u64,
+    pub(super) in_ack_list: bool,
+    pub(super) in_run_list: bool,
+    pub(super) in_gather_list: bool,
+    pub(super) in_blocked_list: bool,
+    /// Set once the shard has let go of it: who waits for what is in flight.
+    pub(super) releasing: Option<oneshot::Sender<Released>>,
+}
+
+impl Queue {
+    pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
+        let Attached { handle, epoch, next, durable, always_durable, acks } = attached;
+        Queue {
+            handle,
+            epoch,
+            durable,
+            always_durable,
+            next,
+            sequence: 0,
+            gathered: VecDeque::new(),
+            runs: VecDeque::new(),
+            first_run: 0,
+            in_flight: 0,
+            failing: false,
+            ready: Ready::new(acks.fresh(), budget),
+            trimmed: acks.floor(),
+            acks,
+            consumers: Consumers::default(),
+            unacked: HashMap::default(),
+            getters: VecDeque::new(),
+            reading: false,
+            unreadable: false,
+            gone: false,
+            debt: Debt::None,
+            done_since_trim: 0,
+            bytes_since_trim: 0,
+            done_since_discard: 0,
+            in_ack_list: false,
+            in_run_list: false,
+            in_gather_list: false,
+            in_blocked_list: false,
+            releasing: None,
+        }
+    }
+
+    pub(super) fn stat(&self) -> QueueStat {
+        QueueStat {
+            ready: self.acks.ready(),
+            unacked: self.acks.acquired(),
+            consumers: self.consumers.active() as u64,
+        }
+    }
+
+    fn class_of(&self, message: &Message) -> Durability {
+        let keeps = self.always_durable || self.durable && message.persistent;
+        if keeps { Durability::Sync } else { Durability::Memory }
+    }
+
+    /// Whether losing this message's ack would bring it back after a restart.
+    pub(super) fn survives(&self, message: &Message) -> bool {
+        self.class_of(message) == Durability::Sync
+    }
+
+    /// Adds a message to what is gathered. Whether it began another part of its request.
+    pub(super) fn gather(
+        &mut self,
+        request: u64,
+        index: u32,
+        message: &Message,
+        now_ms: i64,
+        scratch: &mut BytesMut,
+    ) -> bool {
+        let class = self.class_of(message);
+        let fits = |last: &Gathered| {
+            let room = last.builder.bytes() + message.bytes() <= BATCH_BYTES;
+            last.class == class && (room || last.builder.count() == 0)
+        };
+        if !self.gathered.back().is_some_and(fits) {
+            let builder = BatchBuilder::with_capacity(now_ms, 1024 + message.bytes());
+            self.gathered.push_back(Gathered { class, builder, parts: Vec::new() });
+        }
+        let last = self.gathered.back_mut().expect("one was just made sure of");
+        envelope::push(&mut last.builder, message, now_ms, scratch);
+        match last.parts.last_mut() {
+            Some(part) if part.request == request => {
+                part.messages.push(index);
+                false
+            }
+            _ => {
+                last.parts.push(Part { request, messages: vec![index] });
+                true
+            }
+        }
+    }
+
+    /// Whether anything gathered could be sealed now.
+    pub(super) fn can_seal(&self) -> bool {
+        !self.failing && !self.gathered.is_empty()
+    }
+
+    /// The strictest class gathered.
+    pub(super) fn gathered_class(&self) -> Durability {
+        let sync = self.gathered.iter().any(|gathered| gathered.class == Durability::Sync);
+        if sync { Durability::Sync } else { Durability::Memory }
+    }
+
+    /// Gives out offsets to what is gathered: one operation and run number per batch.
+    pub(super) fn seal(&mut self, owner: OwnerId, writer: u64, now_ms: i64, ops: &mut Vec<(Op, u64)>) {
+        for gathered in std::mem::take(&mut self.gathered) {
+            let span = gathered.builder.count().cast_unsigned();
+            let mut bytes = batch::into_mut(gathered.builder.build());
+            let base = Offset(self.next);
+            batch::set_position(&mut bytes, base, self.epoch);
+            let bytes = bytes.freeze();
+            self.sequence += 1;
+            let append = Append {
+                expect_next: base,
+                commit_id: CommitId { writer, sequence: self.sequence },
+                class: gathered.class,
+                space: Space::Normal,
+                batches: vec![Batch { base, span, max_timestamp: now_ms, bytes: bytes.clone() }],
+            };
+            let (log, epoch) = (self.handle.log(), self.epoch);
+            let number = self.first_run + self.runs.len() as u64;
+            ops.push((Op { log, epoch, owner, action: Action::Append(append) }, number));
+            self.next += u64::from(span);
+            let (base, next) = (base.0, self.next);
+            self.runs.push_back(Run { base, next, bytes, parts: gathered.parts, done: false });
+            self.in_flight += 1;
+        }
+    }
+
+    /// Run `number` is durable. Makes visible what can be; its parts are to be answered.
+    pub(super) fn run_done(&mut self, number: u64) -> Vec<Part> {
+        self.in_flight -= 1;
+        let at = usize::try_from(number - self.first_run).unwrap_or(usize::MAX);
+        let parts = match self.runs.get_mut(at) {
+            Some(run) => {
+                run.done = true;
+                std::mem::take(&mut run.parts)
+            }
+            None => Vec::new(),
+        };
+        while let Some(run) = self.runs.pop_front_if(|run| run.done) {
+            self.first_run += 1;
+            let end = self.acks.end();
+            self.acks.extend(run.base..run.next);
+            self.ready.publish(end, run.next, run.bytes);
+        }
+        self.recover();
+        parts
+    }
+
+    /// Run `number` certainly did not happen. Its parts are to be answered.
+    pub(super) fn run_failed(&mut self, number: u64) -> Vec<Part> {
+        self.in_flight -= 1;
+        self.failing = true;
+        let at = usize::try_from(number - self.first_run).unwrap_or(usize::MAX);
+        let parts = self.runs.get_mut(at).map(|run| std::mem::take(&mut run.parts)).unwrap_or_default();
+        self.recover();
+        parts
+    }
+
+    /// Takes back what failed, once nothing is in flight.
+    fn recover(&mut self) {
+        if self.failing && self.in_flight == 0 {
+            if let Some(first) = self.runs.front() {
+                self.next = first.base;
+            }
+            self.first_run += self.runs.len() as u64;
+            self.runs.clear();
+            self.failing = false;
+        }
+    }
+
+    /// Whether nothing is on its way any more.
+    pub(super) fn is_settled(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// The next offset to be given out.
+    pub(super) fn next_offset(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes what was gathered and not sealed: its parts are to be answered.
+    pub(super) fn drop_gathered(&mut self) -> Vec<Part> {
+        std::mem::take(&mut self.gathered).into_iter().flat_map(|gathered| gathered.parts).collect()
+    }
+
+    /// Notes that something is done or was returned.
+    pub(super) fn owe(&mut self, debt: Debt, done: u64) {
+        let debt = if self.durable { debt } else { debt.min(Debt::Lazy) };
+        self.debt = self.debt.max(debt);
+        self.done_since_trim += done;
+    }
+}
+
+/// Offsets are distinct already; a multiplication spreads them.
+#[derive(Debug, Default)]
+pub(super) struct OffsetHasher(u64);
+
+impl Hasher for OffsetHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}

@@ -1,0 +1,237 @@
+//! Messages of one queue that are in memory, ready to be delivered.
+//!
+//! ```text
+//!   returned: single messages            fresh: whole batches, in order        covered            end
+//!      3   17   18                    [100 .. 164)[164 .. 200)                    200 ........... 5000
+//!      read back one by one           pushed when published, or read          only in the log from here
+//! ```
+//! **Invariants.** Fresh batches reach without a hole from the first fresh message to `covered`. Bytes are
+//! bounded per queue and per shard; what does not fit is left in the log and read when its turn comes.
+//! Messages are slices of the batch they lie in: nothing larger than it is kept alive.
+//!
+//! Deliberately absent: reading (the shard does), and who gets what.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use crate::queues::ack::AckState;
+use crate::queues::envelope::{EnvelopeError, Messages};
+use crate::queues::types::Message;
+
+/// Bytes one queue keeps ready while its shard has room.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes one queue keeps ready when its shard has none.
+const QUEUE_BYTES_CROWDED: usize = 64 * 1024;
+/// Bytes of returned messages read back at a time.
+pub(super) const RETURNED_BYTES: usize = 256 * 1024;
+/// Bytes of fresh messages read at a time.
+pub(super) const READ_BYTES: usize = 1024 * 1024;
+
+/// What one shard keeps ready, and may.
+#[derive(Debug, Clone)]
+pub(super) struct ReadyBudget {
+    used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl ReadyBudget {
+    pub(super) fn new(limit: usize) -> ReadyBudget {
+        ReadyBudget { used: Arc::default(), limit }
+    }
+
+    fn allowance(&self) -> usize {
+        if self.used.load(Ordering::Relaxed) < self.limit { QUEUE_BYTES } else { QUEUE_BYTES_CROWDED }
+    }
+}
+
+/// Messages in memory.
+#[derive(Debug)]
+pub(super) struct Ready {
+    budget: ReadyBudget,
+    fresh: VecDeque<(Messages, usize)>,
+    covered: u64,
+    returned: BTreeMap<u64, Message>,
+    bytes: usize,
+    returned_bytes: usize,
+    /// What follows is damaged: nothing is read ahead.
+    damaged: bool,
+}
+
+impl Ready {
+    /// Nothing; everything from `covered` on is in the log only.
+    pub(super) fn new(covered: u64, budget: ReadyBudget) -> Ready {
+        Ready {
+            budget,
+            fresh: VecDeque::new(),
+            covered,
+            returned: BTreeMap::new(),
+            bytes: 0,
+            returned_bytes: 0,
+            damaged: false,
+        }
+    }
+
+    /// Takes a batch that has just become visible, if it follows what is here and there is room. `end` was the
+    /// queue's end before it.
+    pub(super) fn publish(&mut self, end: u64, next: u64, batch: Bytes) {
+        if self.covered < end || !self.fresh.is_empty() && self.bytes + batch.len() > self.budget.allowance()
+        {
+            return;
+        }
+        // What cannot be decoded here is read from the log, and told then.
+        if self.push(batch).is_ok() {
+            self.covered = next;
+        }
+    }
+
+    /// Takes what was read from `from` up to `until`.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]; what came before it is kept.
+    pub(super) fn fill(&mut self, from: u64, until: u64, runs: Vec<Bytes>) -> Result<(), EnvelopeError> {
+        if from != self.covered {
+            // Purged meanwhile.
+            return Ok(());
+        }
+        let nothing = runs.is_empty();
+        for mut run in runs {
+            while !run.is_empty() {
+                self.push_first(&mut run)?;
+            }
+        }
+        if nothing {
+            self.covered = self.covered.max(until);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, mut batch: Bytes) -> Result<(), EnvelopeError> {
+        self.push_first(&mut batch)
+    }
+
+    fn push_first(&mut self, run: &mut Bytes) -> Result<(), EnvelopeError> {
+        let before = run.len();
+        let messages = Messages::split_from(run)?;
+        let bytes = before - run.len();
+        self.covered = self.covered.max(messages.next());
+        self.fresh.push_back((messages, bytes));
+        self.grow(bytes);
+        Ok(())
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Where reading should go on, if fresh messages are missing and there is room for them.
+    pub(super) fn missing(&self, end: u64) -> Option<u64> {
+        let room = self.bytes <= self.budget.allowance() / 2 && !self.damaged || self.fresh.is_empty();
+        (self.covered < end && room).then_some(self.covered)
+    }
+
+    /// What follows cannot be read. Whether anything that can lies before it.
+    pub(super) fn expect_damage(&mut self) -> bool {
+        self.damaged = !self.fresh.is_empty();
+        self.damaged
+    }
+
+    /// The offset of the first message at or above `fresh` that is here.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub(super) fn first_fresh(&mut self, fresh: u64) -> Result<Option<u64>, EnvelopeError> {
+        while let Some((messages, bytes)) = self.fresh.front_mut() {
+            if messages.offset() < fresh {
+                messages.skip_to(fresh)?;
+            }
+            if messages.offset() < messages.next() {
+                return Ok(Some(messages.offset()));
+            }
+            let bytes = *bytes;
+            self.fresh.pop_front();
+            self.shrink(bytes);
+        }
+        Ok(None)
+    }
+
+    /// Takes the message that [`Ready::first_fresh`] told.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub(super) fn take_fresh(&mut self) -> Result<Message, EnvelopeError> {
+        match self.fresh.front_mut() {
+            Some((messages, _)) => messages.take(),
+            None => Ok(Message::default()),
+        }
+    }
+
+    /// Whether a returned message is here.
+    pub(super) fn has_returned(&self, offset: u64) -> bool {
+        self.returned.contains_key(&offset)
+    }
+
+    /// Takes a returned message.
+    pub(super) fn take_returned(&mut self, offset: u64) -> Option<Message> {
+        let message = self.returned.remove(&offset)?;
+        self.returned_bytes -= message.bytes();
+        Some(message)
+    }
+
+    /// Takes what was read from `from` on of the messages that were returned. The first offset read, if any.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`]; what came before it is kept.
+    pub(super) fn fill_returned(
+        &mut self,
+        from: u64,
+        runs: Vec<Bytes>,
+        acks: &AckState,
+    ) -> Result<Option<u64>, EnvelopeError> {
+        let mut first = None;
+        // What is here already was passed over by the lowest; it would only be in the way.
+        self.returned.clear();
+        self.returned_bytes = 0;
+        for mut run in runs {
+            while !run.is_empty() {
+                let mut messages = Messages::split_from(&mut run)?;
+                messages.skip_to(from)?;
+                while messages.offset() < messages.next() {
+                    let offset = messages.offset();
+                    first = first.or(Some(offset));
+                    let message = messages.take()?;
+                    let fits = self.returned.is_empty() || self.returned_bytes < RETURNED_BYTES;
+                    if fits && acks.is_returned(offset) {
+                        self.returned_bytes += message.bytes();
+                        self.returned.insert(offset, message);
+                    }
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    /// Forgets everything; from `covered` on the log has it.
+    pub(super) fn clear(&mut self, covered: u64) {
+        self.shrink(self.bytes);
+        self.fresh.clear();
+        self.returned.clear();
+        self.returned_bytes = 0;
+        self.damaged = false;
+        self.covered = self.covered.max(covered);
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}

@@ -1,0 +1,221 @@
+//! What a shard does with each message of its mailbox.
+//!
+//! **Invariant.** A message takes effect at once in memory, so that the next one sees it.
+
+use ferrymq_runtime::BytePermit;
+use ferrymq_types::{LogId, Offset};
+use tokio::sync::oneshot;
+
+use super::Owner;
+use super::commit::refused;
+use super::message::{Failed, Item, Refused, Released, ShardMessage};
+use super::queue::{Debt, Getter, Queue};
+use crate::queues::error::QueueError;
+use crate::queues::sink::DeliverySink;
+use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, Settle};
+
+/// Marks, in an entry of the unacked, a message that survives a restart.
+const SURVIVES: u32 = 1 << 31;
+
+impl Owner {
+    pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
+        match message {
+            ShardMessage::Publish { items, reply } => self.publish(items, reply, permit),
+            ShardMessage::Settle { log, session, what } => self.settle(log, session, what),
+            ShardMessage::Attach(attached) => {
+                let log = attached.handle.log();
+                self.queues.insert(log, Queue::new(*attached, self.budget.clone()));
+            }
+            ShardMessage::Consume { log, session, new, sink, reply } => {
+                answer(reply, self.consume(log, session, new, sink));
+            }
+            ShardMessage::Cancel { log, session, consumer, reply } => {
+                let queue = self.queues.get_mut(&log);
+                let mine = queue.filter(|queue| queue.consumers.is_active(consumer, session));
+                answer(reply, mine.is_some_and(|queue| queue.consumers.cancel(consumer)));
+            }
+            ShardMessage::Credit { log, consumer, more } => {
+                if let Some(queue) = self.queues.get_mut(&log) {
+                    queue.consumers.grant(consumer, more);
+                    self.run_soon(log);
+                }
+            }
+            ShardMessage::Get { log, session, no_ack, reply } => match self.open_queue(log) {
+                Ok(queue) => {
+                    queue.getters.push_back(Getter { session, no_ack, reply });
+                    self.sessions.entry(session).or_default().insert(log);
+                    self.run_soon(log);
+                }
+                Err(why) => answer(reply, Err(why)),
+            },
+            ShardMessage::Purge { log, reply } => self.purge(log, reply),
+            ShardMessage::Close { log, only_if, reply } => answer(reply, self.close(log, only_if)),
+            ShardMessage::Reopen { log } => {
+                if let Some(queue) = self.queues.get_mut(&log) {
+                    queue.gone = false;
+                    self.run_soon(log);
+                }
+            }
+            ShardMessage::Detach { log, reply } => self.detach(log, reply),
+            ShardMessage::Stat { log, reply } => {
+                answer(reply, self.open_queue(log).map(|queue| queue.stat()))
+            }
+            ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
+        }
+    }
+
+    /// A queue that can be used.
+    fn open_queue(&mut self, log: LogId) -> Result<&mut Queue, Refused> {
+        if let Some(error) = &self.stopped {
+            return Err(refused(error));
+        }
+        self.queues.get_mut(&log).filter(|queue| !queue.gone).ok_or(Refused::Gone)
+    }
+
+    fn publish(&mut self, items: Vec<Item>, reply: oneshot::Sender<Failed>, permit: BytePermit) {
+        if let Some(error) = &self.stopped {
+            let error = QueueError::Storage(error.clone());
+            let failed = items.into_iter().map(|item| (item.index, error.clone())).collect();
+            return answer(reply, failed);
+        }
+        let now_ms = self.context.clock.wall_ms();
+        let request = self.requests.next();
+        let mut parts = 0;
+        for item in items {
+            for to in item.to.queues().iter().filter(|to| to.0.shard == self.index) {
+                // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier.
+                let Some(queue) = self.queues.get_mut(&to.0.log).filter(|queue| !queue.gone) else {
+                    continue;
+                };
+                let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
+                parts += usize::from(begun);
+                if !std::mem::replace(&mut queue.in_gather_list, true) {
+                    self.gathering.push(to.0.log);
+                }
+            }
+        }
+        self.requests.add(parts, reply, permit);
+    }
+
+    fn consume(
+        &mut self,
+        log: LogId,
+        session: u64,
+        new: NewConsumer,
+        sink: DeliverySink,
+    ) -> Result<u32, Refused> {
+        let queue = self.open_queue(log)?;
+        if queue.consumers.refuses(new.exclusive) {
+            return Err(Refused::Exclusive);
+        }
+        let id = queue.consumers.add(session, new, sink);
+        self.sessions.entry(session).or_default().insert(log);
+        self.run_soon(log);
+        Ok(id)
+    }
+
+    fn settle(&mut self, log: LogId, session: u64, what: Vec<(Offset, Settle)>) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let (mut done, mut debt) = (0, Debt::Lazy);
+        for (offset, how) in what {
+            let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
+            let id = entry & !SURVIVES;
+            if queue.consumers.get(id).is_none_or(|consumer| consumer.session != session) {
+                continue;
+            }
+            queue.unacked.remove(&offset.0);
+            queue.consumers.settled(id);
+            match how {
+                Settle::Ack | Settle::Reject => {
+                    queue.acks.finish(offset.0);
+                    done += 1;
+                }
+                Settle::Requeue => {
+                    queue.acks.release(offset.0, true);
+                }
+            }
+            if entry & SURVIVES != 0 {
+                debt = Debt::Must;
+            }
+        }
+        self.owe(log, debt, done);
+        self.run_soon(log);
+    }
+
+    fn purge(&mut self, log: LogId, reply: oneshot::Sender<Result<u64, Refused>>) {
+        let queue = match self.open_queue(log) {
+            Ok(queue) => queue,
+            Err(why) => return answer(reply, Err(why)),
+        };
+        let count = queue.acks.finish_available();
+        let end = queue.acks.end();
+        queue.ready.clear(end);
+        if count == 0 || !queue.durable {
+            self.owe(log, Debt::Lazy, count);
+            return answer(reply, Ok(count));
+        }
+        self.owe(log, Debt::Must, count);
+        self.purges.push((reply, count));
+    }
+
+    fn close(&mut self, log: LogId, only_if: DeleteIf) -> Result<u64, Refused> {
+        let queue = self.open_queue(log)?;
+        if only_if.unused && queue.consumers.active() > 0 {
+            return Err(Refused::InUse);
+        }
+        if only_if.empty && queue.acks.ready() > 0 {
+            return Err(Refused::NotEmpty);
+        }
+        queue.gone = true;
+        Ok(queue.acks.ready())
+    }
+
+    fn detach(&mut self, log: LogId, reply: oneshot::Sender<Released>) {
+        let Some(mut queue) = self.queues.remove(&log) else { return };
+        queue.consumers.cancel_all();
+        for getter in queue.getters.drain(..) {
+            answer(getter.reply, Err(Refused::Gone));
+        }
+        for part in queue.drop_gathered() {
+            self.requests.succeed(part);
+        }
+        queue.releasing = Some(reply);
+        self.leaving.insert(log, queue);
+        self.release_if_settled(log);
+    }
+
+    fn end_session(&mut self, session: u64) -> Vec<QueueHandle> {
+        let mut unused = Vec::new();
+        for log in self.sessions.remove(&session).unwrap_or_default() {
+            let Some(queue) = self.queues.get_mut(&log) else { continue };
+            let ids = queue.consumers.of_session(session);
+            queue.getters.retain(|getter| getter.session != session);
+            // In the order of the queue, so that a test can tell.
+            let mut held: Vec<(u64, u32)> =
+                queue.unacked.iter().map(|(offset, entry)| (*offset, *entry)).collect();
+            held.retain(|(_, entry)| ids.contains(&(entry & !SURVIVES)));
+            held.sort_unstable();
+            if ids.into_iter().filter(|id| queue.consumers.cancel(*id)).count() > 0 {
+                unused.push(queue.handle.clone());
+            }
+            let mut debt = Debt::Lazy;
+            for (offset, entry) in held {
+                queue.unacked.remove(&offset);
+                queue.acks.release(offset, true);
+                queue.consumers.settled(entry & !SURVIVES);
+                if entry & SURVIVES != 0 {
+                    debt = Debt::Must;
+                }
+            }
+            queue.consumers.forget(session);
+            self.owe(log, debt, 0);
+            self.run_soon(log);
+        }
+        unused
+    }
+}
+
+/// Answers; a caller that went away needs no answer.
+fn answer<T>(reply: oneshot::Sender<T>, with: T) {
+    let _gone = reply.send(with).is_err();
+}

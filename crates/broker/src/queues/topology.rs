@@ -1,0 +1,373 @@
+//! Which virtual hosts, exchanges, queues and bindings there are, and where a message goes.
+//!
+//! **Invariants.** Plain state: what is durable was written before it is changed here. Walking from exchange to
+//! exchange visits each once, so cycles end. Taking something away is planned first, with everything that goes
+//! with it (bindings, and exchanges declared auto-delete that lose their last one), and then applied whole.
+//!
+//! Deliberately absent: I/O, locks, who may do what.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::args::Arguments;
+use super::error::{Entity, QueueError};
+use super::exchange::{Headers, Router};
+use super::types::{ExchangeKind, ExchangeSpec, QueueHandle, QueueSpec, Routed};
+
+/// The exchanges that every virtual host has. The empty name is the default exchange.
+const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
+    ("", ExchangeKind::Direct, false),
+    ("amq.direct", ExchangeKind::Direct, false),
+    ("amq.fanout", ExchangeKind::Fanout, false),
+    ("amq.topic", ExchangeKind::Topic, false),
+    ("amq.headers", ExchangeKind::Headers, false),
+    ("amq.match", ExchangeKind::Headers, false),
+    ("amq.rabbitmq.trace", ExchangeKind::Topic, true),
+];
+
+/// Where a binding leads, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Destination {
+    /// To a queue.
+    Queue(Arc<str>),
+    /// To an exchange.
+    Exchange(Arc<str>),
+}
+
+/// Where a binding leads, resolved.
+#[derive(Debug, Clone)]
+enum Target {
+    Queue(QueueHandle),
+    Exchange(Arc<str>),
+}
+
+/// A binding.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Binding {
+    pub(super) source: Arc<str>,
+    pub(super) destination: Destination,
+    pub(super) routing_key: Bytes,
+    pub(super) arguments: Arguments,
+    /// Whether there is a record of it.
+    pub(super) stored: bool,
+}
+
+/// An exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) spec: ExchangeSpec,
+    alternate: Option<Arc<str>>,
+    router: Router<Target>,
+    /// Bindings that begin here.
+    bound: BTreeSet<u64>,
+    pub(super) predeclared: bool,
+}
+
+/// A queue.
+#[derive(Debug, Clone)]
+pub(super) struct QueueEntry {
+    pub(super) handle: QueueHandle,
+    pub(super) spec: QueueSpec,
+    /// The session it belongs to, if it is exclusive.
+    pub(super) owner: Option<u64>,
+}
+
+impl QueueEntry {
+    /// Whether there is a record of it.
+    pub(super) fn stored(&self) -> bool {
+        self.spec.durable && self.owner.is_none()
+    }
+}
+
+/// One virtual host.
+#[derive(Debug)]
+pub(super) struct Vhost {
+    pub(super) name: Arc<str>,
+    pub(super) exchanges: HashMap<Arc<str>, Exchange>,
+    pub(super) queues: HashMap<Arc<str>, QueueEntry>,
+    bindings: HashMap<u64, Binding>,
+    by_destination: HashMap<Destination, BTreeSet<u64>>,
+    by_key: HashMap<(Arc<str>, Destination, Bytes), Vec<u64>>,
+}
+
+/// All virtual hosts.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    vhosts: HashMap<Arc<str>, Vhost>,
+    /// Exclusive queues by session.
+    pub(super) exclusive: HashMap<u64, Vec<(Arc<str>, Arc<str>)>>,
+}
+
+/// What goes together.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Removal {
+    pub(super) queue: Option<Arc<str>>,
+    pub(super) exchanges: Vec<Arc<str>>,
+    pub(super) bindings: Vec<u64>,
+}
+
+impl Topology {
+    pub(super) fn vhost(&self, name: &str) -> Result<&Vhost, QueueError> {
+        self.vhosts.get(name).ok_or_else(|| QueueError::NoVhost(Arc::from(name)))
+    }
+
+    pub(super) fn vhost_mut(&mut self, name: &str) -> Result<&mut Vhost, QueueError> {
+        self.vhosts.get_mut(name).ok_or_else(|| QueueError::NoVhost(Arc::from(name)))
+    }
+
+    pub(super) fn has_vhost(&self, name: &str) -> bool {
+        self.vhosts.contains_key(name)
+    }
+
+    /// Adds a virtual host with its predeclared exchanges.
+    pub(super) fn add_vhost(&mut self, name: Arc<str>) {
+        let mut vhost = Vhost {
+            name: name.clone(),
+            exchanges: HashMap::new(),
+            queues: HashMap::new(),
+            bindings: HashMap::new(),
+            by_destination: HashMap::new(),
+            by_key: HashMap::new(),
+        };
+        for (name, kind, internal) in PREDECLARED {
+            let spec = ExchangeSpec {
+                name: Arc::from(name),
+                kind,
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: Arguments::default(),
+            };
+            vhost.add_exchange(spec, true);
+        }
+        self.vhosts.insert(name, vhost);
+    }
+
+    pub(super) fn add_queue(&mut self, entry: QueueEntry) {
+        let Ok(vhost) = self.vhost_mut(entry.handle.vhost()) else { return };
+        let (name, owner) = (entry.handle.name().clone(), entry.owner);
+        let at = vhost.name.clone();
+        vhost.queues.insert(name.clone(), entry);
+        if let Some(owner) = owner {
+            self.exclusive.entry(owner).or_default().push((at, name));
+        }
+    }
+}
+
+impl Vhost {
+    pub(super) fn not_found(&self, entity: Entity, name: &str) -> QueueError {
+        QueueError::NotFound { entity, vhost: self.name.clone(), name: Arc::from(name) }
+    }
+
+    pub(super) fn exchange(&self, name: &str) -> Result<&Exchange, QueueError> {
+        self.exchanges.get(name).ok_or_else(|| self.not_found(Entity::Exchange, name))
+    }
+
+    pub(super) fn queue(&self, name: &str) -> Result<&QueueEntry, QueueError> {
+        self.queues.get(name).ok_or_else(|| self.not_found(Entity::Queue, name))
+    }
+
+    /// The queue, if this session may use it.
+    pub(super) fn queue_for(&self, name: &str, session: u64) -> Result<&QueueEntry, QueueError> {
+        let entry = self.queue(name)?;
+        match entry.owner {
+            Some(owner) if owner != session => Err(QueueError::ExclusiveLocked {
+                vhost: self.name.clone(),
+                name: entry.handle.name().clone(),
+            }),
+            _ => Ok(entry),
+        }
+    }
+
+    pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, predeclared: bool) {
+        let alternate = spec.arguments.get("alternate-exchange");
+        let alternate = alternate.and_then(|value| value.as_text()).map(Arc::from);
+        let (name, router) = (spec.name.clone(), Router::new(spec.kind));
+        let exchange = Exchange { spec, alternate, router, bound: BTreeSet::new(), predeclared };
+        self.exchanges.insert(name, exchange);
+    }
+
+    pub(super) fn binding(&self, number: u64) -> Option<&Binding> {
+        self.bindings.get(&number)
+    }
+
+    /// The number of the binding that says the same.
+    pub(super) fn find_binding(&self, binding: &Binding) -> Option<u64> {
+        let key = (binding.source.clone(), binding.destination.clone(), binding.routing_key.clone());
+        let same = |number: &&u64| {
+            self.bindings.get(number).is_some_and(|found| found.arguments.equivalent(&binding.arguments))
+        };
+        self.by_key.get(&key)?.iter().find(same).copied()
+    }
+
+    /// Adds a binding between what is there; whether both ends are.
+    pub(super) fn add_binding(&mut self, number: u64, binding: Binding) -> bool {
+        let target = match &binding.destination {
+            Destination::Queue(name) => {
+                self.queues.get(name).map(|entry| Target::Queue(entry.handle.clone()))
+            }
+            Destination::Exchange(name) => {
+                self.exchanges.contains_key(name).then(|| Target::Exchange(name.clone()))
+            }
+        };
+        let (Some(target), Some(source)) = (target, self.exchanges.get_mut(&binding.source)) else {
+            return false;
+        };
+        source.router.bind(number, &binding.routing_key, &binding.arguments, target);
+        source.bound.insert(number);
+        self.by_destination.entry(binding.destination.clone()).or_default().insert(number);
+        let key = (binding.source.clone(), binding.destination.clone(), binding.routing_key.clone());
+        self.by_key.entry(key).or_default().push(number);
+        self.bindings.insert(number, binding);
+        true
+    }
+
+    /// How many bindings begin at an exchange.
+    pub(super) fn bindings_from(&self, exchange: &str) -> usize {
+        self.exchanges.get(exchange).map_or(0, |exchange| exchange.bound.len())
+    }
+
+    /// What goes with a queue.
+    pub(super) fn plan_queue(&self, name: &Arc<str>) -> Removal {
+        let bindings = self.leading_to(&Destination::Queue(name.clone()));
+        self.plan(Removal { queue: Some(name.clone()), ..Removal::default() }, bindings)
+    }
+
+    /// What goes with an exchange.
+    pub(super) fn plan_exchange(&self, name: &Arc<str>) -> Removal {
+        let removal = Removal { exchanges: vec![name.clone()], ..Removal::default() };
+        let mut bindings = self.leading_to(&Destination::Exchange(name.clone()));
+        bindings.extend(self.exchanges.get(name).into_iter().flat_map(|exchange| &exchange.bound));
+        self.plan(removal, bindings)
+    }
+
+    /// What goes with a binding.
+    pub(super) fn plan_binding(&self, number: u64) -> Removal {
+        self.plan(Removal::default(), vec![number])
+    }
+
+    fn leading_to(&self, destination: &Destination) -> Vec<u64> {
+        self.by_destination.get(destination).into_iter().flatten().copied().collect()
+    }
+
+    fn plan(&self, mut removal: Removal, bindings: Vec<u64>) -> Removal {
+        let mut left: HashMap<&Arc<str>, usize> = HashMap::new();
+        let mut seen = BTreeSet::new();
+        let mut work = bindings;
+        while let Some(number) = work.pop() {
+            let Some(binding) = self.bindings.get(&number).filter(|_| seen.insert(number)) else { continue };
+            removal.bindings.push(number);
+            let Some(source) = self.exchanges.get(&binding.source) else { continue };
+            let left = left.entry(&binding.source).or_insert(source.bound.len());
+            *left -= 1;
+            if *left == 0 && source.spec.auto_delete && !removal.exchanges.contains(&binding.source) {
+                removal.exchanges.push(binding.source.clone());
+                work.extend(self.leading_to(&Destination::Exchange(binding.source.clone())));
+            }
+        }
+        removal
+    }
+
+    /// Takes away what was planned.
+    pub(super) fn remove(&mut self, removal: &Removal) {
+        for number in &removal.bindings {
+            let Some(binding) = self.bindings.remove(number) else { continue };
+            if let Some(source) = self.exchanges.get_mut(&binding.source) {
+                source.router.unbind(*number, &binding.routing_key);
+                source.bound.remove(number);
+            }
+            if let Some(numbers) = self.by_destination.get_mut(&binding.destination) {
+                numbers.remove(number);
+                if numbers.is_empty() {
+                    self.by_destination.remove(&binding.destination);
+                }
+            }
+            let key = (binding.source, binding.destination, binding.routing_key);
+            if let Some(numbers) = self.by_key.get_mut(&key) {
+                numbers.retain(|other| other != number);
+                if numbers.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+        for name in &removal.exchanges {
+            self.exchanges.remove(name);
+        }
+        if let Some(name) = &removal.queue {
+            self.queues.remove(name);
+        }
+    }
+
+    /// Where a message goes; each queue once.
+    pub(super) fn route(
+        &self,
+        exchange: &str,
+        key: &[u8],
+        headers: &dyn Headers,
+    ) -> Result<Routed, QueueError> {
+        let first = self.exchange(exchange)?;
+        if first.spec.internal {
+            let (vhost, name) = (self.name.clone(), first.spec.name.clone());
+            return Err(QueueError::Internal { vhost, name });
+        }
+        if exchange.is_empty() {
+            let queue = std::str::from_utf8(key).ok().and_then(|name| self.queues.get(name));
+            return Ok(Routed::to(queue.map(|entry| entry.handle.clone()).into_iter().collect()));
+        }
+        let mut queues: Vec<QueueHandle> = Vec::new();
+        self.walk(first, |exchange, follow| {
+            let mut next = |target: &Target| match target {
+                Target::Queue(queue) => queues.push(queue.clone()),
+                Target::Exchange(name) => follow(name),
+            };
+            let any = exchange.router.route(key, headers, &mut next);
+            if let (false, Some(alternate)) = (any, &exchange.alternate) {
+                follow(alternate);
+            }
+            // The default exchange as an alternate one routes by name.
+            if exchange.spec.name.is_empty() {
+                let queue = std::str::from_utf8(key).ok().and_then(|name| self.queues.get(name));
+                queues.extend(queue.map(|entry| entry.handle.clone()));
+            }
+        });
+        if queues.len() > 1 {
+            queues.sort_unstable_by_key(QueueHandle::log);
+            queues.dedup();
+        }
+        Ok(Routed::to(queues))
+    }
+
+    /// Whether an exchange, or one that can be reached from it, looks at headers.
+    pub(super) fn looks_at_headers(&self, exchange: &str) -> bool {
+        let Some(first) = self.exchanges.get(exchange) else { return false };
+        let mut any = false;
+        self.walk(first, |exchange, follow| {
+            any |= exchange.spec.kind == ExchangeKind::Headers;
+            exchange.alternate.iter().for_each(|name| follow(name));
+            for binding in exchange.bound.iter().filter_map(|number| self.bindings.get(number)) {
+                if let Destination::Exchange(name) = &binding.destination {
+                    follow(name);
+                }
+            }
+        });
+        any
+    }
+
+    /// Visits an exchange and those that `visit` follows to, each once.
+    fn walk<'a>(&'a self, first: &'a Exchange, mut visit: impl FnMut(&'a Exchange, &mut dyn FnMut(&str))) {
+        let mut seen: Vec<&Exchange> = vec![first];
+        let mut at = 0;
+        while let Some(exchange) = seen.get(at).copied() {
+            at += 1;
+            visit(exchange, &mut |name| {
+                if let Some(next) = self.exchanges.get(name)
+                    && !seen.iter().any(|known| std::ptr::eq(*known, next))
+                {
+                    seen.push(next);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Queues as a door uses them: stories, restarts, crashes.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
+
+mod crash;
+mod declare;
+mod deliver;
+mod restart;
+mod rig;
