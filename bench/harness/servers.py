@@ -103,7 +103,7 @@ def directory():
 
 
 def ferrymq_command(options, home, address):
-    return [options.binary, "serve", "--data-dir", home / "data", "--kafka-listen", address, "--http-listen", "off",
+    return [options.binary, "serve", "--data-dir", home / "data", "--kafka-listen", address, "--amqp-listen", "off", "--http-listen", "off",
             *options.serve]
 
 

@@ -25,7 +25,8 @@ fn serve(data_dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-const FREE: [&str; 4] = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+const FREE: [&str; 6] =
+    ["--kafka-listen", "127.0.0.1:0", "--amqp-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
 
 impl Broker {
     fn start(data_dir: &Path, arguments: &[&str]) -> Broker {

@@ -193,7 +193,8 @@ impl Queues {
         let queue = self.find(session, vhost, queue)?;
         let (log, session) = (queue.log(), session.id());
         let get = |reply| ShardMessage::Get { log, session, no_ack, reply };
-        self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))
+        let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
+        Ok(got.map(|(delivery, ready)| Got { queue, delivery, ready }))
     }
 
     /// Settles deliveries of one queue to this session. Returns once enqueued: a later call to the queue sees it.

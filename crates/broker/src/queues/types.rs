@@ -280,6 +280,8 @@ pub struct Delivery {
 /// The answer to a get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Got {
+    /// Where it came from; what [`Queues::settle`](super::Queues::settle) wants to know.
+    pub queue: QueueHandle,
     /// The message.
     pub delivery: Delivery,
     /// Messages left that may be delivered.

@@ -16,7 +16,7 @@ use super::ready::{READ_BYTES, RETURNED_BYTES};
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
-use crate::queues::types::{Delivery, Got, Message};
+use crate::queues::types::{Delivery, Message};
 
 /// Messages of one queue delivered in a turn.
 const DELIVERIES_PER_TURN: usize = 2048;
@@ -206,7 +206,7 @@ impl Queue {
                     self.consumers.hold(id);
                 }
                 // A session that went away gives it back by its end.
-                let _ = getter.reply.send(Ok(Some(Got { delivery, ready: self.acks.ready() })));
+                let _ = getter.reply.send(Ok(Some((delivery, self.acks.ready()))));
             }
             None => self.consumers.deliver(id, delivery),
         }

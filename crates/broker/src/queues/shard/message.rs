@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::queues::ack::AckState;
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
-use crate::queues::types::{DeleteIf, Got, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle};
+use crate::queues::types::{DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle};
 
 /// One message for some queues of a shard.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub(in crate::queues) enum Refused {
 }
 
 pub(in crate::queues) type Failed = Vec<(u32, QueueError)>;
-pub(in crate::queues) type GetReply = oneshot::Sender<Result<Option<Got>, Refused>>;
+pub(in crate::queues) type GetReply = oneshot::Sender<Result<Option<(Delivery, u64)>, Refused>>;
 
 /// A shard's mailbox.
 pub(in crate::queues) enum ShardMessage {
