@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ferrymq_amqp_codec::frame_writer::{put_heartbeat, put_method};
 use ferrymq_amqp_codec::method::connection::{Close, CloseOk};
-use ferrymq_amqp_codec::{FrameKind, MethodId, WireMethod as _};
+use ferrymq_amqp_codec::{FrameKind, MethodId, ReplyCode, WireMethod as _};
 use ferrymq_broker::queues::deliveries;
 use ferrymq_types::limits::AMQP_FIRST_FRAME_BYTES_MAX;
 use tokio::io::AsyncReadExt as _;
@@ -227,6 +227,9 @@ fn say_why(context: &Context, peer: SocketAddr, ended: &Ended) {
         Ended::Refused(why) => {
             context.counters.connection_errors_total.fetch_add(1, Ordering::Relaxed);
             tracing::info!(peer = %peer, why, "AMQP connection refused");
+        }
+        Ended::Failed(failure) if failure.code == ReplyCode::ConnectionForced => {
+            tracing::debug!(peer = %peer, why = failure.text, "AMQP connection closed");
         }
         Ended::Failed(failure) => {
             context.counters.connection_errors_total.fetch_add(1, Ordering::Relaxed);

@@ -72,8 +72,15 @@ impl Connection {
             routing_key: &message.routing_key,
         };
         self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
-        put_message(out, consumer.channel, &deliver, properties_of(&message), &message.body, self.opened.frame_max)
-            .map_err(undeliverable)
+        put_message(
+            out,
+            consumer.channel,
+            &deliver,
+            properties_of(&message),
+            &message.body,
+            self.opened.frame_max,
+        )
+        .map_err(undeliverable)
     }
 
     /// Sends what was held on a channel, as far as it may go now.

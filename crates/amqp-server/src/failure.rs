@@ -78,9 +78,10 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("{entity} '{name}' in vhost '{vhost}' in use"),
             ),
-            E::NotEmpty { vhost, name } => {
-                Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' not empty"))
-            }
+            E::NotEmpty { vhost, name } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("queue '{name}' in vhost '{vhost}' not empty"),
+            ),
             E::ExclusiveLocked { vhost, name } => Failure::new(
                 C::ResourceLocked,
                 format_args!(
@@ -117,10 +118,7 @@ impl From<QueueError> for Failure {
 
 /// The broker is stopping.
 pub(crate) fn forced() -> Failure {
-    Failure::hard(
-        ReplyCode::ConnectionForced,
-        "broker forced connection closure with reason 'shutdown'",
-    )
+    Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
 }
 
 /// A property as RabbitMQ tells it in `inequivalent arg`.
@@ -176,8 +174,7 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received the value '5' \
              of type 'signedint' but current is none",
         );
-        let missing =
-            QueueError::NotFound { entity: Entity::Exchange, vhost: "/".into(), name: "x".into() };
+        let missing = QueueError::NotFound { entity: Entity::Exchange, vhost: "/".into(), name: "x".into() };
         check(missing, 404, Scope::Channel, "NOT_FOUND - no exchange 'x' in vhost '/'");
         check(QueueError::NoVhost("v".into()), 530, Scope::Connection, "NOT_ALLOWED - vhost v not found");
         check(

@@ -129,7 +129,8 @@ async fn next<'f>(frame: &'f Bytes, input: &Input, writer: &mut Writer<'_>) -> R
         return failed(Failure::hard(ReplyCode::FrameError, "no whole frame"));
     };
     if frame.kind != FrameKind::Method || frame.channel != 0 {
-        let what = format!("type {}, channel {}: the connection is not open", frame.kind as u8, frame.channel);
+        let what =
+            format!("type {}, channel {}: the connection is not open", frame.kind as u8, frame.channel);
         return failed(Failure::hard(ReplyCode::UnexpectedFrame, what));
     }
     let method = Method::parse(frame.payload).map_err(|error| {
@@ -195,7 +196,8 @@ fn check(field: &str, chosen: u32, least: u32, offered: u32) -> Result<(), Ended
         return Ok(());
     };
     let detail = if chosen == 0 { " (no limit)" } else { "" };
-    let text = format!("negotiated {field} = {chosen}{detail} is {than} than the {kind} allowed value ({bound})");
+    let text =
+        format!("negotiated {field} = {chosen}{detail} is {than} than the {kind} allowed value ({bound})");
     Err(Ended::Failed(Failure::hard(ReplyCode::NotAllowed, text).of(Tune::ID)))
 }
 

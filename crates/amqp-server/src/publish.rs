@@ -193,11 +193,8 @@ impl Gather {
             return;
         }
         let messages = std::mem::take(&mut self.messages);
-        let pending = if messages.is_empty() {
-            None
-        } else {
-            Some(connection.context.queues.publish(messages).await)
-        };
+        let pending =
+            if messages.is_empty() { None } else { Some(connection.context.queues.publish(messages).await) };
         self.room.clear();
         let (spans, numbers) = (std::mem::take(&mut self.spans), std::mem::take(&mut self.numbers));
         connection.confirms.push(Batch { pending, spans, numbers });

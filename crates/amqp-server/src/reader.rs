@@ -137,7 +137,9 @@ impl Reader<'_> {
                 self.method(number, &method).await.map_err(|failure| Halt::Failed(failure.of(id)))
             }
             None => match parse(payload)? {
-                Method::ChannelOpen(_) => self.open_channel(number).map_err(|failure| Halt::Failed(failure.of(id))),
+                Method::ChannelOpen(_) => {
+                    self.open_channel(number).map_err(|failure| Halt::Failed(failure.of(id)))
+                }
                 _ => Err(Failure::hard(ReplyCode::ChannelError, "expected 'channel.open'").of(id).into()),
             },
         }
@@ -195,7 +197,9 @@ impl Reader<'_> {
     async fn room_for(&mut self, bytes: usize) -> Result<BytePermit, Failure> {
         let context = &self.connection.context;
         if self.kept + bytes > CONNECTION_BYTES_IN_FLIGHT {
-            let text = format!("unfinished messages of a connection hold more than {CONNECTION_BYTES_IN_FLIGHT} bytes");
+            let text = format!(
+                "unfinished messages of a connection hold more than {CONNECTION_BYTES_IN_FLIGHT} bytes"
+            );
             return Err(Failure::hard(ReplyCode::ResourceError, text));
         }
         if let Some(room) = context.budget.try_take(bytes) {

@@ -145,9 +145,9 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let amqp = Arc::new(amqp);
     let http = match settings.http_listen {
         None => None,
-        Some(address) => {
-            Some(http::HttpServer::start(address, store.clone(), context.clone(), amqp.clone(), &owners).await?)
-        }
+        Some(address) => Some(
+            http::HttpServer::start(address, store.clone(), context.clone(), amqp.clone(), &owners).await?,
+        ),
     };
     Ok(Running { store, broker, context, kafka, amqp, http, owners })
 }

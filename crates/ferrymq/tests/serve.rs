@@ -107,6 +107,27 @@ fn health_and_metrics_are_answered() {
 }
 
 #[test]
+fn the_amqp_door_answers_unless_it_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), &[]);
+    let line = broker.said.lines().find(|line| line.contains("AMQP 0-9-1 clients connect here")).unwrap();
+    let address = line.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"AMQP\x00\x01\x00\x00").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"AMQP\x00\x00\x09\x01");
+    assert!(broker.get("/metrics").contains("ferrymq_amqp_connections_total 1\n"));
+    drop(broker);
+    let output = serve(dir.path(), &["--amqp-listen", "0.0.0.0:0"]).output().unwrap();
+    assert!(
+        text(&output).contains("amqp-listen 0.0.0.0:0 can be reached by other machines"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
 fn a_stop_is_clean_whoever_hangs_on() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path(), &[]);

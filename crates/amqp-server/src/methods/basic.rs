@@ -35,7 +35,8 @@ impl Reader<'_> {
         let connection = self.connection;
         let mut state = connection.state.lock();
         let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
-        let unknown = || Failure::new(ReplyCode::PreconditionFailed, format_args!("unknown delivery tag {tag}"));
+        let unknown =
+            || Failure::new(ReplyCode::PreconditionFailed, format_args!("unknown delivery tag {tag}"));
         let settled = match (tag, multiple) {
             (0, true) => channel.unacked.take_all(),
             (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,
@@ -90,19 +91,20 @@ impl Reader<'_> {
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
             if qos.global {
                 channel.prefetch_global = qos.prefetch_count;
-                for token in channel.consumers.values() {
-                    let Some(consumer) = state.consumers.get_mut(token) else { continue };
-                    let wanted = super::consume::window(channel.prefetch_global);
-                    if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner) {
-                        if now < wanted {
-                            consumer.widening = Some(wanted);
-                            widened.push((inner.clone(), wanted - now));
-                        }
-                    }
-                }
             } else {
                 channel.prefetch = qos.prefetch_count;
                 channel.prefetch_global = 0;
+            }
+            // Consumers that are there keep their own prefetch; those without one follow the channel's.
+            let wanted = super::consume::window(channel.prefetch_global);
+            for token in channel.consumers.values() {
+                let Some(consumer) = state.consumers.get_mut(token) else { continue };
+                if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner) {
+                    if now < wanted {
+                        consumer.widening = Some(wanted);
+                        widened.push((inner.clone(), wanted - now));
+                    }
+                }
             }
             connection.release(state, number)?;
         }

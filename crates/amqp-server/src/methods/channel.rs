@@ -17,7 +17,8 @@ impl Reader<'_> {
         let mut state = connection.state.lock();
         let count = state.channels.len();
         if max != 0 && count >= max {
-            let text = format!("number of channels opened ({count}) has reached the negotiated channel_max ({max})");
+            let text =
+                format!("number of channels opened ({count}) has reached the negotiated channel_max ({max})");
             return Err(Failure::new(ReplyCode::NotAllowed, text));
         }
         state.open(number);

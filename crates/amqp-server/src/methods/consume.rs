@@ -22,11 +22,7 @@ pub(super) fn window(prefetch_global: u16) -> u32 {
 }
 
 impl Reader<'_> {
-    pub(crate) async fn consume(
-        &mut self,
-        number: u16,
-        consume: &basic::Consume<'_>,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
         check_arguments(consume.arguments)?;
         let connection = self.connection;
         let name = self.queue_name(number, consume.queue)?;

@@ -3,11 +3,9 @@
 //! **Invariants.** Deleting and unbinding what is not there succeeds. Line ends in names are dropped when
 //! something is declared or deleted, as RabbitMQ does.
 
-use ferrymq_amqp_codec::method::exchange;
 use ferrymq_amqp_codec::ReplyCode;
-use ferrymq_broker::queues::{
-    BindingSpec, DeleteIf, Entity, ExchangeKind, ExchangeSpec, QueueError,
-};
+use ferrymq_amqp_codec::method::exchange;
+use ferrymq_broker::queues::{BindingSpec, DeleteIf, Entity, ExchangeKind, ExchangeSpec, QueueError};
 
 use super::queue::{absent_is_fine, declared_name, name};
 use crate::args::from_table;

@@ -56,7 +56,9 @@ async fn what_we_do_not_have_is_said() {
     client.connection_closes(540, "NOT_IMPLEMENTED - requeue=false", basic::Recover::ID).await;
     let mut client = server.channel().await;
     client.put(1, &tx::Select {}).send().await;
-    client.connection_closes(540, "NOT_IMPLEMENTED - transactions are not supported yet", tx::Select::ID).await;
+    client
+        .connection_closes(540, "NOT_IMPLEMENTED - transactions are not supported yet", tx::Select::ID)
+        .await;
     let mut client = server.channel().await;
     client.put(1, &queue::DeclareOk::default()).send().await;
     client.connection_closes(503, "COMMAND_INVALID - unimplemented method", queue::DeclareOk::ID).await;

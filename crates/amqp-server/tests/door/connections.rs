@@ -160,8 +160,7 @@ async fn a_stop_tells_every_client() {
     let server = Server::start().await;
     let client = server.channel().await;
     let text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
-    let (stopped, ()) =
-        tokio::join!(server.stop_door(), client.connection_closes(320, text, MethodId::NONE));
+    let (stopped, ()) = tokio::join!(server.stop_door(), client.connection_closes(320, text, MethodId::NONE));
     assert!(stopped);
 }
 

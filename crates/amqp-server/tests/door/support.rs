@@ -12,8 +12,8 @@ use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::{put_any_method, put_message, put_method};
 use ferrymq_amqp_codec::method::{basic, channel, confirm, connection, queue};
 use ferrymq_amqp_codec::{
-    BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, MethodId, PROTOCOL_HEADER, Properties,
-    Table, TableBuilder, ValueRef, WireMethod,
+    BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, MethodId, PROTOCOL_HEADER,
+    Properties, Table, TableBuilder, ValueRef, WireMethod,
 };
 use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context};
 use ferrymq_broker::broker::Stores;
@@ -202,6 +202,12 @@ impl Client {
     pub(crate) async fn send(&mut self) {
         let out = self.out.split();
         within(self.stream.write_all(&out)).await.expect("the server reads");
+    }
+
+    /// Writes what was put, if the server still reads.
+    pub(crate) async fn try_send(&mut self) -> bool {
+        let out = self.out.split();
+        self.stream.write_all(&out).await.is_ok()
     }
 
     /// The next frame but heartbeats; `None` at the end of the stream.

@@ -76,9 +76,9 @@ pub(crate) async fn start(
     tasks: &Tasks,
 ) -> anyhow::Result<Option<Door>> {
     let Some(listen) = &settings.listen else { return Ok(None) };
-    let socket = bind_one("amqp-listen", listen, allow_remote)
-        .await
-        .with_context(|| format!("could not listen on {listen} for AMQP clients; --amqp-listen off does without"))?;
+    let socket = bind_one("amqp-listen", listen, allow_remote).await.with_context(|| {
+        format!("could not listen on {listen} for AMQP clients; --amqp-listen off does without")
+    })?;
     let config = AmqpConfig {
         product: settings.product.clone(),
         version: settings.version.clone(),

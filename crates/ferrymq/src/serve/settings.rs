@@ -217,11 +217,8 @@ impl Settings {
         }
         let listeners =
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
-        let amqp = amqp::Said {
-            listen: args.amqp_listen,
-            product: args.amqp_product,
-            version: args.amqp_version,
-        };
+        let amqp =
+            amqp::Said { listen: args.amqp_listen, product: args.amqp_product, version: args.amqp_version };
         let amqp = amqp::check(amqp, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
