@@ -85,7 +85,8 @@ impl Spec {
             known = Some(address);
             command.arg(address.to_string());
         } else {
-            command.args(["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "off", "--data-dir"]);
+            command.args(["serve", "--kafka-listen", "127.0.0.1:0", "--amqp-listen", "off"]);
+            command.args(["--http-listen", "off", "--data-dir"]);
             command.arg(data).args(&self.args);
         }
         command.envs(self.envs.iter().map(|(name, value)| (*name, value)));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
+use ferrymq_broker::queues::{QueueOptions, Queues};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -21,6 +22,7 @@ use ferrymq_storage::LogMeta;
 use ferrymq_types::{LogId, OwnerId};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod amqp;
 mod broker_settings;
 mod http;
 mod limits;
@@ -61,6 +63,7 @@ struct Running {
     broker: Arc<Broker>,
     context: Arc<Context>,
     kafka: KafkaServer,
+    amqp: Arc<Option<amqp::Door>>,
     http: Option<http::HttpServer>,
     owners: Tasks,
 }
@@ -110,9 +113,12 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     };
     let options = settings.broker.over(options);
     let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
-    let broker = Broker::open(stores, options.clone(), clock.clone(), rng.clone(), owners.clone())
+    let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
+    let queues = Queues::open(stores, QueueOptions::default(), clock.clone(), rng.clone(), owners.clone())
+        .await
+        .context("could not start the queues on their store")?;
     let groups_config = settings.broker.groups.clone();
     let groups = Groups::start(groups::Start {
         store: store.clone(),
@@ -120,7 +126,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         logs: (FIRST_GROUP_LOG..).take(SHARDS_DEFAULT).map(LogId).collect(),
         owner: broker.owner(),
         clock: clock.clone(),
-        rng,
+        rng: rng.clone(),
         tasks: owners.clone(),
         config: groups_config.clone(),
     });
@@ -135,13 +141,16 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     };
     let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
     let kafka = KafkaServer::start(sockets, &context, &owners);
+    let (amqp, remote) = (&settings.amqp, settings.allow_remote);
+    let amqp = amqp::start(amqp, remote, &queues, context.budget.clone(), clock, &rng, &owners).await?;
+    let amqp = Arc::new(amqp);
     let http = match settings.http_listen {
         None => None,
-        Some(address) => {
-            Some(http::HttpServer::start(address, store.clone(), context.clone(), &owners).await?)
-        }
+        Some(address) => Some(
+            http::HttpServer::start(address, store.clone(), context.clone(), amqp.clone(), &owners).await?,
+        ),
     };
-    Ok(Running { store, broker, context, kafka, http, owners })
+    Ok(Running { store, broker, context, kafka, amqp, http, owners })
 }
 
 fn announce(settings: &Settings, running: &Running, took: Duration) {
@@ -155,6 +164,7 @@ fn announce(settings: &Settings, running: &Running, took: Duration) {
         "FerryMQ is ready"
     );
     listeners::announce(&running.context.listeners);
+    running.amqp.iter().for_each(amqp::Door::announce);
     if let Some(http) = &running.http {
         tracing::info!(listen = %http.address(), "health and metrics: /livez /readyz /metrics");
     }
@@ -164,11 +174,22 @@ async fn stop(running: Running) {
     if let Some(http) = &running.http {
         http.say_stopping();
     }
-    if !running.kafka.stop(STOP_PATIENCE).await {
+    let stop_amqp = async {
+        match &*running.amqp {
+            Some(amqp) => amqp.server.stop(STOP_PATIENCE).await,
+            None => true,
+        }
+    };
+    let (kafka, amqp) = tokio::join!(running.kafka.stop(STOP_PATIENCE), stop_amqp);
+    if !kafka {
         tracing::warn!("some Kafka connections did not end in time");
+    }
+    if !amqp {
+        tracing::warn!("some AMQP connections did not end in time");
     }
     // The owners end when nobody can send to them any more.
     drop(running.context);
+    drop(running.amqp);
     drop(running.broker);
     if !running.owners.stop_and_wait(STOP_PATIENCE).await {
         tracing::warn!("some tasks did not end in time");

@@ -25,7 +25,8 @@ fn serve(data_dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-const FREE: [&str; 4] = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+const FREE: [&str; 6] =
+    ["--kafka-listen", "127.0.0.1:0", "--amqp-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
 
 impl Broker {
     fn start(data_dir: &Path, arguments: &[&str]) -> Broker {
@@ -103,6 +104,27 @@ fn health_and_metrics_are_answered() {
     for name in names {
         assert!(promised.contains(name), "{name} is not in docs/metrics.md");
     }
+}
+
+#[test]
+fn the_amqp_door_answers_unless_it_is_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path(), &[]);
+    let line = broker.said.lines().find(|line| line.contains("AMQP 0-9-1 clients connect here")).unwrap();
+    let address = line.split("listen=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"AMQP\x00\x01\x00\x00").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"AMQP\x00\x00\x09\x01");
+    assert!(broker.get("/metrics").contains("ferrymq_amqp_connections_total 1\n"));
+    drop(broker);
+    let output = serve(dir.path(), &["--amqp-listen", "0.0.0.0:0"]).output().unwrap();
+    assert!(
+        text(&output).contains("amqp-listen 0.0.0.0:0 can be reached by other machines"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub const TABLE: &[Rule] = &[
         &["broker", "kafka-codec", "runtime", "types", "compress", "storage"],
         &["engine-local", "disk", "kafka-client"],
     ),
+    // Of storage only the store in memory that its tests run on.
+    rule("amqp-server", &["broker", "amqp-codec", "runtime", "types"], &["storage", "engine-local", "disk"]),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
     // A black box's test: of ours the codec, so that a mistake of the product cannot hide another.
@@ -58,11 +60,13 @@ pub const TABLE: &[Rule] = &[
             "runtime",
             "compress",
             "kafka-codec",
+            "amqp-codec",
             "disk",
             "storage",
             "engine-local",
             "broker",
             "kafka-server",
+            "amqp-server",
             "kafka-client",
             "checker",
         ],

@@ -74,6 +74,18 @@ pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 pub const QUEUE_NAME_BYTES_MAX: usize = 255;
 /// Largest message of a queue, in bytes, with everything that comes with it: it must fit into a batch.
 pub const QUEUE_MESSAGE_BYTES_MAX: usize = BATCH_BYTES_MAX - 64 * 1024;
+/// Channels an AMQP connection may have open. RabbitMQ's `channel_max`.
+pub const AMQP_CHANNELS_MAX: u16 = 2047;
+/// Largest AMQP frame that is negotiated, in bytes. RabbitMQ's `frame_max`.
+pub const AMQP_FRAME_BYTES_MAX: u32 = 131_072;
+/// Largest AMQP frame before the client has logged in, in bytes. RabbitMQ's `initial_frame_max`.
+pub const AMQP_FIRST_FRAME_BYTES_MAX: u32 = 8192;
+/// Largest body of an AMQP message, in bytes. RabbitMQ's `max_message_size`.
+pub const AMQP_MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Deliveries a consumer that names no prefetch may have unacknowledged.
+pub const AMQP_UNACKED_MAX: u32 = 200_000;
+/// Consumers an AMQP connection may have.
+pub const AMQP_CONSUMERS_MAX: usize = 16_384;
 
 const _: () = assert!(BATCH_BYTES_MAX_DEFAULT <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < REQUEST_BYTES_MAX);
@@ -87,3 +99,5 @@ const _: () = assert!(FETCH_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(FETCH_SESSION_UNKNOWN_MAX <= FETCH_SESSION_PARTITIONS_MAX);
 const _: () =
     assert!(FETCH_SESSION_PARTITIONS_MAX * FETCH_SESSION_PARTITION_BYTES <= FETCH_SESSIONS_BYTES_MAX / 2);
+const _: () = assert!(AMQP_FIRST_FRAME_BYTES_MAX <= AMQP_FRAME_BYTES_MAX);
+const _: () = assert!(AMQP_MESSAGE_BYTES_MAX < CONNECTION_BYTES_IN_FLIGHT as u64);

@@ -1,7 +1,8 @@
-//! `ferrymq bench`: measures a Kafka broker, this client's own ceiling, or a disk.
+//! `ferrymq bench`: measures a Kafka or AMQP broker, this client's own ceiling, or a disk.
 //!
 //! **Invariant.** Results are JSON on stdout, with every setting that made them.
 
+mod amqp;
 mod disk;
 mod kafka;
 mod latency;
@@ -14,6 +15,8 @@ mod report;
 pub(crate) enum BenchCommand {
     /// Measure throughput and latency of a Kafka broker
     Kafka(Box<kafka::KafkaArgs>),
+    /// Measure throughput of an AMQP 0-9-1 broker
+    Amqp(Box<amqp::AmqpArgs>),
     /// Answer Produce and Fetch without storing anything: the ceiling of whatever client talks to it
     NullResponder(null::NullArgs),
     /// Measure a bare write and fdatasync loop on a disk
@@ -23,6 +26,7 @@ pub(crate) enum BenchCommand {
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Kafka(args) => super::on_one_thread(kafka::run(*args)),
+        BenchCommand::Amqp(args) => super::on_one_thread(amqp::run(*args)),
         BenchCommand::NullResponder(args) => super::on_one_thread(null::run(args)),
         BenchCommand::Disk(args) => disk::run(args),
     }

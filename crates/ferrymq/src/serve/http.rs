@@ -26,6 +26,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::amqp;
+
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 128;
 /// How long a peer may take to send a request's head, and how long it may be idle between two.
@@ -45,6 +47,7 @@ pub(crate) struct HttpServer {
 struct Shared {
     store: Arc<LocalStore>,
     context: Arc<Context>,
+    amqp: Arc<Option<amqp::Door>>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -54,6 +57,7 @@ impl HttpServer {
         address: SocketAddr,
         store: Arc<LocalStore>,
         context: Arc<Context>,
+        amqp: Arc<Option<amqp::Door>>,
         tasks: &Tasks,
     ) -> anyhow::Result<HttpServer> {
         let listener = TcpListener::bind(address)
@@ -65,7 +69,7 @@ impl HttpServer {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
-            .with_state(Shared { store, context, stopping: stopping.clone() });
+            .with_state(Shared { store, context, amqp, stopping: stopping.clone() });
         let connections = tasks.child();
         tasks.spawn(TaskKind::Background, "http listener", accept(listener, router, connections));
         Ok(HttpServer { address, stopping })
@@ -153,6 +157,9 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         ("kafka_records_total", "counter", "Records accepted", &counters.records_in_total),
     ];
     for (name, kind, help, value) in door {
+        sample(&mut text, name, kind, help, value.load(Ordering::Relaxed));
+    }
+    for (name, kind, help, value) in shared.amqp.iter().flat_map(amqp::Door::samples) {
         sample(&mut text, name, kind, help, value.load(Ordering::Relaxed));
     }
     let (topics, partitions) =

@@ -126,7 +126,7 @@ fn parse_all(setting: &str, texts: &[String], problems: &mut Vec<String>) -> Vec
 }
 
 /// `host:port`, also `[::1]:9092`.
-fn parse_endpoint(text: &str) -> Option<Endpoint> {
+pub(super) fn parse_endpoint(text: &str) -> Option<Endpoint> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok()?;
     let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -140,7 +140,7 @@ fn parse_endpoint(text: &str) -> Option<Endpoint> {
 }
 
 /// Whether only this machine can reach a host. A name may mean anything, but for `localhost`.
-fn is_here(host: &str) -> bool {
+pub(super) fn is_here(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().is_loopback(),
         Err(_) => host.eq_ignore_ascii_case("localhost"),
@@ -159,7 +159,7 @@ pub(crate) async fn bind(
     let mut bound = Vec::with_capacity(wanted.len());
     for listener in wanted {
         let ListenerSettings { name, listen, advertise } = listener;
-        let socket = bind_one(listen, allow_remote)
+        let socket = bind_one("kafka-listen", listen, allow_remote)
             .await
             .with_context(|| format!("could not listen on {listen} for Kafka clients ({name})"))?;
         let address = socket.local_addr()?;
@@ -175,11 +175,15 @@ pub(crate) async fn bind(
 }
 
 /// Listens on the first address of a host that can be listened on.
-async fn bind_one(listen: &Endpoint, allow_remote: bool) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind_one(
+    setting: &str,
+    listen: &Endpoint,
+    allow_remote: bool,
+) -> anyhow::Result<TcpListener> {
     let addresses: Vec<SocketAddr> = lookup_host((listen.host.as_str(), listen.port)).await?.collect();
     let is_allowed = |address: &SocketAddr| allow_remote || address.ip().to_canonical().is_loopback();
     if let Some(address) = addresses.iter().find(|address| !is_allowed(address)) {
-        anyhow::bail!(can_be_reached("kafka-listen", address));
+        anyhow::bail!(can_be_reached(setting, address));
     }
     Ok(TcpListener::bind(&addresses[..]).await?)
 }

@@ -44,6 +44,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     let Settings {
         data_dir,
         listeners,
+        amqp,
         http_listen,
         allow_remote,
         node_id,
@@ -66,6 +67,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     vec![
         ("data-dir", format!("{data_dir:?}")),
         ("kafka-listen and kafka-advertise", format!("{listeners:?}")),
+        ("amqp-listen, amqp-product and amqp-version", format!("{amqp:?}")),
         ("http-listen", format!("{http_listen:?}")),
         ("allow-remote", allow_remote.to_string()),
         ("node-id", node_id.to_string()),

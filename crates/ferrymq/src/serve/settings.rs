@@ -20,6 +20,7 @@ use ferrymq_types::limits::{
 };
 use serde::Deserialize;
 
+use super::amqp::{self, AmqpSettings};
 use super::broker_settings::{BrokerSettings, of_file};
 use super::listeners::{self, ListenerSettings};
 
@@ -54,6 +55,16 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "FERRYMQ_KAFKA_ADVERTISE", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
     #[serde(default, deserialize_with = "listeners::from_file")]
     kafka_advertise: Vec<String>,
+    /// Where AMQP 0-9-1 clients (RabbitMQ's) connect; "off" for nowhere. Port 0 takes a free one.
+    /// [default: 127.0.0.1:5672]
+    #[arg(long, env = "FERRYMQ_AMQP_LISTEN", value_name = "HOST:PORT")]
+    amqp_listen: Option<String>,
+    /// The product that AMQP clients are told; some of them branch on it. [default: RabbitMQ]
+    #[arg(long, env = "FERRYMQ_AMQP_PRODUCT", value_name = "NAME")]
+    amqp_product: Option<String>,
+    /// The version that AMQP clients are told. [default: 4.3.0]
+    #[arg(long, env = "FERRYMQ_AMQP_VERSION", value_name = "VERSION")]
+    amqp_version: Option<String>,
     /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
     #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
@@ -140,6 +151,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) listeners: Vec<ListenerSettings>,
+    pub(crate) amqp: AmqpSettings,
     pub(crate) http_listen: Option<SocketAddr>,
     pub(crate) allow_remote: bool,
     pub(crate) node_id: i32,
@@ -210,6 +222,9 @@ impl Settings {
         }
         let listeners =
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
+        let amqp =
+            amqp::Said { listen: args.amqp_listen, product: args.amqp_product, version: args.amqp_version };
+        let amqp = amqp::check(amqp, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
         let broker =
@@ -224,6 +239,7 @@ impl Settings {
         let settings = Settings {
             data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
             listeners,
+            amqp,
             http_listen,
             allow_remote,
             node_id: args.node_id.unwrap_or(1),
@@ -335,6 +351,9 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         data_dir: first.data_dir.or(second.data_dir),
         kafka_listen: some_of(first.kafka_listen, second.kafka_listen),
         kafka_advertise: some_of(first.kafka_advertise, second.kafka_advertise),
+        amqp_listen: first.amqp_listen.or(second.amqp_listen),
+        amqp_product: first.amqp_product.or(second.amqp_product),
+        amqp_version: first.amqp_version.or(second.amqp_version),
         http_listen: first.http_listen.or(second.http_listen),
         allow_remote: first.allow_remote.or(second.allow_remote),
         node_id: first.node_id.or(second.node_id),

@@ -1,0 +1,978 @@
+"""pika against a broker: what applications written for RabbitMQ do, and what they are told when it goes wrong."""
+
+import datetime
+import decimal
+import os
+import socket
+import subprocess
+import tempfile
+import time
+
+import pika
+from harness import BOOTSTRAP, Skip, eventually, main, name, test
+from pika.exceptions import (
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    UnroutableError,
+)
+
+HOST, PORT = BOOTSTRAP.rsplit(":", 1)
+# RabbitMQ before 4.3, which the tests were written against, has other codes here and there.
+OLD_RABBITMQ = os.environ.get("COMPAT_PEER") == "rabbitmq"
+
+
+def connect(**settings):
+    settings = {"host": HOST, "port": int(PORT), "heartbeat": 0, "blocked_connection_timeout": 30, **settings}
+    return pika.BlockingConnection(pika.ConnectionParameters(**settings))
+
+
+class opened:
+    """`with opened() as channel`: a connection of its own, closed at the end."""
+
+    def __init__(self, **settings):
+        self.connection = connect(**settings)
+
+    def __enter__(self):
+        return self.connection.channel()
+
+    def __exit__(self, *_):
+        if self.connection.is_open:
+            self.connection.close()
+
+
+def queue(channel, stem="q", **settings):
+    return channel.queue_declare(name(stem), **{"exclusive": True, **settings}).method.queue
+
+
+def send(channel, key, *bodies, exchange="", **properties):
+    for body in bodies:
+        channel.basic_publish(exchange, key, body, pika.BasicProperties(**properties))
+
+
+def take(channel, key):
+    """All messages, acknowledged."""
+    found = []
+    while True:
+        method, _, body = channel.basic_get(key)
+        if method is None:
+            return found
+        channel.basic_ack(method.delivery_tag)
+        found.append(body)
+
+
+def consumer(channel, key, **settings):
+    """Consumes into a list of (method, properties, body)."""
+    found = []
+    tag = channel.basic_consume(key, lambda _, *message: found.append(message), **settings)
+    return tag, found
+
+
+def until(connection, what, condition, seconds=20):
+    def look():
+        connection.process_data_events(0.02)
+        return condition()
+
+    return eventually(what, look, seconds)
+
+
+def quiet(connection, seconds=0.3):
+    """Lets whatever is on its way arrive."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection.process_data_events(0.05)
+
+
+def closes(code, text, action, kind=ChannelClosedByBroker):
+    try:
+        action()
+    except kind as closed:
+        assert closed.reply_code == code, closed
+        assert text in closed.reply_text, closed
+        return
+    raise AssertionError(f"nothing was closed, expected {code} {text}")
+
+
+def channel_closes(channel, code, text, action):
+    def act():
+        action()
+        # What has no answer of its own is found out at the next one.
+        channel.queue_declare("", exclusive=True)
+
+    closes(code, text, act)
+    assert channel.connection.is_open
+    assert channel.connection.channel().is_open, "another channel can be opened"
+
+
+def connection_closes(channel, code, text, action):
+    def act():
+        action()
+        channel.queue_declare("", exclusive=True)
+
+    closes(code, text, act, ConnectionClosedByBroker)
+
+
+# Connections.
+
+
+@test
+def connects_and_is_told_what_the_server_can():
+    connection = connect()
+    properties = connection._impl.server_properties
+    capabilities = properties["capabilities"]
+    for needed in ("publisher_confirms", "basic.nack", "consumer_cancel_notify", "exchange_exchange_bindings"):
+        assert capabilities[needed] is True, needed
+    assert properties["product"] == "RabbitMQ" and properties["version"], properties
+    connection.close()
+
+
+@test
+def wrong_passwords_are_refused():
+    try:
+        connect(credentials=pika.PlainCredentials("guest", "guess"))
+    except pika.exceptions.ProbableAuthenticationError as refused:
+        assert "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN" in str(refused)
+        return
+    raise AssertionError("let in")
+
+
+@test
+def unknown_virtual_hosts_are_told():
+    try:
+        connect(virtual_host="nowhere")
+    except AMQPConnectionError as closed:
+        assert "530" in str(closed) and "NOT_ALLOWED - vhost nowhere not found" in str(closed), closed
+        return
+    raise AssertionError("let in")
+
+
+@test
+def small_frames_are_negotiated():
+    with opened(frame_max=4096) as channel:
+        key = queue(channel)
+        body = os.urandom(100_000)
+        send(channel, key, body)
+        assert take(channel, key) == [body]
+
+
+@test
+def heartbeats_keep_an_idle_connection():
+    connection = connect(heartbeat=1)
+    channel = connection.channel()
+    quiet(connection, 4)
+    assert channel.queue_declare("", exclusive=True)
+    connection.close()
+
+
+@test
+def a_client_that_falls_silent_is_closed():
+    sock = socket.create_connection((HOST, int(PORT)))
+    sock.settimeout(20)
+    sock.sendall(b"AMQP\x00\x00\x09\x01")
+    read_frame(sock)
+    start_ok = b"\x00\x0a\x00\x0b" + long(b"") + short(b"PLAIN") + long(b"\0guest\0guest") + short(b"en_US")
+    sock.sendall(frame(start_ok))
+    read_frame(sock)
+    sock.sendall(frame(b"\x00\x0a\x00\x1f" + b"\x07\xff" + b"\x00\x00\x10\x00" + b"\x00\x01"))
+    sock.sendall(frame(b"\x00\x0a\x00\x28" + short(b"/") + short(b"") + b"\x00"))
+    began = time.monotonic()
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionResetError:
+        pass
+    assert 1.5 < time.monotonic() - began < 10
+
+
+def short(data):
+    return bytes([len(data)]) + data
+
+
+def long(data):
+    return len(data).to_bytes(4, "big") + data
+
+
+def frame(payload, channel=0, kind=1):
+    return bytes([kind]) + channel.to_bytes(2, "big") + long(payload) + b"\xce"
+
+
+def read_frame(sock):
+    head = sock.recv(7, socket.MSG_WAITALL)
+    return sock.recv(int.from_bytes(head[3:7], "big") + 1, socket.MSG_WAITALL)
+
+
+@test
+def secrets_are_updated():
+    connection = connect()
+    connection.update_secret("guest", "because")
+    assert connection.channel().is_open
+    connection.close()
+
+
+@test
+def a_wrong_protocol_header_is_answered_with_the_right_one():
+    for header in (b"AMQP\x00\x01\x00\x00", b"GET / HTTP/1.1\r\n\r\n"):
+        sock = socket.create_connection((HOST, int(PORT)))
+        sock.settimeout(20)
+        sock.sendall(header)
+        answer = b""
+        try:
+            while part := sock.recv(64):
+                answer += part
+        except ConnectionResetError:
+            pass
+        if header.startswith(b"AMQP") and not OLD_RABBITMQ:
+            assert answer == b"AMQP\x00\x00\x09\x01", answer
+
+
+# Publishing.
+
+
+@test
+def published_messages_are_got():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"one", b"two")
+        method, properties, body = channel.basic_get(key, auto_ack=True)
+        assert (body, method.routing_key, method.exchange, method.redelivered) == (b"one", key, "", False)
+        assert method.message_count == 1, method
+        assert take(channel, key) == [b"two"]
+        assert channel.basic_get(key)[0] is None
+
+
+@test
+def publishes_are_confirmed():
+    with opened() as channel:
+        key = queue(channel, exclusive=False, durable=True)
+        channel.confirm_delivery()
+        for n in range(200):
+            channel.basic_publish("", key, str(n).encode(), pika.BasicProperties(delivery_mode=2), mandatory=True)
+        assert take(channel, key) == [str(n).encode() for n in range(200)]
+        channel.queue_delete(key)
+
+
+@test
+def many_publishes_in_flight_are_confirmed_once_each():
+    with opened() as channel:
+        key = queue(channel, exclusive=False, durable=True)
+        confirmed = []
+        impl = channel._impl
+        impl.confirm_delivery(lambda frame: confirmed.append((frame.method.delivery_tag, frame.method.multiple)))
+        for n in range(5000):
+            impl.basic_publish("", key, b"x" * 100, pika.BasicProperties(delivery_mode=2))
+        until(channel.connection, "all confirms", lambda: confirmed and confirmed[-1][0] == 5000)
+        covered, last = 0, 0
+        for tag, multiple in confirmed:
+            assert tag > last
+            covered += tag - last if multiple else 1
+            last = tag if multiple else max(last, tag)
+        assert covered == 5000, covered
+        assert channel.queue_delete(key).method.message_count == 5000
+
+
+@test
+def unroutable_mandatory_messages_come_back_before_their_confirm():
+    with opened() as channel:
+        channel.confirm_delivery()
+        body = os.urandom(200_000)
+        try:
+            channel.basic_publish("", name("nowhere"), body, pika.BasicProperties(headers={"a": 1}), mandatory=True)
+        except UnroutableError as returned:
+            message = returned.messages[0]
+            assert message.method.reply_code == 312 and message.method.reply_text == "NO_ROUTE"
+            assert message.body == body and message.properties.headers == {"a": 1}
+        else:
+            raise AssertionError("not returned")
+        channel.basic_publish("", name("nowhere"), b"dropped", mandatory=False)
+
+
+@test
+def empty_and_large_bodies_survive():
+    with opened() as channel:
+        key = queue(channel)
+        channel.confirm_delivery()
+        bodies = [b"", b"x", os.urandom(131_064), os.urandom(131_065), os.urandom(1_000_000), os.urandom(15_000_000)]
+        for body in bodies:
+            channel.basic_publish("", key, body, mandatory=True)
+            assert take(channel, key) == [body], len(body)
+
+
+@test
+def too_large_bodies_are_refused():
+    if OLD_RABBITMQ:
+        raise Skip("its limit is 128 MiB")
+    with opened() as channel:
+        key = queue(channel)
+        text = "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216"
+        channel_closes(channel, 406, text, lambda: send(channel, key, bytes(16_777_217)))
+
+
+@test
+def headers_of_every_type_come_back_byte_for_byte():
+    headers = {
+        "text": "grüße \N{SNOWMAN}",
+        "bytes": b"\x00\xff\xfe",
+        "long-text": "x" * 5000,
+        "bool": True,
+        "int": -5,
+        "big": 2**40,
+        "decimal": decimal.Decimal("3.14"),
+        "time": datetime.datetime(2024, 2, 29, 12, 0, 0),
+        "nothing": None,
+        "list": [1, "two", [3], {"four": 5}],
+        "table": {"nested": {"deeper": "value"}},
+    }
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"", headers=headers)
+        _, properties, _ = channel.basic_get(key, auto_ack=True)
+        found = dict(properties.headers)
+        found["time"] = found["time"].replace(tzinfo=None)
+        assert found == headers, found
+        assert list(properties.headers) == list(headers), "in the same order"
+
+
+@test
+def all_properties_come_back():
+    sent = pika.BasicProperties(
+        content_type="text/plain",
+        content_encoding="utf-8",
+        headers={},
+        delivery_mode=2,
+        priority=5,
+        correlation_id="c" * 255,
+        reply_to="r",
+        message_id="m",
+        timestamp=1_700_000_000,
+        type="t",
+        user_id="guest",
+        app_id="a",
+        cluster_id="k",
+    )
+    with opened() as channel:
+        key = queue(channel)
+        channel.basic_publish("", key, b"", sent)
+        _, found, _ = channel.basic_get(key, auto_ack=True)
+        assert found == sent, found
+
+
+@test
+def a_foreign_user_id_is_refused():
+    with opened() as channel:
+        text = "PRECONDITION_FAILED - user_id property set to 'somebody' but authenticated user was 'guest'"
+        channel_closes(channel, 406, text, lambda: send(channel, queue(channel), b"", user_id="somebody"))
+
+
+@test
+def copies_go_to_cc_and_bcc():
+    with opened() as channel:
+        a, b, c = queue(channel), queue(channel), queue(channel)
+        send(channel, a, b"body", headers={"CC": [b], "BCC": [c, a], "x": 1})
+        for key in (a, b, c):
+            _, properties, body = channel.basic_get(key, auto_ack=True)
+            assert body == b"body" and properties.headers == {"CC": [b], "x": 1}, properties
+            assert channel.basic_get(key)[0] is None, "one copy"
+
+
+# Consuming.
+
+
+@test
+def consumed_messages_are_acknowledged():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, *[str(n).encode() for n in range(100)])
+        _, found = consumer(channel, key)
+        until(channel.connection, "100 messages", lambda: len(found) == 100)
+        assert [body for _, _, body in found] == [str(n).encode() for n in range(100)]
+        tags = [method.delivery_tag for method, _, _ in found]
+        assert tags == list(range(1, 101))
+        channel.basic_ack(60, multiple=True)
+        for tag in tags[60:]:
+            channel.basic_ack(tag)
+        assert channel.queue_declare(key, passive=True).method.message_count == 0
+        channel.close()
+        again = channel.connection.channel()
+        assert again.basic_get(key)[0] is None
+
+
+@test
+def no_ack_consumers_settle_by_receiving():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", b"b")
+        _, found = consumer(channel, key, auto_ack=True)
+        until(channel.connection, "both", lambda: len(found) == 2)
+        channel.close()
+        assert channel.connection.channel().basic_get(key)[0] is None
+
+
+@test
+def requeued_messages_return_to_their_place():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", b"b", b"c", b"d")
+        tags = [channel.basic_get(key)[0].delivery_tag for _ in range(3)]
+        channel.basic_nack(tags[1], requeue=True)
+        channel.basic_reject(tags[0], requeue=True)
+        found = [channel.basic_get(key) for _ in range(3)]
+        assert [body for _, _, body in found] == [b"a", b"b", b"d"]
+        assert [method.redelivered for method, _, _ in found] == [True, True, False]
+
+
+@test
+def rejected_messages_are_dropped():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", b"b", b"c")
+        tags = [channel.basic_get(key)[0].delivery_tag for _ in range(3)]
+        channel.basic_reject(tags[0], requeue=False)
+        channel.basic_nack(tags[2], multiple=True, requeue=False)
+        assert channel.basic_get(key)[0] is None
+        assert channel.queue_delete(key).method.message_count == 0
+
+
+@test
+def recover_returns_everything():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", b"b")
+        assert channel.basic_get(key)[2] == b"a" and channel.basic_get(key)[2] == b"b"
+        channel.basic_recover(requeue=True)
+        method, _, body = channel.basic_get(key)
+        assert (body, method.redelivered, method.delivery_tag) == (b"a", True, 3)
+
+
+@test
+def prefetch_bounds_each_consumer():
+    with opened() as channel:
+        key = queue(channel)
+        channel.basic_qos(prefetch_count=3)
+        _, found = consumer(channel, key)
+        send(channel, key, *[b"x"] * 10)
+        until(channel.connection, "three", lambda: len(found) >= 3)
+        quiet(channel.connection)
+        assert len(found) == 3
+        channel.basic_ack(found[1][0].delivery_tag, multiple=True)
+        until(channel.connection, "two more", lambda: len(found) >= 5)
+        quiet(channel.connection)
+        assert len(found) == 5
+
+
+@test
+def global_prefetch_bounds_the_channel():
+    with opened() as channel:
+        a, b = queue(channel), queue(channel)
+        channel.basic_qos(prefetch_count=3, global_qos=True)
+        _, from_a = consumer(channel, a)
+        _, from_b = consumer(channel, b)
+        send(channel, a, *[b"a"] * 5)
+        send(channel, b, *[b"b"] * 5)
+        until(channel.connection, "three", lambda: len(from_a + from_b) >= 3)
+        quiet(channel.connection)
+        assert len(from_a + from_b) == 3
+        done = 0
+        while done < 10:
+            found = from_a + from_b
+            until(channel.connection, "the rest", lambda: len(from_a + from_b) > done)
+            tag = sorted(method.delivery_tag for method, _, _ in found)[done] if len(found) > done else done + 1
+            channel.basic_ack(tag)
+            done += 1
+        assert (len(from_a), len(from_b)) == (5, 5)
+
+
+@test
+def consumers_take_turns():
+    with opened() as channel:
+        key = queue(channel)
+        channel.basic_qos(prefetch_count=5)
+        found = [consumer(channel, key)[1] for _ in range(2)]
+        send(channel, key, *[b"x"] * 10)
+        until(channel.connection, "ten", lambda: sum(map(len, found)) == 10)
+        assert [len(each) for each in found] == [5, 5]
+
+
+@test
+def a_closed_channel_gives_back_what_it_had():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", b"b")
+        _, found = consumer(channel, key)
+        until(channel.connection, "both", lambda: len(found) == 2)
+        connection = channel.connection
+        channel.close()
+        again = connection.channel()
+        method, _, body = again.basic_get(key)
+        assert (body, method.redelivered) == (b"a", True)
+        assert again.queue_declare(key, passive=True).method.consumer_count == 0
+
+
+@test
+def a_closed_connection_gives_back_what_it_had():
+    with opened() as channel:
+        key = queue(channel, exclusive=False)
+        send(channel, key, b"a")
+        assert channel.basic_get(key)[2] == b"a"
+    with opened() as channel:
+        method, _, body = channel.basic_get(key)
+        assert (body, method.redelivered) == (b"a", True)
+        channel.queue_delete(key)
+
+
+@test
+def cancelled_consumers_get_no_more():
+    with opened() as channel:
+        key = queue(channel)
+        tag, found = consumer(channel, key, consumer_tag="mine")
+        assert tag == "mine"
+        send(channel, key, b"a")
+        until(channel.connection, "one", lambda: found)
+        channel.basic_cancel(tag)
+        send(channel, key, b"b")
+        quiet(channel.connection)
+        assert len(found) == 1
+        assert channel.basic_get(key)[2] == b"b"
+
+
+@test
+def consumers_are_told_when_their_queue_is_deleted():
+    with opened() as channel:
+        key = queue(channel)
+        told = []
+        channel.add_on_cancel_callback(lambda frame: told.append(frame.method.consumer_tag))
+        tag, _ = consumer(channel, key)
+        channel.queue_delete(key)
+        until(channel.connection, "the cancel", lambda: told)
+        assert told == [tag]
+
+
+@test
+def an_exclusive_consumer_is_alone():
+    with opened() as channel:
+        key = queue(channel)
+        consumer(channel, key, exclusive=True)
+        other = channel.connection.channel()
+        text = f"ACCESS_REFUSED - queue '{key}' in vhost '/' in exclusive use"
+        closes(403, text, lambda: other.basic_consume(key, lambda *_: None))
+
+
+@test
+def consumer_tags_are_used_once():
+    with opened() as channel:
+        key = queue(channel)
+        channel._impl.basic_consume(key, lambda *_: None, consumer_tag="t")
+        channel._impl._consumers.clear()
+        channel._impl._consumers_with_noack.clear()
+        text = "NOT_ALLOWED - attempt to reuse consumer tag 't'"
+        connection_closes(channel, 530, text, lambda: channel._impl.basic_consume(key, lambda *_: None, consumer_tag="t"))
+
+
+@test
+def unknown_delivery_tags_close_the_channel():
+    with opened() as channel:
+        channel_closes(channel, 406, "PRECONDITION_FAILED - unknown delivery tag 7", lambda: channel.basic_ack(7))
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a")
+        tag = channel.basic_get(key)[0].delivery_tag
+        channel.basic_ack(tag)
+        channel_closes(channel, 406, f"unknown delivery tag {tag}", lambda: channel.basic_nack(tag))
+
+
+# Queues.
+
+
+@test
+def server_named_queues_have_names_of_their_own():
+    with opened() as channel:
+        first = channel.queue_declare("", exclusive=True).method.queue
+        second = channel.queue_declare("", exclusive=True).method.queue
+        assert first.startswith("amq.gen-") and first != second
+        channel.exchange_declare(exchange := name("x"), "fanout", auto_delete=True)
+        channel.queue_bind("", exchange)
+        send(channel, "", b"to the last", exchange=exchange)
+        assert take(channel, second) == [b"to the last"] and take(channel, first) == []
+
+
+@test
+def no_queue_was_declared_before():
+    with opened() as channel:
+        channel_closes(channel, 404, "NOT_FOUND - no previously declared queue", lambda: channel.queue_purge(""))
+
+
+@test
+def missing_queues_are_told():
+    missing = name("missing")
+    text = f"NOT_FOUND - no queue '{missing}' in vhost '/'"
+    for action in (
+        lambda channel: channel.queue_declare(missing, passive=True),
+        lambda channel: channel.basic_get(missing),
+        lambda channel: channel.basic_consume(missing, lambda *_: None),
+        lambda channel: channel.queue_purge(missing),
+        lambda channel: channel.queue_bind(missing, "amq.direct", "k"),
+    ):
+        with opened() as channel:
+            channel_closes(channel, 404, text, lambda: action(channel))
+
+
+@test
+def what_is_not_there_can_be_deleted_and_unbound():
+    with opened() as channel:
+        assert channel.queue_delete(name("missing")).method.message_count == 0
+        channel.exchange_delete(name("missing"))
+        key = queue(channel)
+        channel.queue_unbind(key, "amq.direct", "never bound")
+
+
+@test
+def declarations_must_agree():
+    with opened() as channel:
+        key = queue(channel, exclusive=False)
+        text = f"PRECONDITION_FAILED - inequivalent arg 'durable' for queue '{key}' in vhost '/': received 'true' but current is 'false'"
+        channel_closes(channel, 406, text, lambda: channel.queue_declare(key, durable=True))
+    with opened() as channel:
+        text = f"inequivalent arg 'auto_delete' for queue '{key}' in vhost '/': received 'true' but current is 'false'"
+        channel_closes(channel, 406, text, lambda: channel.queue_declare(key, auto_delete=True))
+    with opened() as channel:
+        assert channel.queue_declare(key).method.queue == key
+        channel.queue_delete(key)
+
+
+@test
+def exclusive_queues_are_of_one_connection():
+    with opened() as channel:
+        key = queue(channel)
+        with opened() as other:
+            text = f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{key}' in vhost '/'"
+            channel_closes(other, 405, text, lambda: other.queue_declare(key, passive=True))
+        with opened() as other:
+            channel_closes(other, 405, text, lambda: other.basic_consume(key, lambda *_: None))
+        with opened() as other:
+            channel_closes(other, 405, text, lambda: other.queue_declare(key, exclusive=True))
+    with opened() as other:
+        channel_closes(other, 404, "no queue", lambda: other.queue_declare(key, passive=True))
+
+
+@test
+def auto_delete_queues_go_with_their_last_consumer():
+    with opened() as channel:
+        key = queue(channel, exclusive=False, auto_delete=True)
+        first, _ = consumer(channel, key)
+        second, _ = consumer(channel, key)
+        channel.basic_cancel(first)
+        assert channel.queue_declare(key, passive=True).method.consumer_count == 1
+        channel.basic_cancel(second)
+        channel_closes(channel, 404, "no queue", lambda: channel.queue_declare(key, passive=True))
+
+
+@test
+def counts_are_told():
+    with opened() as channel:
+        key = queue(channel, exclusive=False)
+        channel.confirm_delivery()
+        send(channel, key, b"a", b"b", b"c")
+        declared = channel.queue_declare(key).method
+        assert (declared.message_count, declared.consumer_count) == (3, 0)
+        assert channel.queue_purge(key).method.message_count == 3
+        send(channel, key, b"d")
+        text = f"PRECONDITION_FAILED - queue '{key}' in vhost '/' not empty"
+        other = channel.connection.channel()
+        closes(406, text, lambda: other.queue_delete(key, if_empty=True))
+        tag, _ = consumer(channel, key)
+        text = f"PRECONDITION_FAILED - queue '{key}' in vhost '/' in use"
+        other = channel.connection.channel()
+        closes(406, text, lambda: other.queue_delete(key, if_unused=True))
+        channel.basic_cancel(tag)
+        channel.close()
+        assert channel.connection.channel().queue_delete(key, if_unused=True).method.message_count == 1
+
+
+@test
+def reserved_names_are_refused():
+    with opened() as channel:
+        text = "ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'"
+        channel_closes(channel, 403, text, lambda: channel.queue_declare("amq.mine"))
+    with opened() as channel:
+        text = "ACCESS_REFUSED - exchange name 'amq.mine' contains reserved prefix 'amq.*'"
+        channel_closes(channel, 403, text, lambda: channel.exchange_declare("amq.mine", "direct"))
+    for action in (
+        lambda channel: channel.exchange_declare("", "direct"),
+        lambda channel: channel.exchange_delete(""),
+        lambda channel: channel.queue_bind(queue(channel), "", "k"),
+    ):
+        with opened() as channel:
+            text = "ACCESS_REFUSED - operation not permitted on the default exchange"
+            channel_closes(channel, 403, text, lambda: action(channel))
+    with opened() as channel:
+        channel_closes(channel, 403, "ACCESS_REFUSED", lambda: channel.exchange_delete("amq.direct"))
+
+
+@test
+def line_ends_in_names_are_dropped():
+    with opened() as channel:
+        stem = name("lines")
+        # pika waits for an answer with the name that it asked for: ask for none.
+        channel._impl._send_method(pika.spec.Queue.Declare(queue=f"{stem}\r\n-x\n", exclusive=True, nowait=True))
+        send(channel, f"{stem}-x", b"a")
+        assert take(channel, f"{stem}-x") == [b"a"]
+
+
+# Exchanges.
+
+
+@test
+def direct_fanout_and_topic_exchanges_route():
+    with opened() as channel:
+        for kind, pattern, right, wrong in (
+            ("direct", "a.b", ["a.b"], ["a", "a.b.c"]),
+            ("fanout", "", ["a.b", ""], []),
+            ("topic", "a.*.c", ["a.b.c", "a..c"], ["a.c", "a.b.b.c"]),
+            ("topic", "a.#", ["a", "a.b", "a.b.c"], ["b.a", ""]),
+            ("topic", "#.z", ["z", "a.z"], ["z.a"]),
+            ("topic", "#", ["", "anything.at.all"], []),
+        ):
+            exchange, key = name("x"), queue(channel)
+            channel.exchange_declare(exchange, kind, auto_delete=True)
+            channel.queue_bind(key, exchange, pattern)
+            for routing_key in right + wrong:
+                send(channel, routing_key, routing_key.encode(), exchange=exchange)
+            assert take(channel, key) == [each.encode() for each in right], (kind, pattern)
+
+
+@test
+def headers_exchanges_route():
+    with opened() as channel:
+        cases = (
+            ({"x-match": "all", "a": 1, "b": "two"}, [{"a": 1, "b": "two", "c": 3}], [{"a": 1}, {"a": 1, "b": "three"}, None]),
+            ({"x-match": "any", "a": 1, "b": "two"}, [{"a": 1}, {"b": "two"}], [{"a": 2}, {}, None]),
+            ({"a": 1}, [{"a": 1}], [{"b": 1}]),
+            ({"x-match": "all", "a": None}, [{"a": "whatever"}], [{"b": 1}]),
+        )
+        if not OLD_RABBITMQ:
+            cases += (({"x-match": "any-with-x", "x-a": 1}, [{"x-a": 1}], [{"a": 1}]),)
+        for arguments, right, wrong in cases:
+            key = queue(channel)
+            channel.queue_bind(key, "amq.headers", "", arguments)
+            for number, headers in enumerate(right + wrong):
+                send(channel, "", str(number).encode(), exchange="amq.headers", headers=headers)
+            assert take(channel, key) == [str(number).encode() for number in range(len(right))], arguments
+        channel_closes(channel, 406, "x-match", lambda: channel.queue_bind(key, "amq.headers", "", {"x-match": "some"}))
+
+
+@test
+def exchanges_are_bound_to_exchanges():
+    with opened() as channel:
+        source, target, key = name("source"), name("target"), queue(channel)
+        channel.exchange_declare(source, "topic", auto_delete=True)
+        channel.exchange_declare(target, "fanout", auto_delete=True)
+        channel.exchange_bind(target, source, "a.*")
+        channel.queue_bind(key, target)
+        send(channel, "a.b", b"yes", exchange=source)
+        send(channel, "b.a", b"no", exchange=source)
+        assert take(channel, key) == [b"yes"]
+        channel.exchange_unbind(target, source, "a.*")
+        closes(404, f"no exchange '{source}'", lambda: channel.exchange_declare(source, passive=True))
+
+
+@test
+def alternate_exchanges_get_the_rest():
+    with opened() as channel:
+        rest, exchange, key = name("rest"), name("x"), queue(channel)
+        channel.exchange_declare(rest, "fanout")
+        channel.queue_bind(key, rest)
+        channel.exchange_declare(exchange, "direct", arguments={"alternate-exchange": rest})
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, "nobody", b"a", mandatory=True)
+        assert take(channel, key) == [b"a"]
+        channel.exchange_delete(exchange)
+        channel.exchange_delete(rest)
+
+
+@test
+def internal_exchanges_take_no_messages():
+    with opened() as channel:
+        exchange = name("inside")
+        channel.exchange_declare(exchange, "fanout", internal=True)
+        text = f"ACCESS_REFUSED - cannot publish to internal exchange '{exchange}' in vhost '/'"
+        channel_closes(channel, 403, text, lambda: send(channel, "", b"", exchange=exchange))
+    with opened() as channel:
+        channel.exchange_delete(exchange)
+
+
+@test
+def missing_exchanges_are_told():
+    missing = name("missing")
+    text = f"NOT_FOUND - no exchange '{missing}' in vhost '/'"
+    for action in (
+        lambda channel: channel.exchange_declare(missing, passive=True),
+        lambda channel: send(channel, "k", b"", exchange=missing),
+        lambda channel: channel.queue_bind(queue(channel), missing, "k"),
+        lambda channel: channel.exchange_bind("amq.fanout", missing),
+    ):
+        with opened() as channel:
+            channel_closes(channel, 404, text, lambda: action(channel))
+
+
+@test
+def exchange_declarations_must_agree():
+    with opened() as channel:
+        exchange = name("x")
+        channel.exchange_declare(exchange, "direct")
+        text = f"PRECONDITION_FAILED - inequivalent arg 'type' for exchange '{exchange}' in vhost '/': received 'fanout' but current is 'direct'"
+        channel_closes(channel, 406, text, lambda: channel.exchange_declare(exchange, "fanout"))
+    with opened() as channel:
+        text = f"inequivalent arg 'durable' for exchange '{exchange}' in vhost '/': received 'true' but current is 'false'"
+        channel_closes(channel, 406, text, lambda: channel.exchange_declare(exchange, "direct", durable=True))
+    with opened() as channel:
+        channel.queue_bind(queue(channel), exchange)
+        text = f"PRECONDITION_FAILED - exchange '{exchange}' in vhost '/' in use"
+        channel_closes(channel, 406, text, lambda: channel.exchange_delete(exchange, if_unused=True))
+    with opened() as channel:
+        channel.exchange_delete(exchange, if_unused=True)
+
+
+@test
+def unknown_exchange_types_are_told():
+    with opened() as channel:
+        if OLD_RABBITMQ:
+            connection_closes(channel, 503, "COMMAND_INVALID", lambda: channel.exchange_declare(name("x"), "odd"))
+        else:
+            text = "PRECONDITION_FAILED - unknown exchange type 'odd'"
+            channel_closes(channel, 406, text, lambda: channel.exchange_declare(name("x"), "odd"))
+
+
+@test
+def auto_delete_exchanges_go_with_their_last_binding():
+    with opened() as channel:
+        exchange, key = name("x"), queue(channel)
+        channel.exchange_declare(exchange, "direct", auto_delete=True)
+        channel.queue_bind(key, exchange, "k")
+        channel.queue_unbind(key, exchange, "k")
+        channel_closes(channel, 404, "no exchange", lambda: channel.exchange_declare(exchange, passive=True))
+
+
+# What is not there, and says so.
+
+
+@test
+def what_rabbitmq_does_not_have_is_told():
+    def publish_immediate(channel):
+        immediate = pika.spec.Basic.Publish(exchange="", routing_key="k", immediate=True)
+        channel._impl._send_method(immediate, (pika.BasicProperties(), b""))
+
+    for action, text in (
+        (lambda channel: channel.basic_qos(prefetch_size=1), "NOT_IMPLEMENTED - prefetch_size!=0 (1)"),
+        (lambda channel: channel.basic_recover(requeue=False), "NOT_IMPLEMENTED - requeue=false"),
+        (lambda channel: channel.flow(False), "NOT_IMPLEMENTED - active=false"),
+        (publish_immediate, "NOT_IMPLEMENTED - immediate=true"),
+    ):
+        with opened() as channel:
+            connection_closes(channel, 540, text, lambda: action(channel))
+
+
+@test
+def transactions():
+    with opened() as channel:
+        key = queue(channel)
+        channel.tx_select()
+        send(channel, key, b"a")
+        channel.tx_rollback()
+        send(channel, key, b"b")
+        channel.tx_commit()
+        assert take(channel, key) == [b"b"]
+
+
+@test
+def message_expiration():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"a", expiration="0")
+        assert take(channel, key) == []
+
+
+@test
+def queue_arguments():
+    with opened() as channel:
+        dead = queue(channel)
+        arguments = {"x-max-length": 1, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        key = queue(channel, arguments=arguments)
+        send(channel, key, b"a", b"b")
+        eventually("the dead letter", lambda: take(channel, dead) == [b"a"])
+        channel.queue_declare("", exclusive=True, arguments={"x-message-ttl": 10})
+        channel.queue_declare("", exclusive=True, arguments={"x-max-priority": 3})
+
+
+@test
+def direct_reply_to():
+    with opened() as channel:
+        channel.basic_consume("amq.rabbitmq.reply-to", lambda *_: None, auto_ack=True)
+
+
+@test
+def consumer_priorities():
+    with opened() as channel:
+        channel.basic_consume(queue(channel), lambda *_: None, arguments={"x-priority": 3})
+
+
+# Durability.
+
+
+@test
+def what_was_confirmed_survives_a_kill():
+    binary = os.environ.get("FERRYMQ")
+    if not binary:
+        raise Skip("set FERRYMQ to the program to be killed and started again")
+    with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        command = [binary, "serve", "--data-dir", f"{home}/data", "--kafka-listen", "127.0.0.1:0"]
+        command += ["--http-listen", "off", "--amqp-listen", f"127.0.0.1:{port}"]
+        broker = start_broker(command, port)
+        try:
+            with opened(port=port) as channel:
+                channel.exchange_declare("durable", "topic", durable=True)
+                channel.exchange_declare("transient", "topic")
+                for each, durable in (("durable", True), ("transient", False)):
+                    channel.queue_declare(each, durable=durable)
+                    channel.queue_bind(each, "durable", "#")
+                channel.confirm_delivery()
+                for n in range(300):
+                    channel.basic_publish("durable", str(n), b"x" * n, pika.BasicProperties(delivery_mode=2))
+                channel.basic_publish("durable", "gone", b"", pika.BasicProperties(delivery_mode=1))
+                for _ in range(100):
+                    channel.basic_ack(channel.basic_get("durable")[0].delivery_tag)
+                assert channel.queue_declare("durable", passive=True).method.message_count == 201
+            broker.kill()
+            broker.wait()
+            broker = start_broker(command, port)
+            with opened(port=port) as channel:
+                found = {}
+                while (got := channel.basic_get("durable"))[0] is not None:
+                    found[int(got[0].routing_key)] = got[2]
+                    channel.basic_ack(got[0].delivery_tag)
+                # Acknowledgements ride on later writes: what was acknowledged last may come again.
+                assert set(range(100, 300)) <= set(found), sorted(found)
+                assert all(body == b"x" * n for n, body in found.items())
+                channel.exchange_declare("durable", passive=True)
+            with opened(port=port) as channel:
+                channel_closes(channel, 404, "no queue 'transient'", lambda: channel.queue_declare("transient", passive=True))
+            with opened(port=port) as channel:
+                channel_closes(channel, 404, "no exchange", lambda: channel.exchange_declare("transient", passive=True))
+        finally:
+            broker.kill()
+            broker.wait()
+
+
+def start_broker(command, port):
+    broker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    eventually("the broker listens", listens)
+    return broker
+
+
+if __name__ == "__main__":
+    main()

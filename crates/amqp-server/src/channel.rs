@@ -1,0 +1,80 @@
+//! What is known of a channel and of its consumers.
+//!
+//! **Invariants.** Delivery tags and publish numbers count from 1 within a channel. A channel that was told to
+//! close hears nothing but the answer. A number that is opened again is another channel.
+//!
+//! Deliberately absent: what methods do; see `methods/`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
+
+use crate::content::Assembly;
+use crate::unacked::UnackedList;
+
+/// One channel.
+#[derive(Debug, Default)]
+pub(crate) struct Channel {
+    /// Which opening of its number this is.
+    pub(crate) incarnation: u64,
+    /// We sent `channel.close`: everything but the answer is ignored.
+    pub(crate) closing: bool,
+    /// The message being published.
+    pub(crate) assembly: Assembly,
+    /// The queue that an empty name stands for.
+    pub(crate) last_queue: Option<Arc<str>>,
+    /// The last delivery tag.
+    pub(crate) delivery_tag: u64,
+    /// Deliveries not settled.
+    pub(crate) unacked: UnackedList,
+    /// Prefetch of consumers to come; 0 is none.
+    pub(crate) prefetch: u16,
+    /// Prefetch of all consumers together; 0 is none.
+    pub(crate) prefetch_global: u16,
+    /// The number of the last message published, if they are confirmed.
+    pub(crate) confirms: Option<u64>,
+    /// Consumers by tag.
+    pub(crate) consumers: HashMap<Bytes, u64>,
+    /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
+    pub(crate) held: VecDeque<(u64, Delivery)>,
+}
+
+impl Channel {
+    pub(crate) fn new(incarnation: u64) -> Channel {
+        Channel { incarnation, ..Channel::default() }
+    }
+
+    pub(crate) fn next_delivery_tag(&mut self) -> u64 {
+        self.delivery_tag += 1;
+        self.delivery_tag
+    }
+
+    /// Whether the global prefetch is used up.
+    pub(crate) fn is_full(&self) -> bool {
+        self.prefetch_global != 0 && self.unacked.len() >= usize::from(self.prefetch_global)
+    }
+}
+
+/// One consumer, by its token.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    /// Its channel's number.
+    pub(crate) channel: u16,
+    /// Its tag.
+    pub(crate) tag: Bytes,
+    /// Whether deliveries count as settled.
+    pub(crate) no_ack: bool,
+    /// How many deliveries the queue sends ahead of their settlement; `None`: named by the client, or no limit.
+    pub(crate) widening: Option<u32>,
+    /// The queues' side of it; `None` until the queue knows it and the client was told.
+    pub(crate) inner: Option<QueueConsumer>,
+}
+
+impl Consumer {
+    /// Its queue, once it is known there.
+    pub(crate) fn queue(&self) -> Option<&QueueHandle> {
+        self.inner.as_ref().map(|inner| &inner.queue)
+    }
+}

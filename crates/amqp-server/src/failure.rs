@@ -1,0 +1,187 @@
+//! What went wrong, in AMQP's codes and RabbitMQ's words: the one map from the queues' errors.
+//!
+//! **Invariants.** There is no catch-all arm: a new error of the queues does not compile until it is mapped.
+//! Codes and texts are those of RabbitMQ 4.3 where it has the error at all.
+//!
+//! Deliberately absent: errors of single frames (`ferrymq_amqp_codec::DecodeError` knows its own).
+
+use ferrymq_amqp_codec::{DecodeError, MethodId, ReplyCode, Scope};
+use ferrymq_broker::queues::{Property, QueueError, Value};
+
+/// Why a channel or a connection is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: ReplyCode,
+    pub(crate) scope: Scope,
+    /// The whole reply text.
+    pub(crate) text: String,
+    /// The method at fault, if one was.
+    pub(crate) method: MethodId,
+}
+
+impl Failure {
+    /// A failure that reaches as far as its code says.
+    pub(crate) fn new(code: ReplyCode, explanation: impl std::fmt::Display) -> Failure {
+        Failure { code, scope: code.scope(), text: code.text(explanation), method: MethodId::NONE }
+    }
+
+    /// A failure that ends the connection whatever its code says.
+    pub(crate) fn hard(code: ReplyCode, explanation: impl std::fmt::Display) -> Failure {
+        Failure { scope: Scope::Connection, ..Failure::new(code, explanation) }
+    }
+
+    /// The same, with the method at fault.
+    pub(crate) fn of(mut self, method: MethodId) -> Failure {
+        if self.method == MethodId::NONE {
+            self.method = method;
+        }
+        self
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Failure {
+        let code = error.reply_code();
+        Failure { code, scope: Scope::Connection, text: error.reply_text(), method: MethodId::NONE }
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Failure {
+        use QueueError as E;
+        use ReplyCode as C;
+        match error {
+            E::NoVhost(name) => Failure::hard(C::NotAllowed, format_args!("vhost {name} not found")),
+            E::NotFound { entity, vhost, name } => {
+                Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
+            }
+            E::Inequivalent { entity, vhost, name, property, current, asked } => Failure::new(
+                C::PreconditionFailed,
+                format_args!(
+                    "inequivalent arg '{property}' for {entity} '{name}' in vhost '{vhost}': \
+                     received {} but current is {}",
+                    shown(&asked),
+                    shown(&current)
+                ),
+            ),
+            E::ReservedName { entity, name } => Failure::new(
+                C::AccessRefused,
+                format_args!("{entity} name '{name}' contains reserved prefix 'amq.*'"),
+            ),
+            E::DefaultExchange => {
+                Failure::new(C::AccessRefused, "operation not permitted on the default exchange")
+            }
+            E::BadName { entity, why } => {
+                Failure::new(C::PreconditionFailed, format_args!("{entity} name is not legal: {why}"))
+            }
+            E::InUse { entity, vhost, name } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("{entity} '{name}' in vhost '{vhost}' in use"),
+            ),
+            E::NotEmpty { vhost, name } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("queue '{name}' in vhost '{vhost}' not empty"),
+            ),
+            E::ExclusiveLocked { vhost, name } => Failure::new(
+                C::ResourceLocked,
+                format_args!(
+                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
+                     originally declared on another connection or the exclusive property value does not match \
+                     that of the original declaration."
+                ),
+            ),
+            E::ExclusiveConsumer { vhost, name } => Failure::new(
+                C::AccessRefused,
+                format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
+            ),
+            E::Internal { vhost, name } => Failure::new(
+                C::AccessRefused,
+                format_args!("cannot publish to internal exchange '{name}' in vhost '{vhost}'"),
+            ),
+            E::Unsupported { entity, argument, value } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("invalid arg '{argument}' for {entity}: {} is not supported yet", told(&value)),
+            ),
+            E::InvalidArgument { entity, argument, value, why } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
+            ),
+            E::Limit { what, limit } => {
+                Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
+            }
+            E::Storage(error) => Failure::hard(C::InternalError, format_args!("the store failed: {error}")),
+            E::Retry => Failure::hard(C::InternalError, "an earlier operation failed; try again"),
+            E::Stopped => forced(),
+        }
+    }
+}
+
+/// The broker is stopping.
+pub(crate) fn forced() -> Failure {
+    Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
+}
+
+/// A property as RabbitMQ tells it in `inequivalent arg`.
+fn shown(property: &Property) -> String {
+    match property {
+        Property::Flag(flag) => format!("'{flag}'"),
+        Property::Kind(kind) => format!("'{}'", kind.name()),
+        Property::Argument(None) => "none".to_owned(),
+        Property::Argument(Some(value)) => {
+            let wire = crate::args::to_wire(value);
+            format!("the value '{wire}' of type '{}'", wire.type_name())
+        }
+    }
+}
+
+fn told(value: &Value) -> String {
+    let wire = crate::args::to_wire(value);
+    format!("'{wire}' of type '{}'", wire.type_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrymq_broker::queues::{Entity, Width};
+
+    #[track_caller]
+    fn check(error: QueueError, code: u16, scope: Scope, text: &str) {
+        let failure = Failure::from(error);
+        assert_eq!((failure.code.code(), failure.scope, &*failure.text), (code, scope, text));
+    }
+
+    #[test]
+    fn words_are_rabbitmqs() {
+        let inequivalent = |current, asked| QueueError::Inequivalent {
+            entity: Entity::Queue,
+            vhost: "/".into(),
+            name: "q".into(),
+            property: "durable".to_owned(),
+            current: Box::new(current),
+            asked: Box::new(asked),
+        };
+        check(
+            inequivalent(Property::Flag(false), Property::Flag(true)),
+            406,
+            Scope::Channel,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but \
+             current is 'false'",
+        );
+        check(
+            inequivalent(Property::Argument(None), Property::Argument(Some(Value::Int(5, Width::I32)))),
+            406,
+            Scope::Channel,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received the value '5' \
+             of type 'signedint' but current is none",
+        );
+        let missing = QueueError::NotFound { entity: Entity::Exchange, vhost: "/".into(), name: "x".into() };
+        check(missing, 404, Scope::Channel, "NOT_FOUND - no exchange 'x' in vhost '/'");
+        check(QueueError::NoVhost("v".into()), 530, Scope::Connection, "NOT_ALLOWED - vhost v not found");
+        check(
+            QueueError::DefaultExchange,
+            403,
+            Scope::Channel,
+            "ACCESS_REFUSED - operation not permitted on the default exchange",
+        );
+    }
+}

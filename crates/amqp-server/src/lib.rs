@@ -1,0 +1,47 @@
+//! The AMQP 0-9-1 door: what RabbitMQ's clients speak.
+//!
+//! ```text
+//!  socket ─▶ input ─▶ reader ─▶ methods/ ─▶ Queues        one task for each connection:
+//!  socket ◀─ writer ◀─ output ◀─ replies, returns         reader, writer and heartbeat side by side
+//!                  ◀─ deliver ◀─ deliveries
+//!                  ◀─ confirms ◀─ pending publishes
+//! ```
+//! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
+//! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
+//! class), `publish`, `confirms`, `deliver`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//!
+//! **Invariants.**
+//! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
+//! - Methods of a connection take effect in order. What has a reply is answered in the order of asking; a
+//!   `basic.return` precedes the confirm of its message.
+//! - Bytes of a client are bounded before they are kept: frames by what was negotiated, bodies by the largest
+//!   message and a budget, what waits to be written by not reading on. Nothing of it panics.
+//! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
+//!
+//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
+//! (`tx`: 540), `connection.blocked`, direct reply-to, message expiration, consumer priorities, streams.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod auth;
+mod channel;
+mod confirms;
+mod connection;
+mod content;
+pub mod context;
+mod deliver;
+mod failure;
+mod handshake;
+mod input;
+mod methods;
+mod output;
+mod publish;
+mod reader;
+pub mod server;
+mod state;
+mod unacked;
+mod writer;
+
+pub use context::{AmqpConfig, Context, Counters};
+pub use server::AmqpServer;

@@ -1,0 +1,152 @@
+//! Class basic, but for publishing and consumers: get, settling, recover, qos.
+//!
+//! **Invariants.** A delivery is settled once; a tag that is not there ends the channel. Settlements take
+//! effect before anything that is answered later.
+
+use std::sync::atomic::Ordering;
+
+use ferrymq_amqp_codec::ReplyCode;
+use ferrymq_amqp_codec::frame_writer::put_message;
+use ferrymq_amqp_codec::method::basic;
+use ferrymq_broker::queues::{Got, Settle};
+
+use super::queue::counted;
+use crate::deliver::{properties_of, undeliverable};
+use crate::failure::Failure;
+use crate::reader::Reader;
+use crate::unacked::Unacked;
+
+impl Reader<'_> {
+    pub(crate) fn ack(&mut self, number: u16, ack: &basic::Ack) -> Result<(), Failure> {
+        self.settle(number, ack.delivery_tag, ack.multiple, Settle::Ack)
+    }
+
+    pub(crate) fn nack(&mut self, number: u16, nack: &basic::Nack) -> Result<(), Failure> {
+        let how = if nack.requeue { Settle::Requeue } else { Settle::Reject };
+        self.settle(number, nack.delivery_tag, nack.multiple, how)
+    }
+
+    pub(crate) fn reject(&mut self, number: u16, reject: &basic::Reject) -> Result<(), Failure> {
+        let how = if reject.requeue { Settle::Requeue } else { Settle::Reject };
+        self.settle(number, reject.delivery_tag, false, how)
+    }
+
+    fn settle(&mut self, number: u16, tag: u64, multiple: bool, how: Settle) -> Result<(), Failure> {
+        let connection = self.connection;
+        let mut state = connection.state.lock();
+        let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+        let unknown =
+            || Failure::new(ReplyCode::PreconditionFailed, format_args!("unknown delivery tag {tag}"));
+        let settled = match (tag, multiple) {
+            (0, true) => channel.unacked.take_all(),
+            (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,
+            (_, false) => {
+                let Unacked { queue, offset } = channel.unacked.take(tag).ok_or_else(unknown)?;
+                self.settlements.push(queue, offset, how);
+                connection.context.counters.settled_total.fetch_add(1, Ordering::Relaxed);
+                Vec::new()
+            }
+        };
+        connection.context.counters.settled_total.fetch_add(settled.len() as u64, Ordering::Relaxed);
+        for Unacked { queue, offset } in settled {
+            self.settlements.push(queue, offset, how);
+        }
+        connection.release(&mut state, number)
+    }
+
+    pub(crate) async fn recover(
+        &mut self,
+        number: u16,
+        requeue: bool,
+        is_answered: bool,
+    ) -> Result<(), Failure> {
+        if !requeue {
+            return Err(Failure::new(ReplyCode::NotImplemented, "requeue=false"));
+        }
+        let connection = self.connection;
+        {
+            let mut state = connection.state.lock();
+            let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+            for Unacked { queue, offset } in channel.unacked.take_all() {
+                self.settlements.push(queue, offset, Settle::Requeue);
+            }
+        }
+        self.send().await;
+        if is_answered {
+            connection.output.method(number, &basic::RecoverOk {});
+        }
+        connection.release(&mut connection.state.lock(), number)
+    }
+
+    pub(crate) async fn qos(&mut self, number: u16, qos: &basic::Qos) -> Result<(), Failure> {
+        if qos.prefetch_size != 0 {
+            let text = format!("prefetch_size!=0 ({})", qos.prefetch_size);
+            return Err(Failure::new(ReplyCode::NotImplemented, text));
+        }
+        let connection = self.connection;
+        let mut widened = Vec::new();
+        {
+            let mut guard = connection.state.lock();
+            let state = &mut *guard;
+            let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+            if qos.global {
+                channel.prefetch_global = qos.prefetch_count;
+            } else {
+                channel.prefetch = qos.prefetch_count;
+                channel.prefetch_global = 0;
+            }
+            // Consumers that are there keep their own prefetch; those without one follow the channel's.
+            let wanted = super::consume::window(channel.prefetch_global);
+            for token in channel.consumers.values() {
+                let Some(consumer) = state.consumers.get_mut(token) else { continue };
+                if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner) {
+                    if now < wanted {
+                        consumer.widening = Some(wanted);
+                        widened.push((inner.clone(), wanted - now));
+                    }
+                }
+            }
+            connection.release(state, number)?;
+        }
+        for (consumer, more) in widened {
+            connection.context.queues.credit(&consumer, more).await;
+        }
+        connection.output.method(number, &basic::QosOk {});
+        Ok(())
+    }
+
+    pub(crate) async fn get(&mut self, number: u16, get: &basic::Get<'_>) -> Result<(), Failure> {
+        self.settle_all().await;
+        let connection = self.connection;
+        let name = self.queue_name(number, get.queue)?;
+        let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        let got = queues.get(&connection.session, vhost, &name, get.no_ack).await?;
+        let Some(Got { delivery, ready, queue }) = got else {
+            connection.output.method(number, &basic::GetEmpty { cluster_id: b"" });
+            return Ok(());
+        };
+        let tag = {
+            let mut state = connection.state.lock();
+            let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+            let tag = channel.next_delivery_tag();
+            if !get.no_ack {
+                channel.unacked.push(tag, Unacked { queue, offset: delivery.offset });
+            }
+            tag
+        };
+        let message = &delivery.message;
+        let ok = basic::GetOk {
+            delivery_tag: tag,
+            redelivered: delivery.redelivered,
+            exchange: &message.exchange,
+            routing_key: &message.routing_key,
+            message_count: counted(ready),
+        };
+        connection.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let frame_max = connection.opened.frame_max;
+        connection
+            .output
+            .with(|out| put_message(out, number, &ok, properties_of(message), &message.body, frame_max))
+            .map_err(undeliverable)
+    }
+}

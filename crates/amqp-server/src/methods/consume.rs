@@ -1,0 +1,145 @@
+//! Class basic: consumers.
+//!
+//! **Invariants.** `basic.consume-ok` precedes the first delivery; whatever was sent to a consumer before it
+//! was cancelled precedes `basic.cancel-ok`, or is available again.
+//!
+//! Deliberately absent: consumer priorities, which are refused rather than ignored; `no_local`, which RabbitMQ
+//! ignores as well.
+
+use bytes::Bytes;
+use ferrymq_amqp_codec::method::basic;
+use ferrymq_amqp_codec::{ReplyCode, Table};
+use ferrymq_broker::queues::{Credit, NewConsumer, Settle};
+use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
+
+use crate::channel::Consumer;
+use crate::failure::Failure;
+use crate::reader::Reader;
+
+/// How far a queue may send ahead for a consumer that names no prefetch, on a channel with this global one.
+pub(super) fn window(prefetch_global: u16) -> u32 {
+    if prefetch_global == 0 { AMQP_UNACKED_MAX } else { prefetch_global.into() }
+}
+
+impl Reader<'_> {
+    pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
+        check_arguments(consume.arguments)?;
+        let connection = self.connection;
+        let name = self.queue_name(number, consume.queue)?;
+        let (token, tag, credit) = self.register(number, consume)?;
+        let new = NewConsumer { token, credit, no_ack: consume.no_ack, exclusive: consume.exclusive };
+        let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        let begun = queues.consume(&connection.session, vhost, &name, new, &connection.sink).await;
+        let mut state = connection.state.lock();
+        match begun {
+            Err(error) => {
+                state.consumers.remove(&token);
+                if let Some(channel) = state.channels.get_mut(&number) {
+                    channel.consumers.remove(&tag);
+                }
+                Err(error.into())
+            }
+            Ok(inner) => {
+                if !consume.nowait {
+                    connection.output.method(number, &basic::ConsumeOk { consumer_tag: &tag });
+                }
+                match state.consumers.get_mut(&token) {
+                    Some(consumer) => consumer.inner = Some(inner),
+                    // The queue was deleted meanwhile.
+                    None if connection.opened.cancel_notify => {
+                        let cancel = basic::Cancel { consumer_tag: &tag, nowait: true };
+                        connection.output.method(number, &cancel);
+                    }
+                    None => {}
+                }
+                connection.release(&mut state, number)
+            }
+        }
+    }
+
+    /// Makes a consumer known, so that what arrives for it is held until it is announced.
+    fn register(
+        &mut self,
+        number: u16,
+        consume: &basic::Consume<'_>,
+    ) -> Result<(u64, Bytes, Credit), Failure> {
+        let connection = self.connection;
+        let mut guard = connection.state.lock();
+        let state = &mut *guard;
+        if state.consumers.len() >= AMQP_CONSUMERS_MAX {
+            let text = format!("reached maximum ({AMQP_CONSUMERS_MAX}) of consumers per connection");
+            return Err(Failure::new(ReplyCode::NotAllowed, text));
+        }
+        let token = state.next_token();
+        let Some(channel) = state.channels.get_mut(&number) else {
+            return Err(Failure::new(ReplyCode::ChannelError, "expected 'channel.open'"));
+        };
+        let tag = if consume.consumer_tag.is_empty() {
+            Bytes::from(format!("amq.ctag-{:032x}", connection.context.rng.next_u128()))
+        } else {
+            Bytes::copy_from_slice(consume.consumer_tag)
+        };
+        if channel.consumers.contains_key(&tag) {
+            let text = format!("attempt to reuse consumer tag '{}'", String::from_utf8_lossy(&tag));
+            return Err(Failure::new(ReplyCode::NotAllowed, text));
+        }
+        let ahead = window(channel.prefetch_global);
+        let (credit, widening) = match (consume.no_ack, channel.prefetch) {
+            (true, _) => (Credit::Unlimited, None),
+            (false, 0) => (Credit::Window(ahead), Some(ahead)),
+            (false, prefetch) => (Credit::Window(prefetch.into()), None),
+        };
+        channel.consumers.insert(tag.clone(), token);
+        let consumer =
+            Consumer { channel: number, tag: tag.clone(), no_ack: consume.no_ack, widening, inner: None };
+        state.consumers.insert(token, consumer);
+        Ok((token, tag, credit))
+    }
+
+    pub(crate) async fn cancel(&mut self, number: u16, tag: &[u8], nowait: bool) -> Result<(), Failure> {
+        let connection = self.connection;
+        let found = {
+            let state = connection.state.lock();
+            let token = state.channels.get(&number).and_then(|channel| channel.consumers.get(tag)).copied();
+            token.and_then(|token| {
+                let inner = state.consumers.get(&token)?.inner.clone()?;
+                Some((token, inner))
+            })
+        };
+        if let Some((token, inner)) = found {
+            let ended = connection.context.queues.cancel(&connection.session, &inner).await;
+            connection.drain().await;
+            {
+                let mut guard = connection.state.lock();
+                let state = &mut *guard;
+                let consumer = state.consumers.remove(&token);
+                if let Some(channel) = state.channels.get_mut(&number) {
+                    channel.consumers.remove(tag);
+                    channel.held.retain(|(held, delivery)| {
+                        let is_its = *held == token;
+                        if is_its && consumer.as_ref().is_some_and(|consumer| !consumer.no_ack) {
+                            self.settlements.push(inner.queue.clone(), delivery.offset, Settle::Requeue);
+                        }
+                        !is_its
+                    });
+                }
+                connection.release(state, number)?;
+            }
+            self.send().await;
+            ended?;
+        }
+        if !nowait {
+            connection.output.method(number, &basic::CancelOk { consumer_tag: tag });
+        }
+        Ok(())
+    }
+}
+
+/// What a consumer asks for and does not get is refused.
+fn check_arguments(arguments: Table<'_>) -> Result<(), Failure> {
+    if arguments.get(b"x-priority").is_some() {
+        let text = "invalid arg 'x-priority' for consumer: consumer priorities are not supported yet";
+        return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+    }
+    Ok(())
+}

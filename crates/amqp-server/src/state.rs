@@ -1,0 +1,136 @@
+//! What the reader and the writer of a connection share.
+//!
+//! **Invariants.** Both run in one task, so the lock is never waited for; it is not held across an await.
+//! Tokens name consumers of all channels and are never used twice.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle};
+use ferrymq_types::Offset;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::channel::{Channel, Consumer};
+use crate::confirms::Confirms;
+use crate::context::Context;
+use crate::input::Life;
+use crate::output::Output;
+
+/// What was agreed on while the connection was opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opened {
+    pub(crate) vhost: Arc<str>,
+    pub(crate) frame_max: u32,
+    pub(crate) channel_max: u16,
+    pub(crate) heartbeat: u16,
+    /// The client understands `basic.cancel` from the server.
+    pub(crate) cancel_notify: bool,
+}
+
+/// A connection that is open.
+pub(crate) struct Connection {
+    pub(crate) context: Arc<Context>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) opened: Opened,
+    pub(crate) session: Session,
+    pub(crate) sink: DeliverySink,
+    pub(crate) life: Arc<Life>,
+    pub(crate) output: Output,
+    pub(crate) confirms: Confirms,
+    pub(crate) state: Mutex<State>,
+    drain_wanted: AtomicBool,
+    drained: Notify,
+}
+
+/// Channels and consumers.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) channels: HashMap<u16, Channel>,
+    pub(crate) consumers: HashMap<u64, Consumer>,
+    last_token: u64,
+    last_incarnation: u64,
+}
+
+impl State {
+    pub(crate) fn next_token(&mut self) -> u64 {
+        self.last_token += 1;
+        self.last_token
+    }
+
+    pub(crate) fn open(&mut self, number: u16) {
+        self.last_incarnation += 1;
+        self.channels.insert(number, Channel::new(self.last_incarnation));
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        peer: SocketAddr,
+        opened: Opened,
+        sink: DeliverySink,
+        life: Arc<Life>,
+    ) -> Connection {
+        let session = context.queues.session();
+        Connection {
+            context,
+            peer,
+            opened,
+            session,
+            sink,
+            life,
+            output: Output::default(),
+            confirms: Confirms::default(),
+            state: Mutex::default(),
+            drain_wanted: AtomicBool::new(false),
+            drained: Notify::new(),
+        }
+    }
+
+    /// Waits until the writer has taken everything that is in the sink now.
+    pub(crate) async fn drain(&self) {
+        self.drain_wanted.store(true, Ordering::Relaxed);
+        self.output.wake();
+        self.drained.notified().await;
+    }
+
+    /// Whether the reader waits for [`Connection::drain`].
+    pub(crate) fn is_drain_wanted(&self) -> bool {
+        self.drain_wanted.load(Ordering::Relaxed)
+    }
+
+    /// The writer has taken everything.
+    pub(crate) fn say_drained(&self) {
+        if self.drain_wanted.swap(false, Ordering::Relaxed) {
+            self.drained.notify_one();
+        }
+    }
+}
+
+/// Settlements by queue.
+#[derive(Debug, Default)]
+pub(crate) struct Settlements(Vec<(QueueHandle, Vec<(Offset, Settle)>)>);
+
+impl Settlements {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, queue: QueueHandle, offset: Offset, how: Settle) {
+        let at = self.0.iter().rposition(|(known, _)| *known == queue);
+        match at.and_then(|at| self.0.get_mut(at)) {
+            Some((_, settlements)) => settlements.push((offset, how)),
+            None => self.0.push((queue, vec![(offset, how)])),
+        }
+    }
+
+    /// Hands them to the queues; a later request to a queue finds them done.
+    pub(crate) async fn send(&mut self, connection: &Connection) {
+        for (queue, what) in self.0.drain(..) {
+            connection.context.queues.settle(&connection.session, &queue, what).await;
+        }
+    }
+}

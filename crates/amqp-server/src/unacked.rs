@@ -1,0 +1,117 @@
+//! Deliveries of a channel that the client has not settled, by delivery tag.
+//!
+//! **Invariants.** Tags rise. Settling one costs a search at most; what was settled out of order is swept when
+//! it outweighs the rest, so that one delivery that is never settled does not make the others accumulate.
+//!
+//! Deliberately absent: what becomes of the messages; the queues know.
+
+use std::collections::VecDeque;
+
+use ferrymq_broker::queues::QueueHandle;
+use ferrymq_types::Offset;
+
+/// Settled entries are swept when there are more than this, and more than live ones.
+const SWEEP_AT: usize = 1024;
+
+/// One delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unacked {
+    pub(crate) queue: QueueHandle,
+    pub(crate) offset: Offset,
+}
+
+/// The deliveries of one channel. `T` is what is kept of each.
+#[derive(Debug)]
+pub(crate) struct UnackedList<T = Unacked> {
+    entries: VecDeque<(u64, Option<T>)>,
+    live: usize,
+}
+
+impl<T> Default for UnackedList<T> {
+    fn default() -> Self {
+        UnackedList { entries: VecDeque::new(), live: 0 }
+    }
+}
+
+impl<T> UnackedList<T> {
+    /// How many are not settled.
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Adds the delivery with the highest tag so far.
+    pub(crate) fn push(&mut self, tag: u64, delivery: T) {
+        self.entries.push_back((tag, Some(delivery)));
+        self.live += 1;
+    }
+
+    /// Takes one delivery out.
+    pub(crate) fn take(&mut self, tag: u64) -> Option<T> {
+        let at = match self.entries.front() {
+            Some((first, _)) if *first == tag => 0,
+            _ => self.entries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?,
+        };
+        let taken = self.entries.get_mut(at)?.1.take()?;
+        self.live -= 1;
+        while self.entries.front().is_some_and(|(_, delivery)| delivery.is_none()) {
+            self.entries.pop_front();
+        }
+        if self.entries.len() > 2 * self.live + SWEEP_AT {
+            self.entries.retain(|(_, delivery)| delivery.is_some());
+        }
+        Some(taken)
+    }
+
+    /// Takes all deliveries up to one that is there out, in order; `None`, and nothing happens, if it is not.
+    pub(crate) fn take_up_to(&mut self, tag: u64) -> Option<Vec<T>> {
+        let at = self.entries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
+        self.entries.get(at)?.1.as_ref()?;
+        let taken: Vec<T> = self.entries.drain(..=at).filter_map(|(_, delivery)| delivery).collect();
+        self.live -= taken.len();
+        while self.entries.front().is_some_and(|(_, delivery)| delivery.is_none()) {
+            self.entries.pop_front();
+        }
+        Some(taken)
+    }
+
+    /// Takes all of them out, in order.
+    pub(crate) fn take_all(&mut self) -> Vec<T> {
+        self.live = 0;
+        std::mem::take(&mut self.entries).into_iter().filter_map(|(_, delivery)| delivery).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(tags: impl IntoIterator<Item = u64>) -> UnackedList<u64> {
+        let mut list = UnackedList::default();
+        tags.into_iter().for_each(|tag| list.push(tag, tag));
+        list
+    }
+
+    #[test]
+    fn one_or_all_up_to_one_or_all() {
+        let mut some = list([1, 2, 5, 6, 9]);
+        assert_eq!(some.take(5), Some(5));
+        assert_eq!((some.take(5), some.take(3), some.take(10)), (None, None, None));
+        assert_eq!(some.take_up_to(5), None, "it was settled");
+        assert_eq!(some.take_up_to(6), Some(vec![1, 2, 6]));
+        assert_eq!(some.len(), 1);
+        some.push(10, 10);
+        assert_eq!(some.take_all(), [9, 10]);
+        assert_eq!((some.len(), some.take(9)), (0, None));
+    }
+
+    #[test]
+    fn what_was_settled_does_not_accumulate_behind_what_was_not() {
+        let mut some = list([1]);
+        for tag in 2..100_000 {
+            some.push(tag, tag);
+            assert_eq!(some.take(tag), Some(tag));
+        }
+        assert_eq!(some.len(), 1);
+        assert!(some.entries.len() <= 2 * SWEEP_AT, "{}", some.entries.len());
+    }
+}

@@ -1,0 +1,10 @@
+//! The AMQP door over TCP: dialogues frame by frame, every error with its code and words, and what bad clients
+//! cannot do.
+
+mod channels;
+mod connections;
+mod consuming;
+mod declaring;
+mod hostile;
+mod publishing;
+mod support;

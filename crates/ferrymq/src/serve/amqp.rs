@@ -1,0 +1,153 @@
+//! Where AMQP clients connect, and what the door tells them it is.
+//!
+//! **Invariant.** Nothing is listened on that other machines can reach unless that was asked for; `guest` is
+//! let in from this machine only, whatever is listened on.
+//!
+//! Deliberately absent: users, TLS, several listeners.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Context as _;
+use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context};
+use ferrymq_broker::queues::Queues;
+use ferrymq_kafka_server::Endpoint;
+use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
+
+use super::listeners::{bind_one, can_be_reached, is_here, parse_endpoint};
+
+/// Where the door listens that was told nothing.
+const DEFAULT_ENDPOINT: &str = "127.0.0.1:5672";
+
+/// The settings with nothing left open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AmqpSettings {
+    /// `None`: nowhere.
+    pub(crate) listen: Option<Endpoint>,
+    pub(crate) product: String,
+    pub(crate) version: String,
+}
+
+/// What the user said of them.
+pub(crate) struct Said {
+    pub(crate) listen: Option<String>,
+    pub(crate) product: Option<String>,
+    pub(crate) version: Option<String>,
+}
+
+/// Checks the settings; what is wrong goes to `problems`.
+pub(crate) fn check(said: Said, allow_remote: bool, problems: &mut Vec<String>) -> AmqpSettings {
+    let listen = match said.listen.as_deref().unwrap_or(DEFAULT_ENDPOINT) {
+        "off" => None,
+        text => {
+            let endpoint = parse_endpoint(text);
+            match &endpoint {
+                None => problems.push(format!("amqp-listen {text:?} is neither HOST:PORT nor off")),
+                Some(listen) if !allow_remote && !is_here(&listen.host) => {
+                    problems.push(can_be_reached("amqp-listen", listen));
+                }
+                Some(_) => {}
+            }
+            endpoint
+        }
+    };
+    let defaults = AmqpConfig::default();
+    AmqpSettings {
+        listen,
+        product: said.product.unwrap_or(defaults.product),
+        version: said.version.unwrap_or(defaults.version),
+    }
+}
+
+/// A running door.
+pub(crate) struct Door {
+    pub(crate) server: AmqpServer,
+    pub(crate) context: Arc<Context>,
+}
+
+/// Opens the door, unless it is off.
+pub(crate) async fn start(
+    settings: &AmqpSettings,
+    allow_remote: bool,
+    queues: &Arc<Queues>,
+    budget: ByteBudget,
+    clock: &Clock,
+    rng: &Rng,
+    tasks: &Tasks,
+) -> anyhow::Result<Option<Door>> {
+    let Some(listen) = &settings.listen else { return Ok(None) };
+    let socket = bind_one("amqp-listen", listen, allow_remote).await.with_context(|| {
+        format!("could not listen on {listen} for AMQP clients; --amqp-listen off does without")
+    })?;
+    let config = AmqpConfig {
+        product: settings.product.clone(),
+        version: settings.version.clone(),
+        ..AmqpConfig::default()
+    };
+    let context = Context::new(queues.clone(), config, budget, clock.clone(), rng.clone());
+    let server = AmqpServer::start(socket, &context, tasks)?;
+    Ok(Some(Door { server, context }))
+}
+
+impl Door {
+    /// Says where clients connect.
+    pub(crate) fn announce(&self) {
+        let address = self.server.address();
+        tracing::info!(listen = %address, "AMQP 0-9-1 clients connect here, as guest");
+        if !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(listen = %address, "other machines can connect, but guest is let in from this one only");
+        }
+    }
+
+    /// Name, type, help and value of the door's metrics.
+    pub(crate) fn samples(&self) -> [(&'static str, &'static str, &'static str, &AtomicU64); 13] {
+        let counters = &self.context.counters;
+        [
+            ("amqp_connections_total", "counter", "AMQP connections accepted", &counters.connections_total),
+            ("amqp_connections", "gauge", "AMQP connections open", &counters.connections_open),
+            (
+                "amqp_connection_errors_total",
+                "counter",
+                "AMQP connections ended for a mistake or refused",
+                &counters.connection_errors_total,
+            ),
+            ("amqp_channels_total", "counter", "AMQP channels opened", &counters.channels_total),
+            (
+                "amqp_channel_errors_total",
+                "counter",
+                "AMQP channels closed for a mistake",
+                &counters.channel_errors_total,
+            ),
+            ("amqp_received_bytes_total", "counter", "Bytes from AMQP clients", &counters.bytes_in_total),
+            ("amqp_sent_bytes_total", "counter", "Bytes to AMQP clients", &counters.bytes_out_total),
+            ("amqp_published_total", "counter", "Messages published", &counters.published_total),
+            ("amqp_confirmed_total", "counter", "Messages confirmed", &counters.confirmed_total),
+            ("amqp_nacked_total", "counter", "Messages refused with a nack", &counters.nacked_total),
+            ("amqp_unroutable_total", "counter", "Messages that no queue got", &counters.unroutable_total),
+            ("amqp_delivered_total", "counter", "Messages delivered", &counters.delivered_total),
+            ("amqp_settled_total", "counter", "Deliveries settled by clients", &counters.settled_total),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(listen: Option<&str>, allow_remote: bool) -> (AmqpSettings, Vec<String>) {
+        let mut problems = Vec::new();
+        let said = Said { listen: listen.map(str::to_owned), product: None, version: None };
+        (check(said, allow_remote, &mut problems), problems)
+    }
+
+    #[test]
+    fn where_it_listens() {
+        let (settings, problems) = checked(None, false);
+        assert_eq!(settings.listen.unwrap().to_string(), "127.0.0.1:5672");
+        assert_eq!((settings.product.as_str(), problems.len()), ("RabbitMQ", 0));
+        assert_eq!(checked(Some("off"), false).0.listen, None);
+        assert!(checked(Some("5672"), false).1[0].contains("neither HOST:PORT nor off"));
+        assert!(checked(Some("0.0.0.0:5672"), false).1[0].contains("--allow-remote"));
+        assert_eq!(checked(Some("[::]:5672"), true).1, Vec::<String>::new());
+    }
+}
