@@ -71,7 +71,7 @@ def show(report):
     print(f"{'workload':22} {'figure':34} {'FerryMQ':>24} {'Kafka':>24} {'ratio':>7} {'ceiling':>9}")
     for name, load in report["workloads"].items():
         for label, pick, has_ceiling in rows(load["kind"]):
-            ours, theirs = (figures(report["rounds"][name].get(kind, []), pick) for kind in ("ferrymq", "kafka"))
+            ours, theirs = (figures(report["rounds"].get(name, {}).get(kind, []), pick) for kind in ("ferrymq", "kafka"))
             if not ours and not theirs:
                 continue
             ratio = "-"
