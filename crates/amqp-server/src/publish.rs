@@ -58,10 +58,11 @@ impl Routes {
         if generation != self.generation || self.count >= ROUTES_MAX {
             *self = Routes { generation, ..Routes::default() };
         }
-        if let Some(last) = &self.last {
-            if last.routing_key == head.routing_key && last.exchange == head.exchange {
-                return Ok(last.clone());
-            }
+        if let Some(last) = &self.last
+            && last.routing_key == head.routing_key
+            && last.exchange == head.exchange
+        {
+            return Ok(last.clone());
         }
         let known = self.kept.get(&head.exchange).and_then(|routes| routes.get(&head.routing_key));
         if let Some(known) = known {
@@ -146,12 +147,12 @@ impl Gather {
     fn special(&mut self, connection: &Connection, content: &mut Content) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
-        if let Some(user) = properties.user_id() {
-            if user != USER {
-                let (user, own) = (String::from_utf8_lossy(user), String::from_utf8_lossy(USER));
-                let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
-                return Err(Failure::new(ReplyCode::PreconditionFailed, text));
-            }
+        if let Some(user) = properties.user_id()
+            && user != USER
+        {
+            let (user, own) = (String::from_utf8_lossy(user), String::from_utf8_lossy(USER));
+            let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
+            return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
         if let Some(expiration) = properties.expiration() {
             let expiration = String::from_utf8_lossy(expiration);

@@ -273,10 +273,10 @@ impl Reader<'_> {
                 settlements.push(unacked.queue, unacked.offset, Settle::Requeue);
             }
             for (token, delivery) in channel.held.drain(..) {
-                if let Some(consumer) = state.consumers.get(&token).filter(|consumer| !consumer.no_ack) {
-                    if let Some(queue) = consumer.queue() {
-                        settlements.push(queue.clone(), delivery.offset, Settle::Requeue);
-                    }
+                if let Some(consumer) = state.consumers.get(&token).filter(|consumer| !consumer.no_ack)
+                    && let Some(queue) = consumer.queue()
+                {
+                    settlements.push(queue.clone(), delivery.offset, Settle::Requeue);
                 }
             }
             for token in &consumers {

@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the broker
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Create, list, describe and delete topics
     #[command(subcommand)]
     Topic(topic::TopicCommand),
@@ -88,7 +88,7 @@ fn usage(text: impl Into<String>) -> anyhow::Error {
 /// Parses the command line, does what it says, tells what went wrong.
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Topic(command) => on_one_thread(topic::run(command)),
         Command::Produce(args) => on_one_thread(produce::run(args)),
         Command::Consume(args) => on_one_thread(consume::run(args)),

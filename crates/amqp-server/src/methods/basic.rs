@@ -99,11 +99,11 @@ impl Reader<'_> {
             let wanted = super::consume::window(channel.prefetch_global);
             for token in channel.consumers.values() {
                 let Some(consumer) = state.consumers.get_mut(token) else { continue };
-                if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner) {
-                    if now < wanted {
-                        consumer.widening = Some(wanted);
-                        widened.push((inner.clone(), wanted - now));
-                    }
+                if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner)
+                    && now < wanted
+                {
+                    consumer.widening = Some(wanted);
+                    widened.push((inner.clone(), wanted - now));
                 }
             }
             connection.release(state, number)?;
