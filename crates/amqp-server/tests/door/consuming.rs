@@ -12,7 +12,7 @@ async fn filled(server: &Server, bodies: &[&str]) -> Client {
     for body in bodies {
         client.put_publish(1, "", "q", &[0, 0], body.as_bytes());
     }
-    let count = u32::try_from(bodies.len()).unwrap();
+    let count = u32::try_from(bodies.len()).expect("a few");
     let ok = queue::DeclareOk { queue: b"q", message_count: count, consumer_count: 0 };
     client.ask(1, &queue::Declare { queue: b"q", exclusive: true, ..Default::default() }, &ok).await;
     client

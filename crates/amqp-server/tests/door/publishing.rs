@@ -11,7 +11,7 @@ use crate::support::{Server, persistent, properties};
 
 /// A body frame.
 fn body(channel: u16, part: &[u8]) -> Vec<u8> {
-    let mut frame = frame_head(FrameKind::Body, channel, u32::try_from(part.len()).unwrap()).to_vec();
+    let mut frame = frame_head(FrameKind::Body, channel, u32::try_from(part.len()).expect("a frame")).to_vec();
     frame.extend_from_slice(part);
     frame.push(0xce);
     frame
@@ -20,7 +20,7 @@ fn body(channel: u16, part: &[u8]) -> Vec<u8> {
 /// A content header frame.
 fn header(channel: u16, size: u64) -> Vec<u8> {
     let mut out = bytes::BytesMut::new();
-    put_content_header(&mut out, channel, size, Properties::EMPTY, 131_072).unwrap();
+    put_content_header(&mut out, channel, size, Properties::EMPTY, 131_072).expect("it fits");
     out.to_vec()
 }
 
