@@ -29,7 +29,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
 use ferrymq_types::{LogId, OwnerId};
@@ -94,7 +93,7 @@ struct Owner {
     stopped: Option<StorageError>,
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
-    scratch: BytesMut,
+    scratch: Vec<u8>,
 }
 
 /// Starts shard `index`.
@@ -126,7 +125,7 @@ pub(super) fn start(
         waker: Arc::default(),
         stopped: None,
         closing: false,
-        scratch: BytesMut::new(),
+        scratch: Vec::new(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
     sender

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ferrymq_storage::{Action, Append, Batch, Op, Space};
 use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, batch};
 use tokio::sync::oneshot;
@@ -172,7 +172,7 @@ impl Queue {
         index: u32,
         message: &Message,
         now_ms: i64,
-        scratch: &mut BytesMut,
+        scratch: &mut Vec<u8>,
     ) -> bool {
         let class = self.class_of(message);
         let fits = |last: &Gathered| {
