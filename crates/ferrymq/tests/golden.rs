@@ -43,12 +43,14 @@ impl Broker {
                 "serve",
                 "--kafka-listen",
                 "127.0.0.1:0",
+                "--amqp-listen",
+                "off",
                 "--http-listen",
                 "off",
                 "--wal-file-bytes",
                 "65536",
             ])
-            .args(["--broker-setting", "group.initial.rebalance.delay.ms=0"])
+            .args(["--wal-file-bytes", "65536", "--broker-setting", "group.initial.rebalance.delay.ms=0"])
             .arg("--data-dir")
             .arg(data_dir)
             .stdin(Stdio::null())

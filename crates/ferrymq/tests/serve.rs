@@ -159,7 +159,16 @@ fn a_data_directory_has_one_broker() {
 #[test]
 fn what_others_can_reach_must_be_asked_for_and_is_warned_of() {
     let dir = tempfile::tempdir().unwrap();
-    let open = ["--kafka-listen", "0.0.0.0:0", "--kafka-advertise", "broker:9092", "--http-listen", "off"];
+    let open = [
+        "--kafka-listen",
+        "0.0.0.0:0",
+        "--kafka-advertise",
+        "broker:9092",
+        "--amqp-listen",
+        "off",
+        "--http-listen",
+        "off",
+    ];
     let refused = serve(dir.path(), &open).output().unwrap();
     assert_ne!(refused.status.code(), Some(0));
     assert!(text(&refused).contains("--allow-remote"), "{}", text(&refused));

@@ -16,7 +16,7 @@ impl Broker {
     fn start() -> Broker {
         let directory = tempfile::tempdir().unwrap();
         let mut process = ferrymq(&["serve", "--kafka-listen", "127.0.0.1:0", "--http-listen", "off"])
-            .args(["--log-format", "json", "--data-dir"])
+            .args(["--amqp-listen", "off", "--log-format", "json", "--data-dir"])
             .arg(directory.path())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
