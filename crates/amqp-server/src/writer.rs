@@ -55,6 +55,8 @@ impl<'s> Writer<'s> {
                 let event: Option<Event> = tokio::select! {
                     () = connection.output.woken() => None,
                     decided = connection.confirms.next() => {
+                        // A message's return comes before its confirm.
+                        connection.output.take_into(&mut self.buffer);
                         match acks.add(connection, decided, &mut self.buffer) {
                             Ok(()) => None,
                             Err(error) => return Ended::Failed(undeliverable(error)),

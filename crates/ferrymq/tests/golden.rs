@@ -50,7 +50,7 @@ impl Broker {
                 "--wal-file-bytes",
                 "65536",
             ])
-            .args(["--wal-file-bytes", "65536", "--broker-setting", "group.initial.rebalance.delay.ms=0"])
+            .args(["--broker-setting", "group.initial.rebalance.delay.ms=0"])
             .arg("--data-dir")
             .arg(data_dir)
             .stdin(Stdio::null())

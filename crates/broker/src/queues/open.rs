@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op, Revision, StorageError};
@@ -74,6 +74,7 @@ impl Queues {
         logs.extend(records.iter().map(|(_, record)| LogId(record.log)));
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
+        let opened = Arc::new(AtomicBool::new(false));
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -84,6 +85,7 @@ impl Queues {
                 owner,
                 writer: rng.next_u64(),
                 tasks: tasks.clone(),
+                opened: opened.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -103,6 +105,7 @@ impl Queues {
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;
+        opened.store(true, Ordering::Release);
         Ok(Arc::new(queues))
     }
 

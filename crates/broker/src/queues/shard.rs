@@ -28,6 +28,7 @@ mod serve;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
@@ -55,6 +56,9 @@ pub(super) struct ShardContext {
     pub(super) owner: OwnerId,
     pub(super) writer: u64,
     pub(super) tasks: Tasks,
+    /// Whether every queue is here. Before, nothing may be said of the queues as a whole: no rewrite of the state
+    /// log, no clean stop.
+    pub(super) opened: Arc<AtomicBool>,
 }
 
 /// Something that finished.
@@ -157,7 +161,9 @@ impl Owner {
                 () = waker.notified() => self.unblock(),
             }
         }
-        self.drain(&mut mailbox).await;
+        if self.context.opened.load(Ordering::Acquire) {
+            self.drain(&mut mailbox).await;
+        }
     }
 
     /// Takes what is there now, delivers, and hands what was gathered to the store.

@@ -8,6 +8,7 @@
 //! next commit of the sync lane; others when they free enough, or along with it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{Action, ErrorKind, Group, Op, Outcome, StorageError};
 use ferrymq_types::{Durability, LogId, Offset};
@@ -161,7 +162,7 @@ impl Owner {
         if self.closing {
             return;
         }
-        if self.journal.wants_rewrite() {
+        if self.context.opened.load(Ordering::Acquire) && self.journal.wants_rewrite() {
             let durable = self.queues.iter().filter(|(_, queue)| queue.durable && queue.acks.has_state());
             let logs: VecDeque<LogId> = durable.map(|(log, _)| *log).collect();
             self.journal.begin_rewrite(logs);

@@ -84,8 +84,10 @@ impl Owner {
         let mut parts = 0;
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == self.index) {
-                // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier.
-                let Some(queue) = self.queues.get_mut(&to.0.log).filter(|queue| !queue.gone) else {
+                // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier; also
+                // if another queue has its log now. One that is being deleted still takes messages: the deletion
+                // may fail or be given up, and what was confirmed must be there then.
+                let Some(queue) = self.queues.get_mut(&to.0.log).filter(|queue| queue.handle == *to) else {
                     continue;
                 };
                 let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
