@@ -30,11 +30,13 @@
 pub mod ack;
 mod admin;
 pub mod args;
+mod bind;
 pub mod declare;
 mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+mod logs;
 pub mod open;
 mod records;
 pub mod session;

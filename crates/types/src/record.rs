@@ -314,11 +314,24 @@ impl BatchBuilder {
 
     /// Appends one record.
     pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
+        let headers = headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
+        self.push_with(timestamp, key, value, headers);
+    }
+
+    /// Appends one record whose headers, names and values, need not be kept anywhere else.
+    pub fn push_with<'a>(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
+    ) {
         let delta = timestamp - self.base_timestamp;
         let index = i64::from(self.count);
         let body = 1 + varint_bytes(delta) + varint_bytes(index) + field_bytes(key) + field_bytes(value);
-        let length = headers.iter().fold(body + varint_bytes(signed(headers.len())), |sum, header| {
-            sum + field_bytes(Some(&header.key)) + field_bytes(header.value.as_deref())
+        let all = headers.clone();
+        let length = all.fold(body + varint_bytes(signed(headers.len())), |sum, (key, value)| {
+            sum + field_bytes(Some(key)) + field_bytes(value)
         });
         self.out.reserve(length + 10);
         put_varint(&mut self.out, signed(length));
@@ -329,9 +342,9 @@ impl BatchBuilder {
         put_bytes(&mut self.out, key);
         put_bytes(&mut self.out, value);
         put_varint(&mut self.out, signed(headers.len()));
-        for header in headers {
-            put_bytes(&mut self.out, Some(&header.key));
-            put_bytes(&mut self.out, header.value.as_deref());
+        for (key, value) in headers {
+            put_bytes(&mut self.out, Some(key));
+            put_bytes(&mut self.out, value);
         }
         debug_assert_eq!(self.out.len() - start, length);
         self.max_timestamp = self.max_timestamp.max(timestamp);

@@ -60,8 +60,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Claims a log and deletes it.
-    pub(super) async fn delete_log(&self, log: LogId) -> Result<(), StorageError> {
+    async fn delete_log(&self, log: LogId) -> Result<(), StorageError> {
         let claim = match self.stores.logs.claim(vec![log], self.owner).await {
             Ok(claims) => claims[0],
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -178,7 +178,7 @@ impl AckState {
     }
 
     /// What is to be acquired next, if anything is available.
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn first_available(&mut self) -> Option<Next> {
         if self.returned > 0 {
             let from = self.lowest_returned / SIZE;
             let mut chunks = self.chunks.range(from..);
@@ -203,7 +203,7 @@ impl AckState {
         self.chunks.get(&(offset / SIZE)).is_some_and(|chunk| chunk.is_acquired(offset % SIZE))
     }
 
-    /// Acquires what [`AckState::next`] told: that very offset if it was returned, else the first that exists.
+    /// Acquires what [`AckState::first_available`] told: that very offset if it was returned, else the first that exists.
     ///
     /// # Errors
     /// [`Full`]; then nothing changed.

@@ -1,58 +1,33 @@
 //! Changes of the topology: each is durable before anyone sees it, and one is made at a time.
 //!
-//! Logs of durable queues are claimed for them and deleted with them. All other queues take theirs from a pool
-//! that is claimed at the start and never shrinks: a queue that lives for a second costs no durable write, and
-//! leaves no name behind in the store.
-//!
 //! **Invariants.** A queue that conditions forbid to delete is not touched: its shard checks and closes it in one
 //! step. A deleted queue's log stands in `queues-deleting/` until it is gone, so that a crash leaks nothing.
 //!
 //! Deliberately absent: permissions (the doors have them).
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ferrymq_runtime::TaskKind;
-use ferrymq_storage::{Action, Compare, ErrorKind, Op, Put, StorageError};
+use ferrymq_storage::{Put, StorageError};
+use ferrymq_types::LogId;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
-use ferrymq_types::{LogId, Offset};
 
 use super::ack::AckState;
 use super::declare::{
-    always_durable, check_arguments, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
+    always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
 use super::error::{Entity, QueueError};
-use super::exchange::check_binding;
 use super::handle::{Queues, refused};
+use super::logs::Admin;
 use super::records::{
-    self, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, LOG_COUNTER, POOL_COUNTER,
-    QUEUES, QueueRecord, VHOSTS, VhostRecord, binding_key, gone, key, put,
+    DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, VHOSTS, VhostRecord,
+    binding_key, gone, key, put,
 };
 use super::session::Session;
-use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
-use super::topology::{Binding, Destination, QueueEntry, Removal, Vhost};
-use super::types::{
-    BindingSpec, Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
-};
+use super::shard::message::{Attached, Refused, SMALL, ShardMessage};
+use super::topology::{QueueEntry, Removal, Vhost};
+use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
 use crate::broker::base64_url;
-
-/// Logs of durable queues have ids from here on.
-pub(super) const FIRST_DURABLE_LOG: u64 = 1 << 40;
-/// Logs of all other queues have ids from here on.
-pub(super) const FIRST_POOL_LOG: u64 = 1 << 41;
-/// Ids taken from a counter at a time.
-const BLOCK: u64 = 64;
-
-/// What changes of the topology need to know besides.
-#[derive(Debug, Default)]
-pub(super) struct Admin {
-    pub(super) next_binding: u64,
-    /// Ids taken from the counter and not used yet.
-    pub(super) durable_ids: Range<u64>,
-    /// Claimed logs that nobody uses.
-    pub(super) pool: Vec<Released>,
-}
 
 /// A queue that was just made.
 const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
@@ -252,102 +227,6 @@ impl Queues {
         self.ask(&queue, purge).await?.map_err(|why| refused(&queue, why))
     }
 
-    /// Binds a queue to an exchange; nothing happens if the same binding is there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        let destination = Destination::Queue(spec.destination.clone());
-        self.add_binding(session, vhost, spec, destination).await
-    }
-
-    /// Takes a binding of a queue away; nothing happens if it is not there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        let destination = Destination::Queue(spec.destination.clone());
-        self.remove_binding(session, vhost, spec, destination).await
-    }
-
-    /// Binds an exchange (`destination`) to an exchange (`source`).
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        let destination = Destination::Exchange(spec.destination.clone());
-        self.add_binding(session, vhost, spec, destination).await
-    }
-
-    /// Takes a binding of an exchange to an exchange away; nothing happens if it is not there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        let destination = Destination::Exchange(spec.destination.clone());
-        self.remove_binding(session, vhost, spec, destination).await
-    }
-
-    async fn add_binding(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-        destination: Destination,
-    ) -> Result<(), QueueError> {
-        let mut admin = self.admin.lock().await;
-        let binding = {
-            let topology = self.topology.read();
-            let vhost = topology.vhost(vhost)?;
-            let binding = checked_binding(vhost, session, spec, destination)?;
-            if vhost.find_binding(&binding).is_some() {
-                return Ok(());
-            }
-            binding
-        };
-        let number = admin.next_binding;
-        if binding.stored {
-            self.write(vec![put(binding_key(number), BindingRecord::new(vhost, &binding))?]).await?;
-        }
-        admin.next_binding += 1;
-        self.change(vhost, |vhost| vhost.add_binding(number, binding))?;
-        Ok(())
-    }
-
-    async fn remove_binding(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-        destination: Destination,
-    ) -> Result<(), QueueError> {
-        let _one_at_a_time = self.admin.lock().await;
-        let removal = {
-            let topology = self.topology.read();
-            let vhost = topology.vhost(vhost)?;
-            match checked_binding(vhost, session, spec, destination) {
-                Ok(binding) => vhost.find_binding(&binding).map(|number| vhost.plan_binding(number)),
-                // What one end is missing of is not there.
-                Err(QueueError::NotFound { .. }) => None,
-                Err(error) => return Err(error),
-            }
-        };
-        match removal {
-            Some(removal) => self.remove(vhost, &removal, Vec::new()).await,
-            None => Ok(()),
-        }
-    }
-
     /// Deletes a queue that was declared auto-delete and has no consumers, if it is still there.
     pub(super) async fn delete_if_auto(&self, queue: &QueueHandle) -> Result<(), QueueError> {
         let mut admin = self.admin.lock().await;
@@ -406,6 +285,9 @@ impl Queues {
             let _ended = shard.send(ShardMessage::Reopen { log }, SMALL).await.is_err();
             return Err(error);
         }
+        if let Some(owner) = entry.owner {
+            self.topology.write().disown(owner, queue);
+        }
         let released = self.ask(queue, |reply| ShardMessage::Detach { log, reply }).await;
         // Of a shard that has ended nothing is known; the next start claims the log anew.
         let Ok(released) = released else { return Ok(count) };
@@ -417,84 +299,13 @@ impl Queues {
         Ok(count)
     }
 
-    /// Deletes a log in the background; should that fail, the next start does it.
-    fn delete_log(&self, released: Released, deleting: String) {
-        let op = self.op(released, Action::Delete);
-        let outcome = self.stores.logs.commit(vec![vec![op]]);
-        let meta = self.stores.meta.clone();
-        self.tasks.spawn(TaskKind::Background, "deletion of a queue's log", async move {
-            let mut done = outcome.await.pop().unwrap_or(Ok(()));
-            if done.is_ok() {
-                done = meta.txn(Vec::new(), vec![gone(deleting)]).await.map(drop);
-            }
-            if let Err(error) = done {
-                tracing::warn!(log = released.log.0, %error, "a deleted queue's log goes at the next start");
-            }
-        });
-    }
-
-    /// Empties a log and puts it back into the pool. What comes next to the log comes behind the trim.
-    fn give_back(&self, admin: &mut Admin, released: Released) {
-        let op = self.op(released, Action::Trim(Offset(released.next)));
-        let outcome = self.stores.logs.commit(vec![vec![op]]);
-        self.tasks.spawn(TaskKind::Background, "emptying of a queue's log", async move {
-            if let Some(Err(error)) = outcome.await.pop() {
-                tracing::warn!(log = released.log.0, %error, "a deleted queue's log could not be emptied");
-            }
-        });
-        admin.pool.push(released);
-    }
-
-    fn op(&self, released: Released, action: Action) -> Op {
-        Op { log: released.log, epoch: released.epoch, owner: self.owner, action }
-    }
-
-    /// A new log for a durable queue.
-    async fn new_log(&self, admin: &mut Admin) -> Result<Released, StorageError> {
-        if admin.durable_ids.is_empty() {
-            let first = self.take_from_counter(LOG_COUNTER, FIRST_DURABLE_LOG).await?;
-            admin.durable_ids = first..first + BLOCK;
-        }
-        let id = admin.durable_ids.start;
-        admin.durable_ids.start += 1;
-        let claims = self.stores.logs.claim(vec![LogId(id)], self.owner).await?;
-        let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
-        let claim = claims.first().ok_or_else(none)?;
-        Ok(Released { log: claim.log, epoch: claim.epoch, next: claim.next.0 })
-    }
-
-    /// A log for a queue that does not outlive the process.
-    async fn pooled_log(&self, admin: &mut Admin) -> Result<Released, StorageError> {
-        if admin.pool.is_empty() {
-            let first = self.take_from_counter(POOL_COUNTER, 0).await?;
-            let logs = (first..first + BLOCK).map(|at| LogId(FIRST_POOL_LOG + at)).collect();
-            let claims = self.stores.logs.claim(logs, self.owner).await?;
-            let free = |claim: &ferrymq_storage::Claim| Released {
-                log: claim.log,
-                epoch: claim.epoch,
-                next: claim.next.0,
-            };
-            admin.pool.extend(claims.iter().rev().map(free));
-        }
-        let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
-        admin.pool.pop().ok_or_else(none)
-    }
-
-    /// Takes [`BLOCK`] numbers from a durable counter that starts at `from`; returns the first.
-    async fn take_from_counter(&self, name: &str, from: u64) -> Result<u64, StorageError> {
-        let entry = self.stores.meta.get(name).await?;
-        let first = match &entry {
-            None => from,
-            Some(entry) => records::read_counter(entry)?,
-        };
-        let compare = Compare { key: name.to_owned(), revision: entry.map(|entry| entry.revision) };
-        let put = records::put_counter(name, first + BLOCK);
-        self.stores.meta.txn(vec![compare], vec![put]).await?;
-        Ok(first)
-    }
-
     /// Takes a planned removal away, from the store first.
-    async fn remove(&self, vhost: &str, removal: &Removal, mut puts: Vec<Put>) -> Result<(), QueueError> {
+    pub(super) async fn remove(
+        &self,
+        vhost: &str,
+        removal: &Removal,
+        mut puts: Vec<Put>,
+    ) -> Result<(), QueueError> {
         {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
@@ -515,14 +326,18 @@ impl Queues {
         self.change(vhost, |vhost| vhost.remove(removal))
     }
 
-    async fn write(&self, puts: Vec<Put>) -> Result<(), StorageError> {
+    pub(super) async fn write(&self, puts: Vec<Put>) -> Result<(), StorageError> {
         if puts.is_empty() {
             return Ok(());
         }
         self.stores.meta.txn(Vec::new(), puts).await.map(drop)
     }
 
-    fn change<T>(&self, vhost: &str, change: impl FnOnce(&mut Vhost) -> T) -> Result<(), QueueError> {
+    pub(super) fn change<T>(
+        &self,
+        vhost: &str,
+        change: impl FnOnce(&mut Vhost) -> T,
+    ) -> Result<(), QueueError> {
         change(self.topology.write().vhost_mut(vhost)?);
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
@@ -542,27 +357,4 @@ impl Queues {
     fn generated_name(&self) -> Arc<str> {
         Arc::from(format!("amq.gen-{}", base64_url(&self.rng.next_u128().to_be_bytes())))
     }
-}
-
-/// A binding between what is there, by who may.
-fn checked_binding(
-    vhost: &Vhost,
-    session: &Session,
-    spec: BindingSpec,
-    destination: Destination,
-) -> Result<Binding, QueueError> {
-    let BindingSpec { source, routing_key, arguments, .. } = spec;
-    let to_durable = match &destination {
-        Destination::Queue(name) => vhost.queue_for(name, session.id())?.stored(),
-        Destination::Exchange(name) if name.is_empty() => return Err(QueueError::DefaultExchange),
-        Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
-    };
-    if source.is_empty() {
-        return Err(QueueError::DefaultExchange);
-    }
-    let from = vhost.exchange(&source)?;
-    check_arguments(&arguments)?;
-    check_binding(from.spec.kind, &arguments)?;
-    let stored = from.spec.durable && to_durable;
-    Ok(Binding { source, destination, routing_key, arguments, stored })
 }

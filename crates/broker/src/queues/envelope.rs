@@ -11,8 +11,11 @@
 //!
 //! Deliberately absent: compression, and what the properties mean.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use ferrymq_types::{BatchBuilder, BatchView, Compression, Header, Record, Records};
+use std::ops::Range;
+
+use bytes::Bytes;
+use ferrymq_types::batch::HEADER_BYTES;
+use ferrymq_types::{BatchBuilder, BatchView, Compression};
 
 use super::types::Message;
 use super::varint;
@@ -21,7 +24,7 @@ use super::varint;
 const VERSION: u8 = 1;
 const PERSISTENT: u8 = 1;
 /// The header that holds what is not the body.
-const HEADER: Bytes = Bytes::from_static(b"mq");
+const HEADER: &[u8] = b"mq";
 
 /// Bytes that hold no messages of a version known here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,23 +38,25 @@ impl From<&str> for EnvelopeError {
 }
 
 /// Adds a message to a batch. `scratch` is where its envelope is put together.
-pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, scratch: &mut BytesMut) {
-    scratch.reserve(16 + message.exchange.len() + message.routing_key.len() + message.properties.len());
-    scratch.put_slice(&[VERSION, u8::from(message.persistent) * PERSISTENT]);
+pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, scratch: &mut Vec<u8>) {
+    scratch.clear();
+    scratch.extend_from_slice(&[VERSION, u8::from(message.persistent) * PERSISTENT]);
     varint::put(scratch, message.exchange.len() as u64);
-    scratch.put_slice(&message.exchange);
+    scratch.extend_from_slice(&message.exchange);
     varint::put(scratch, message.routing_key.len() as u64);
-    scratch.put_slice(&message.routing_key);
-    scratch.put_slice(&message.properties);
-    let header = Header { key: HEADER, value: Some(scratch.split().freeze()) };
-    builder.push(now_ms, None, Some(&message.body), std::slice::from_ref(&header));
+    scratch.extend_from_slice(&message.routing_key);
+    scratch.extend_from_slice(&message.properties);
+    let header = std::iter::once((HEADER, Some(&scratch[..])));
+    builder.push_with(now_ms, None, Some(&message.body), header);
 }
 
 /// Walks the messages of one batch.
 #[derive(Debug)]
 pub(super) struct Messages {
+    batch: Bytes,
+    /// Where the next record begins.
+    at: usize,
     offset: u64,
-    records: Records,
     /// Behind the batch's last offset.
     next: u64,
 }
@@ -68,10 +73,10 @@ impl Messages {
         if view.header.compression() != Some(Compression::None) {
             return Err("it is compressed".into());
         }
-        let base =
+        let offset =
             u64::try_from(view.header.base_offset).map_err(|_| EnvelopeError::from("negative offset"))?;
-        let next = base + u64::from(view.header.span());
-        Ok(Messages { offset: base, records: Records::new(view.payload(), view.header.record_count), next })
+        let next = offset + u64::from(view.header.span());
+        Ok(Messages { batch: view.bytes, at: HEADER_BYTES, offset, next })
     }
 
     /// The offset of the next message; [`Messages::next`] once there is none.
@@ -101,39 +106,105 @@ impl Messages {
     /// [`EnvelopeError`], also behind the last one.
     pub(super) fn take(&mut self) -> Result<Message, EnvelopeError> {
         let record = self.record()?;
-        let envelope = record.headers.into_iter().find(|header| header.key == HEADER);
-        let envelope = envelope.and_then(|header| header.value).ok_or("it has no envelope")?;
-        let mut rest = &envelope[..];
+        let fields = Fields::of(&self.batch, record).ok_or("cut short")?;
+        let envelope = fields.envelope.ok_or("it has no envelope")?;
+        let mut rest = &self.batch[envelope.clone()];
         let [version, flags, after @ ..] = rest else { return Err("cut short".into()) };
         if *version != VERSION {
             return Err("it is of another version: a newer FerryMQ wrote it".into());
         }
         rest = after;
         let mut part = || {
-            let length = varint::take(&mut rest).and_then(|length| usize::try_from(length).ok());
-            let (part, behind) = rest.split_at_checked(length?)?;
-            rest = behind;
-            Some(envelope.slice_ref(part))
+            let length = varint::take(&mut rest).and_then(|length| usize::try_from(length).ok())?;
+            let start = envelope.end - rest.len();
+            rest = rest.get(length..)?;
+            Some(start..start + length)
         };
         let (exchange, routing_key) = part().zip(part()).ok_or("cut short")?;
+        let properties = envelope.end - rest.len()..envelope.end;
         Ok(Message {
-            exchange,
-            routing_key,
-            properties: envelope.slice_ref(rest),
-            body: record.value.unwrap_or_default(),
+            exchange: self.batch.slice(exchange),
+            routing_key: self.batch.slice(routing_key),
+            properties: self.batch.slice(properties),
+            body: self.batch.slice(fields.body),
             persistent: flags & PERSISTENT != 0,
         })
     }
 
-    fn record(&mut self) -> Result<Record, EnvelopeError> {
-        let record = self.records.next().ok_or("fewer messages than offsets")?;
+    /// Where the next record's content lies; it is passed over.
+    fn record(&mut self) -> Result<Range<usize>, EnvelopeError> {
+        if self.offset >= self.next {
+            return Err("fewer messages than asked for".into());
+        }
+        let mut cursor = Cursor { batch: &self.batch, at: self.at, end: self.batch.len() };
+        let record = cursor.field().flatten().ok_or("cut short")?;
+        self.at = record.end;
         self.offset += 1;
-        record.map_err(|error| EnvelopeError(error.to_string()))
+        Ok(record)
+    }
+}
+
+/// Where the fields of a record that matter lie.
+struct Fields {
+    body: Range<usize>,
+    envelope: Option<Range<usize>>,
+}
+
+impl Fields {
+    /// Reads attributes, timestamp, offset, key, value and headers (`ferrymq_types::record` has the layout).
+    fn of(batch: &[u8], record: Range<usize>) -> Option<Fields> {
+        // Without the attributes.
+        let mut cursor = Cursor { batch, at: record.start + 1, end: record.end };
+        cursor.number()?;
+        cursor.number()?;
+        cursor.field()?;
+        let body = cursor.field()?.unwrap_or(0..0);
+        let headers = cursor.number()?;
+        let mut envelope = None;
+        for _ in 0..headers {
+            let name = cursor.field()??;
+            let value = cursor.field()?;
+            if batch[name] == *HEADER {
+                envelope = value;
+            }
+        }
+        Some(Fields { body, envelope })
+    }
+}
+
+/// A place in a batch; what it reads lies within `end`.
+struct Cursor<'a> {
+    batch: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+impl Cursor<'_> {
+    /// A zig-zag varint.
+    fn number(&mut self) -> Option<i64> {
+        let mut rest = self.batch.get(self.at..self.end)?;
+        let value = varint::take(&mut rest)?;
+        self.at = self.end - rest.len();
+        Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    /// Where a field with its length in front lies; within it, `None` for null.
+    fn field(&mut self) -> Option<Option<Range<usize>>> {
+        let length = self.number()?;
+        if length == -1 {
+            return Some(None);
+        }
+        let start = self.at;
+        let end = start.checked_add(usize::try_from(length).ok()?).filter(|end| *end <= self.end)?;
+        self.at = end;
+        Some(Some(start..end))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ferrymq_types::Records;
+
     use super::*;
 
     fn message(index: u8, persistent: bool) -> Message {
@@ -148,7 +219,7 @@ mod tests {
 
     fn batch() -> Bytes {
         let mut builder = BatchBuilder::new(5);
-        let mut scratch = BytesMut::new();
+        let mut scratch = Vec::new();
         for index in 0..4 {
             push(&mut builder, &message(index, index % 2 == 0), 5, &mut scratch);
         }
@@ -173,7 +244,7 @@ mod tests {
     #[test]
     fn the_envelope_is_pinned() {
         let mut builder = BatchBuilder::new(5);
-        push(&mut builder, &message(1, true), 5, &mut BytesMut::new());
+        push(&mut builder, &message(1, true), 5, &mut Vec::new());
         let view = BatchView::split_from(&mut builder.build()).unwrap();
         let record = Records::new(view.payload(), 1).next().unwrap().unwrap();
         assert_eq!((record.key, record.value), (None, Some(Bytes::from_static(&[1, 1, 1]))));

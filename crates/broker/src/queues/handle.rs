@@ -1,5 +1,5 @@
 //! [`Queues`]: what a door calls. Messages, consumers and settlements are here; changes of the topology in
-//! [`admin`](super::admin).
+//! `admin`.
 //!
 //! **Invariants.** A call that changes durable state returns when the change is durable. Dropping a call's
 //! future withdraws nothing that was already handed on.
@@ -18,9 +18,9 @@ use ferrymq_types::{Offset, OwnerId};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, oneshot};
 
-use super::admin::Admin;
 use super::error::{Entity, QueueError};
 use super::exchange::Headers;
+use super::logs::Admin;
 use super::session::Session;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;

@@ -23,10 +23,10 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
 use super::ack::{AckState, Replay};
-use super::admin::{Admin, FIRST_POOL_LOG};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
+use super::logs::{Admin, FIRST_POOL_LOG};
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
@@ -169,9 +169,9 @@ async fn begin_journal(
     clock: &Clock,
 ) -> Result<(Journal, Journaled), StorageError> {
     let (mut journal, said) = Journal::load(&*stores.logs, claim, owner, rng.next_u64()).await?;
-    let (op, _) = journal.seal(clock.wall_ms());
+    let (op, sealed) = journal.seal(clock.wall_ms());
     stores.logs.commit(vec![vec![op]]).await.pop().unwrap_or(Ok(()))?;
-    journal.settled(true);
+    journal.settled(sealed, true);
     Ok((journal, said))
 }
 

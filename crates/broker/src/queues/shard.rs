@@ -29,7 +29,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
 use ferrymq_types::{LogId, OwnerId};
@@ -92,7 +91,9 @@ struct Owner {
     purges: Vec<commit::Purge>,
     waker: ShardWaker,
     stopped: Option<StorageError>,
-    scratch: BytesMut,
+    /// What is recorded now ends with the mark of a clean stop.
+    closing: bool,
+    scratch: Vec<u8>,
 }
 
 /// Starts shard `index`.
@@ -123,7 +124,8 @@ pub(super) fn start(
         purges: Vec::new(),
         waker: Arc::default(),
         stopped: None,
-        scratch: BytesMut::new(),
+        closing: false,
+        scratch: Vec::new(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
     sender
@@ -187,6 +189,7 @@ impl Owner {
         if self.stopped.is_some() {
             return;
         }
+        self.closing = true;
         let logs: Vec<LogId> = self.queues.keys().copied().collect();
         logs.into_iter().for_each(|log| self.snapshot(log));
         self.journal.clean();

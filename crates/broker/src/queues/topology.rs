@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: I/O, locks, who may do what.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -92,12 +92,15 @@ pub(super) struct Vhost {
     by_key: HashMap<(Arc<str>, Destination, Bytes), Vec<u64>>,
 }
 
+/// A virtual host and a name in it.
+type Place = (Arc<str>, Arc<str>);
+
 /// All virtual hosts.
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     vhosts: HashMap<Arc<str>, Vhost>,
     /// Exclusive queues by session.
-    pub(super) exclusive: HashMap<u64, Vec<(Arc<str>, Arc<str>)>>,
+    pub(super) exclusive: HashMap<u64, HashSet<Place>>,
 }
 
 /// What goes together.
@@ -145,13 +148,23 @@ impl Topology {
         self.vhosts.insert(name, vhost);
     }
 
+    /// Forgets that a queue was a session's.
+    pub(super) fn disown(&mut self, session: u64, queue: &QueueHandle) {
+        if let Some(names) = self.exclusive.get_mut(&session) {
+            names.remove(&(queue.vhost().clone(), queue.name().clone()));
+            if names.is_empty() {
+                self.exclusive.remove(&session);
+            }
+        }
+    }
+
     pub(super) fn add_queue(&mut self, entry: QueueEntry) {
         let Ok(vhost) = self.vhost_mut(entry.handle.vhost()) else { return };
         let (name, owner) = (entry.handle.name().clone(), entry.owner);
         let at = vhost.name.clone();
         vhost.queues.insert(name.clone(), entry);
         if let Some(owner) = owner {
-            self.exclusive.entry(owner).or_default().push((at, name));
+            self.exclusive.entry(owner).or_default().insert((at, name));
         }
     }
 }

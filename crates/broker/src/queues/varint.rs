@@ -2,11 +2,11 @@
 //!
 //! **Invariant.** Reading never panics: what is cut short or too long is `None`.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 /// Writes `value`.
 #[allow(clippy::cast_possible_truncation, reason = "seven bits at a time")]
-pub(super) fn put(out: &mut BytesMut, value: u64) {
+pub(super) fn put(out: &mut impl BufMut, value: u64) {
     let mut rest = value;
     while rest >= 0x80 {
         out.put_u8((rest & 0x7f) as u8 | 0x80);
@@ -16,6 +16,7 @@ pub(super) fn put(out: &mut BytesMut, value: u64) {
 }
 
 /// Takes a number off the front of `from`.
+#[inline]
 pub(super) fn take(from: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -34,6 +35,8 @@ pub(super) fn take(from: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
 
     #[test]

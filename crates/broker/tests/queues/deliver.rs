@@ -254,7 +254,8 @@ async fn a_long_queue_is_read_back_from_its_log() {
             let number: u64 = body(&delivery).split(' ').next().unwrap().parse().unwrap();
             assert_eq!(number, delivery.offset.0);
             // Every seventh comes twice.
-            let how = if number % 7 == 0 && !delivery.redelivered { Settle::Requeue } else { Settle::Ack };
+            let how =
+                if number.is_multiple_of(7) && !delivery.redelivered { Settle::Requeue } else { Settle::Ack };
             rig.settle(&queue, &[number], how).await;
             if how == Settle::Ack {
                 seen.push(number);

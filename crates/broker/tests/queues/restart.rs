@@ -3,7 +3,7 @@
 use ferrymq_broker::queues::{
     Credit, DeleteIf, ExchangeKind, ExchangeSpec, QueueSpec, QueueStat, Settle, Value, Width, deliveries,
 };
-use ferrymq_storage::LogStore as _;
+use ferrymq_storage::{ErrorKind, LogStore as _};
 use ferrymq_types::LogId;
 
 use crate::rig::{Rig, VHOST, arguments, bodies, durable, exchange, offsets, quiet, take};
@@ -82,6 +82,25 @@ async fn many_lives() {
         quiet().await;
         if life % 3 == 0 { rig.start().await } else { rig.restart().await }
     }
+}
+
+/// Acks whose record the store refused are made up for: with the next one, everything is recorded anew.
+#[tokio::test(start_paused = true)]
+async fn a_refused_record_of_acks_is_not_forgotten() {
+    let mut rig = Rig::new().await;
+    let queue = rig.queue("q").await;
+    publish(&rig, 0..10).await;
+    assert_eq!(rig.get_all("q").await.len(), 10);
+    for (acked, fails) in [(3, false), (5, true), (6, true), (8, false)] {
+        if fails {
+            rig.store.fail_next(ErrorKind::Unavailable, false);
+        }
+        rig.settle(&queue, &[acked], Settle::Ack).await;
+        quiet().await;
+    }
+    rig.start().await;
+    let left: Vec<String> = rig.get_all("q").await.into_iter().map(|(body, _)| body).collect();
+    assert_eq!(left, ["0", "1", "2", "4", "7", "9"]);
 }
 
 /// A queue with one stuck message: its state stays small, and the log behind it is freed.

@@ -74,7 +74,7 @@ impl World {
 
     fn acquire(&mut self) {
         let expected = self.naive.iter_mut().find(|(_, message)| message.place == Place::Available);
-        let next = self.state.next();
+        let next = self.state.first_available();
         let Some((&offset, message)) = expected else {
             assert_eq!(next, None);
             return;
@@ -139,7 +139,7 @@ impl World {
 
     /// Whatever is available in front turns out to be damaged.
     fn lose(&mut self) {
-        let at = match self.state.next() {
+        let at = match self.state.first_available() {
             Some(Next::Returned(at) | Next::Fresh(at)) if self.rng.below(5) == 0 => at,
             _ => return,
         };
@@ -238,9 +238,9 @@ fn beyond_its_bound_it_pushes_back() {
         state.acquire(offset).unwrap();
     }
     assert_eq!(state.acquire(2048), Err(Full));
-    assert_eq!(state.next(), Some(Next::Fresh(2048)));
+    assert_eq!(state.first_available(), Some(Next::Fresh(2048)));
     assert!(state.release(7, true));
-    assert_eq!(state.next(), Some(Next::Returned(7)), "what has a place goes on");
+    assert_eq!(state.first_available(), Some(Next::Returned(7)), "what has a place goes on");
     state.acquire(7).unwrap();
     assert_eq!(state.finish_range(0..1024), 1024);
     assert_eq!(state.acquire(2048), Ok(Acquired { redelivered: false, returned: 0 }));
@@ -255,7 +255,7 @@ fn a_clean_stop_remembers_what_was_delivered() {
     }
     let mut replay = Replay::default();
     state.snapshot().into_iter().for_each(|record| replay.apply(record));
-    let mut state = replay.restore(0, 10, [0..10], true);
+    let mut state = replay.restore(0, 10, std::iter::once(0..10), true);
     let redelivered: Vec<bool> = (0..10).map(|offset| state.acquire(offset).unwrap().redelivered).collect();
     assert_eq!(redelivered, [[true; 4].as_slice(), &[false; 6]].concat());
 }
@@ -279,7 +279,7 @@ fn bytes_that_are_no_record_are_refused() {
         if let Ok(record) = AckRecord::decode(&bytes) {
             let mut replay = Replay::default();
             replay.apply(record);
-            drop(replay.restore(0, 5000, [0..5000], false));
+            drop(replay.restore(0, 5000, std::iter::once(0..5000), false));
         }
     }
 }

@@ -13,7 +13,7 @@ use ferrymq_storage::{Action, ErrorKind, Group, Op, Outcome, StorageError};
 use ferrymq_types::{Durability, LogId, Offset};
 use tokio::sync::oneshot;
 
-use super::journal::WALK_BYTES;
+use super::journal::{Sealed, WALK_BYTES};
 use super::message::{Refused, Released};
 use super::queue::{Debt, Queue};
 use super::{Done, Owner};
@@ -42,7 +42,7 @@ pub(super) struct Lanes {
 enum Sent {
     Run { log: LogId, number: u64 },
     Acks { log: LogId, floor: u64 },
-    Journal { then_trim: Option<Offset> },
+    Journal(Sealed),
     JournalTrim,
 }
 
@@ -87,13 +87,16 @@ impl Owner {
         if self.lanes.sync < COMMITS_IN_FLIGHT {
             let mut commit = Gathering::default();
             self.seal_queues(Durability::Sync, &mut commit);
-            self.rewrite();
+            // Not for its own sake: a store that refuses is not asked again and again.
+            if self.due || !commit.groups.is_empty() || self.journal.is_walking() {
+                self.rewrite();
+            }
             if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
                 self.collect_acks(&mut commit);
             }
             if self.journal.can_seal() {
-                let (op, then_trim) = self.journal.seal(self.context.clock.wall_ms());
-                commit.push(vec![op], Sent::Journal { then_trim });
+                let (op, sealed) = self.journal.seal(self.context.clock.wall_ms());
+                commit.push(vec![op], Sent::Journal(sealed));
             }
             self.submit(Durability::Sync, commit);
         }
@@ -155,6 +158,9 @@ impl Owner {
 
     /// Begins a rewrite of the state log, or goes on with it.
     fn rewrite(&mut self) {
+        if self.closing {
+            return;
+        }
         if self.journal.wants_rewrite() {
             let durable = self.queues.iter().filter(|(_, queue)| queue.durable && queue.acks.has_state());
             let logs: VecDeque<LogId> = durable.map(|(log, _)| *log).collect();
@@ -202,7 +208,7 @@ impl Owner {
             match sent {
                 Sent::Run { log, number } => self.on_run(log, number, outcome),
                 Sent::Acks { log, floor } => self.on_acks(log, floor, outcome),
-                Sent::Journal { then_trim } => self.on_journal(then_trim, outcome),
+                Sent::Journal(sealed) => self.on_journal(sealed, outcome),
                 Sent::JournalTrim => {
                     let happened = self.certain(&outcome);
                     self.journal.trimmed(happened);
@@ -267,10 +273,10 @@ impl Owner {
         }
     }
 
-    fn on_journal(&mut self, then_trim: Option<Offset>, outcome: Outcome) {
+    fn on_journal(&mut self, sealed: Sealed, outcome: Outcome) {
         let happened = self.certain(&outcome);
-        self.journal.settled(happened);
-        if let (true, Some(start)) = (happened, then_trim) {
+        self.journal.settled(sealed, happened);
+        if let (true, Some(start)) = (happened, sealed.then_trim) {
             let mut commit = Gathering::default();
             commit.push(vec![self.journal.trim(start)], Sent::JournalTrim);
             self.submit(Durability::Sync, commit);

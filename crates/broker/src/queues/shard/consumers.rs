@@ -53,6 +53,11 @@ impl Consumers {
         self.active
     }
 
+    /// Whether any could take a message now.
+    pub(super) fn any_ready(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
     /// Whether another one, exclusive or not, may not join.
     pub(super) fn refuses(&self, exclusive: bool) -> bool {
         self.active > 0

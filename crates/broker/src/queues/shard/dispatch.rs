@@ -12,7 +12,7 @@ use ferrymq_storage::{ErrorKind, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
 use super::queue::{Debt, Getter, Queue};
-use super::ready::{READ_BYTES, RETURNED_BYTES};
+use super::ready::RETURNED_BYTES;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
@@ -103,12 +103,13 @@ impl Owner {
         if queue.reading || queue.getters.is_empty() && queue.consumers.active() == 0 {
             return;
         }
-        let (returned, from, until, bytes) = match queue.acks.next() {
+        let wanted = !queue.getters.is_empty() || queue.consumers.any_ready();
+        let (returned, from, until, bytes) = match queue.acks.first_available() {
             Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
                 (true, offset, queue.acks.fresh(), RETURNED_BYTES)
             }
-            _ => match queue.ready.missing(queue.acks.end()) {
-                Some(from) => (false, from, queue.acks.end(), READ_BYTES),
+            _ => match queue.ready.missing(queue.acks.end(), wanted) {
+                Some((from, bytes)) => (false, from, queue.acks.end(), bytes),
                 None => return,
             },
         };
@@ -169,6 +170,8 @@ impl Owner {
 impl Queue {
     /// Who takes the next message, and whether he is done with it at once.
     fn next_taker(&mut self, waker: &super::ShardWaker) -> Option<(u32, bool)> {
+        // Nobody waits any more: nothing is to be done with for him.
+        while self.getters.pop_front_if(|getter| getter.reply.is_closed()).is_some() {}
         if let Some(Getter { session, no_ack, .. }) = self.getters.front() {
             let (session, no_ack) = (*session, *no_ack);
             return Some((if no_ack { 0 } else { self.consumers.getter(session) }, no_ack));
@@ -179,12 +182,17 @@ impl Queue {
 
     /// Acquires the next message, or is done with it.
     fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
-        let (offset, returned) = match self.acks.next() {
+        let (offset, returned) = match self.acks.first_available() {
             None => return Ok(Taken::Nothing),
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
             Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {
                 Some(offset) => (offset, false),
+                None if self.ready.covers(self.acks.end()) => {
+                    // The log was read to its end: nothing is left but a gap.
+                    self.acks.lost(from..self.acks.end());
+                    return Ok(Taken::Nothing);
+                }
                 None => return Ok(Taken::Missing),
             },
         };

@@ -66,6 +66,14 @@ struct Rewrite {
     walked: bool,
 }
 
+/// Records on their way.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::queues) struct Sealed {
+    end: u64,
+    /// Where to trim to once they are durable, if they end a rewrite.
+    pub(super) then_trim: Option<Offset>,
+}
+
 /// What a state log said.
 #[derive(Debug, Default)]
 pub(in crate::queues) struct Journaled {
@@ -173,8 +181,8 @@ impl Journal {
         self.rewrite.as_ref().is_some_and(|rewrite| !rewrite.walked)
     }
 
-    /// Seals what waits; where to trim to once it is durable, if it ends a rewrite.
-    pub(in crate::queues) fn seal(&mut self, now_ms: i64) -> (Op, Option<Offset>) {
+    /// Seals what waits.
+    pub(in crate::queues) fn seal(&mut self, now_ms: i64) -> (Op, Sealed) {
         let expect_next = Offset(self.next);
         let mut batches = Vec::new();
         let mut builder = BatchBuilder::new(now_ms);
@@ -205,7 +213,7 @@ impl Journal {
             rewrite.walked = true;
             Offset(rewrite.from)
         });
-        (self.op(Action::Append(append)), then_trim)
+        (self.op(Action::Append(append)), Sealed { end: self.next, then_trim })
     }
 
     /// The operation that trims to `start`.
@@ -217,21 +225,19 @@ impl Journal {
         Op { log: self.log, epoch: self.epoch, owner: self.owner, action }
     }
 
-    /// What was sealed first and not told yet is durable, or certainly did not happen.
-    pub(in crate::queues) fn settled(&mut self, happened: bool) {
+    /// What was sealed is durable, or certainly did not happen.
+    pub(in crate::queues) fn settled(&mut self, sealed: Sealed, happened: bool) {
         self.in_flight -= 1;
-        if !happened {
+        if happened {
+            self.settled = self.settled.max(sealed.end);
+        } else {
             self.failing = true;
             self.incomplete = true;
             self.rewrite = None;
         }
-        if self.in_flight == 0 {
-            if self.failing {
-                self.next = self.settled;
-                self.failing = false;
-            } else {
-                self.settled = self.next;
-            }
+        if self.in_flight == 0 && self.failing {
+            self.next = self.settled;
+            self.failing = false;
         }
     }
 

@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use crate::queues::ack::AckState;
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
-use crate::queues::types::{DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle};
+use crate::queues::types::{
+    DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle,
+};
 
 /// One message for some queues of a shard.
 #[derive(Debug)]

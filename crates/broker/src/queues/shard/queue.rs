@@ -9,10 +9,10 @@
 //!
 //! Deliberately absent: the store, the mailbox, answers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ferrymq_storage::{Action, Append, Batch, Op, Space};
 use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, batch};
 use tokio::sync::oneshot;
@@ -90,6 +90,8 @@ pub(super) struct Queue {
     /// Who has which offset: a consumer's number and, in the top bit, whether the message is persistent.
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
     pub(super) getters: VecDeque<Getter>,
+    /// Sessions that consume here, hold something or did.
+    pub(super) sessions: HashSet<u64>,
     pub(super) reading: bool,
     /// A stored message cannot be read: nothing more is delivered.
     pub(super) unreadable: bool,
@@ -129,6 +131,7 @@ impl Queue {
             consumers: Consumers::default(),
             unacked: HashMap::default(),
             getters: VecDeque::new(),
+            sessions: HashSet::new(),
             reading: false,
             unreadable: false,
             gone: false,
@@ -169,7 +172,7 @@ impl Queue {
         index: u32,
         message: &Message,
         now_ms: i64,
-        scratch: &mut BytesMut,
+        scratch: &mut Vec<u8>,
     ) -> bool {
         let class = self.class_of(message);
         let fits = |last: &Gathered| {

@@ -23,12 +23,12 @@ use crate::queues::types::Message;
 
 /// Bytes one queue keeps ready while its shard has room.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes one queue keeps ready when its shard has none.
+/// Bytes one queue keeps ready when its shard has little; nothing is kept ahead beyond twice the shard's bound.
 const QUEUE_BYTES_CROWDED: usize = 64 * 1024;
 /// Bytes of returned messages read back at a time.
 pub(super) const RETURNED_BYTES: usize = 256 * 1024;
 /// Bytes of fresh messages read at a time.
-pub(super) const READ_BYTES: usize = 1024 * 1024;
+const READ_BYTES: usize = 1024 * 1024;
 
 /// What one shard keeps ready, and may.
 #[derive(Debug, Clone)]
@@ -43,7 +43,11 @@ impl ReadyBudget {
     }
 
     fn allowance(&self) -> usize {
-        if self.used.load(Ordering::Relaxed) < self.limit { QUEUE_BYTES } else { QUEUE_BYTES_CROWDED }
+        match self.used.load(Ordering::Relaxed) {
+            used if used < self.limit => QUEUE_BYTES,
+            used if used < 2 * self.limit => QUEUE_BYTES_CROWDED,
+            _ => 0,
+        }
     }
 }
 
@@ -132,10 +136,19 @@ impl Ready {
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Where reading should go on, if fresh messages are missing and there is room for them.
-    pub(super) fn missing(&self, end: u64) -> Option<u64> {
-        let room = self.bytes <= self.budget.allowance() / 2 && !self.damaged || self.fresh.is_empty();
-        (self.covered < end && room).then_some(self.covered)
+    /// Where reading should go on and how many bytes, if fresh messages are missing. `wanted`: somebody can take
+    /// one now; else it is read ahead, where there is room for that.
+    pub(super) fn missing(&self, end: u64, wanted: bool) -> Option<(u64, usize)> {
+        let allowance = self.budget.allowance();
+        let ahead = self.bytes <= allowance / 2 && allowance > 0 && !self.damaged;
+        let now = wanted && self.fresh.is_empty();
+        let bytes = READ_BYTES.min(allowance.max(QUEUE_BYTES_CROWDED));
+        (self.covered < end && (ahead || now)).then_some((self.covered, bytes))
+    }
+
+    /// Whether everything below `end` is here or was.
+    pub(super) fn covers(&self, end: u64) -> bool {
+        self.covered >= end
     }
 
     /// What follows cannot be read. Whether anything that can lies before it.

@@ -43,6 +43,7 @@ impl Owner {
             ShardMessage::Get { log, session, no_ack, reply } => match self.open_queue(log) {
                 Ok(queue) => {
                     queue.getters.push_back(Getter { session, no_ack, reply });
+                    queue.sessions.insert(session);
                     self.sessions.entry(session).or_default().insert(log);
                     self.run_soon(log);
                 }
@@ -109,6 +110,7 @@ impl Owner {
             return Err(Refused::Exclusive);
         }
         let id = queue.consumers.add(session, new, sink);
+        queue.sessions.insert(session);
         self.sessions.entry(session).or_default().insert(log);
         self.run_soon(log);
         Ok(id)
@@ -173,6 +175,11 @@ impl Owner {
     fn detach(&mut self, log: LogId, reply: oneshot::Sender<Released>) {
         let Some(mut queue) = self.queues.remove(&log) else { return };
         queue.consumers.cancel_all();
+        for session in queue.sessions.drain() {
+            if let Some(logs) = self.sessions.get_mut(&session) {
+                logs.remove(&log);
+            }
+        }
         for getter in queue.getters.drain(..) {
             answer(getter.reply, Err(Refused::Gone));
         }
@@ -208,6 +215,7 @@ impl Owner {
                 }
             }
             queue.consumers.forget(session);
+            queue.sessions.remove(&session);
             self.owe(log, debt, 0);
             self.run_soon(log);
         }

@@ -1,0 +1,136 @@
+//! Bindings: exchanges lead to queues and to exchanges.
+//!
+//! **Invariants.** A binding is stored if both its ends are. The same binding twice is one; taking away what is
+//! not there is fine, as in RabbitMQ.
+//!
+//! Deliberately absent: permissions (the doors have them).
+
+use super::declare::check_arguments;
+use super::error::QueueError;
+use super::exchange::check_binding;
+use super::handle::Queues;
+use super::records::{BindingRecord, binding_key, put};
+use super::session::Session;
+use super::topology::{Binding, Destination, Vhost};
+use super::types::BindingSpec;
+
+impl Queues {
+    /// Binds a queue to an exchange; nothing happens if the same binding is there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn bind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
+        let destination = Destination::Queue(spec.destination.clone());
+        self.add_binding(session, vhost, spec, destination).await
+    }
+
+    /// Takes a binding of a queue away; nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn unbind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
+        let destination = Destination::Queue(spec.destination.clone());
+        self.remove_binding(session, vhost, spec, destination).await
+    }
+
+    /// Binds an exchange (`destination`) to an exchange (`source`).
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn bind_exchange(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+    ) -> Result<(), QueueError> {
+        let destination = Destination::Exchange(spec.destination.clone());
+        self.add_binding(session, vhost, spec, destination).await
+    }
+
+    /// Takes a binding of an exchange to an exchange away; nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub async fn unbind_exchange(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+    ) -> Result<(), QueueError> {
+        let destination = Destination::Exchange(spec.destination.clone());
+        self.remove_binding(session, vhost, spec, destination).await
+    }
+
+    async fn add_binding(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+        destination: Destination,
+    ) -> Result<(), QueueError> {
+        let mut admin = self.admin.lock().await;
+        let binding = {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            let binding = checked_binding(vhost, session, spec, destination)?;
+            if vhost.find_binding(&binding).is_some() {
+                return Ok(());
+            }
+            binding
+        };
+        let number = admin.next_binding;
+        if binding.stored {
+            self.write(vec![put(binding_key(number), BindingRecord::new(vhost, &binding))?]).await?;
+        }
+        admin.next_binding += 1;
+        self.change(vhost, |vhost| vhost.add_binding(number, binding))?;
+        Ok(())
+    }
+
+    async fn remove_binding(
+        &self,
+        session: &Session,
+        vhost: &str,
+        spec: BindingSpec,
+        destination: Destination,
+    ) -> Result<(), QueueError> {
+        let _one_at_a_time = self.admin.lock().await;
+        let removal = {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(vhost)?;
+            match checked_binding(vhost, session, spec, destination) {
+                Ok(binding) => vhost.find_binding(&binding).map(|number| vhost.plan_binding(number)),
+                // What one end is missing of is not there.
+                Err(QueueError::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            }
+        };
+        match removal {
+            Some(removal) => self.remove(vhost, &removal, Vec::new()).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// A binding between what is there, by who may.
+fn checked_binding(
+    vhost: &Vhost,
+    session: &Session,
+    spec: BindingSpec,
+    destination: Destination,
+) -> Result<Binding, QueueError> {
+    let BindingSpec { source, routing_key, arguments, .. } = spec;
+    let to_durable = match &destination {
+        Destination::Queue(name) => vhost.queue_for(name, session.id())?.stored(),
+        Destination::Exchange(name) if name.is_empty() => return Err(QueueError::DefaultExchange),
+        Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
+    };
+    if source.is_empty() {
+        return Err(QueueError::DefaultExchange);
+    }
+    let from = vhost.exchange(&source)?;
+    check_arguments(&arguments)?;
+    check_binding(from.spec.kind, &arguments)?;
+    let stored = from.spec.durable && to_durable;
+    Ok(Binding { source, destination, routing_key, arguments, stored })
+}
