@@ -214,12 +214,15 @@ impl Broker {
         answer.await.unwrap_or(Err(AppendError::Gone))
     }
 
-    /// What is known of a partition's producers; `None` if nobody idempotent has written since start.
-    pub async fn producers(&self, partition: &Partition) -> Option<Producers> {
+    /// What is known of a partition's producers.
+    ///
+    /// # Errors
+    /// [`AppendError::Gone`], or whatever the store answers when they are read from the log.
+    pub async fn producers(&self, partition: &Partition) -> Result<Producers, AppendError> {
         let (reply, answer) = oneshot::channel();
         let message = Message::Producers { log: partition.log, reply };
         self.shard(partition.log).send(message, SMALL_MESSAGE_BYTES).await;
-        answer.await.ok().flatten()
+        answer.await.unwrap_or(Err(AppendError::Gone))
     }
 
     pub(crate) async fn expire_producers(&self) {

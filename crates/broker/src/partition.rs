@@ -119,6 +119,10 @@ impl Partition {
         self.last_append_ms.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn publish_epoch(&self, epoch: Epoch) {
+        self.epoch.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
     pub(crate) fn publish_next(&self, next: Offset, now_ms: i64) {
         self.last_append_ms.store(now_ms, Ordering::Relaxed);
         if self.high_watermark.fetch_max(next.0, Ordering::AcqRel) < next.0 {

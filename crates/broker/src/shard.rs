@@ -8,15 +8,16 @@
 //! ```
 //! **Invariants.** Offsets are given out here and nowhere else. An answer is given only after the store's
 //! outcome. If an append fails, what was given out after it fails too; the partition then takes back its
-//! offsets and producer state in reverse order and goes on only when nothing is in flight any more.
+//! offsets and producer state in reverse order and goes on only when nothing is in flight any more. If it is
+//! unknown whether an append happened, the log is claimed again before anything else is appended to it.
 //!
-//! Deliberately absent: locks, timers, anything about requests or connections.
+//! Deliberately absent: locks, timers but for a claim's pause, anything about requests or connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
-use ferrymq_storage::{Action, Group, LogStore, MetaStore, Op, Outcome, Pending, StorageError};
+use ferrymq_storage::{Action, ErrorKind, Group, LogStore, MetaStore, Op, Outcome, Pending, StorageError};
 use ferrymq_types::{BatchHeader, LogId, Offset, OwnerId};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -27,8 +28,10 @@ use crate::producers::{ProducerError, Producers};
 
 pub(crate) mod load;
 mod owned;
+mod reclaim;
 
-use owned::{Owned, ProducerState};
+use owned::{Owned, Parked, ProducerState};
+use reclaim::{Claimed, Reclaims};
 
 /// Bytes that may wait in one shard's mailbox.
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
@@ -67,7 +70,7 @@ pub enum AppendError {
     /// The store refused or lost it.
     #[error("{0}")]
     Storage(StorageError),
-    /// An earlier append to this partition failed; try again.
+    /// An earlier append to this partition failed, or it is not known yet whether it did; try again.
     #[error("an earlier append to the partition failed")]
     Retry,
 }
@@ -85,8 +88,8 @@ pub(crate) enum Message {
     Append { items: Vec<AppendItem>, reply: oneshot::Sender<AppendResults> },
     /// Moves a partition's start up; answers with the new start.
     Trim { log: LogId, start: Offset, reply: oneshot::Sender<Result<Offset, AppendError>> },
-    /// What is known of a partition's producers.
-    Producers { log: LogId, reply: oneshot::Sender<Option<Producers>> },
+    /// What is known of a partition's producers; read from the log if nobody has asked yet.
+    Producers { log: LogId, reply: oneshot::Sender<Result<Producers, AppendError>> },
     /// Forgets producers silent since before this time.
     ExpireProducers { cutoff_ms: i64 },
 }
@@ -153,12 +156,14 @@ struct Owner {
     waiting: HashMap<u64, Waiting>,
     requests: u64,
     done: FuturesUnordered<Pending<Done>>,
+    reclaims: Reclaims,
 }
 
 impl Owner {
     fn new(context: ShardContext) -> Owner {
         let done = FuturesUnordered::new();
-        Owner { context, partitions: HashMap::new(), waiting: HashMap::new(), requests: 0, done }
+        let reclaims = Reclaims::default();
+        Owner { context, partitions: HashMap::new(), waiting: HashMap::new(), requests: 0, done, reclaims }
     }
 
     /// Runs until all senders are gone and everything in flight is answered.
@@ -168,6 +173,7 @@ impl Owner {
             tokio::select! {
                 biased;
                 Some(done) = self.done.next() => self.on_done(done),
+                Some(claimed) = self.reclaims.next(), if open => self.on_claimed(claimed),
                 message = mailbox.recv(), if open => match message {
                     Some(first) => self.on_messages(first, &mut mailbox),
                     None => open = false,
@@ -194,14 +200,7 @@ impl Owner {
             Message::Detach { log } => self.on_detach(log),
             Message::Append { items, reply } => self.on_append(items, reply, batch),
             Message::Trim { log, start, reply } => self.on_trim(log, start, reply),
-            Message::Producers { log, reply } => {
-                let known = self.partitions.get(&log).and_then(|owned| match &owned.producers {
-                    ProducerState::Known(producers) => Some(producers.clone()),
-                    _ => None,
-                });
-                // A reader that went away needs no answer.
-                let _ = reply.send(known);
-            }
+            Message::Producers { log, reply } => self.on_producers(log, reply),
             Message::ExpireProducers { cutoff_ms } => {
                 for owned in self.partitions.values_mut() {
                     if let ProducerState::Known(producers) = &mut owned.producers {
@@ -217,10 +216,25 @@ impl Owner {
     }
 
     fn on_detach(&mut self, log: LogId) {
+        self.reclaims.forget(log);
         let Some(owned) = self.partitions.remove(&log) else { return };
+        // Whoever waits for the producers learns of it by the end of the reply's channel.
         if let ProducerState::Loading(parked) = owned.producers {
-            for (request, item, _) in parked {
+            for (request, item, _) in parked.appends {
                 self.answer(request, item, Err(AppendError::Gone));
+            }
+        }
+    }
+
+    fn on_producers(&mut self, log: LogId, reply: oneshot::Sender<Result<Producers, AppendError>>) {
+        let Some(owned) = self.partitions.get_mut(&log) else { return };
+        match &mut owned.producers {
+            // A reader that went away needs no answer.
+            ProducerState::Known(producers) => drop(reply.send(Ok(producers.clone()))),
+            ProducerState::Loading(parked) => parked.readers.push(reply),
+            ProducerState::Unknown => {
+                let parked = Parked { readers: vec![reply], ..Parked::default() };
+                self.done.push(owned.load_producers(&self.context, parked));
             }
         }
     }
@@ -246,11 +260,10 @@ impl Owner {
             return self.answer(request, index, Err(AppendError::Gone));
         };
         match &mut owned.producers {
-            ProducerState::Loading(parked) => return parked.push_back((request, index, item)),
+            ProducerState::Loading(parked) => return parked.appends.push((request, index, item)),
             ProducerState::Unknown if item.header.has_producer_id() => {
-                let load = load::producers(self.context.clone(), owned.partition.clone(), owned.next);
-                owned.producers = ProducerState::Loading(VecDeque::from([(request, index, item)]));
-                return self.done.push(load);
+                let parked = Parked { appends: vec![(request, index, item)], ..Parked::default() };
+                return self.done.push(owned.load_producers(&self.context, parked));
             }
             ProducerState::Unknown | ProducerState::Known(_) => {}
         }
@@ -284,6 +297,7 @@ impl Owner {
                 for (sent, outcome) in sent.into_iter().zip(outcomes) {
                     self.on_outcome(sent, outcome);
                 }
+                self.reclaims.start(&self.context);
             }
             Done::Trim { log, start, outcome, reply } => {
                 let result = outcome.map_err(AppendError::Storage).map(|()| {
@@ -300,16 +314,46 @@ impl Owner {
 
     fn on_outcome(&mut self, sent: Sent, outcome: Outcome) {
         let now_ms = self.context.clock.wall_ms();
+        if outcome.is_ok() {
+            self.reclaims.calm();
+        }
         let result = match (self.partitions.get_mut(&sent.log), outcome) {
             (None, Ok(())) => Ok(sent.appended),
             (None, Err(error)) => Err(AppendError::Storage(error)),
             (Some(owned), outcome) => owned.settle(&sent, outcome, now_ms),
         };
-        let ready = self.partitions.get_mut(&sent.log).and_then(|owned| owned.ready_snapshot(sent.sequence));
-        if let Some((next, producers)) = ready {
-            load::save_snapshot(&self.context, sent.log, next, producers);
+        if let Some(owned) = self.partitions.get_mut(&sent.log) {
+            if let Some((next, producers)) = owned.ready_snapshot(sent.sequence) {
+                load::save_snapshot(&self.context, sent.log, next, producers);
+            }
+            if owned.is_lost() {
+                self.reclaims.want(sent.log);
+            }
         }
         self.answer(sent.request, sent.item, result);
+    }
+
+    /// Goes on with the logs that were claimed again, or tries again.
+    fn on_claimed(&mut self, claimed: Claimed) {
+        match claimed {
+            Ok(claims) => {
+                for claim in claims {
+                    self.reclaims.forget(claim.log);
+                    let Some(owned) = self.partitions.get_mut(&claim.log) else { continue };
+                    owned.reclaimed(&claim, self.context.clock.wall_ms());
+                    let (log, epoch, next) = (claim.log.0, claim.epoch.0, claim.next.0);
+                    tracing::info!(log, epoch, next, "a log was claimed again after an unknown outcome");
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Closed => {
+                // For good: from now on the store itself refuses what is appended.
+                for log in self.reclaims.give_up() {
+                    self.partitions.get_mut(&log).into_iter().for_each(Owned::take_back);
+                }
+            }
+            Err(error) => tracing::warn!(error = %error, "logs could not be claimed again; trying again"),
+        }
+        self.reclaims.start(&self.context);
     }
 
     fn on_loaded(&mut self, log: LogId, producers: Result<Producers, StorageError>) {
@@ -320,16 +364,22 @@ impl Owner {
         };
         match producers {
             Ok(producers) => {
+                for reader in parked.readers {
+                    let _ = reader.send(Ok(producers.clone()));
+                }
                 owned.producers = ProducerState::Known(producers);
                 let mut batch = Commit::default();
-                for (request, index, item) in parked {
+                for (request, index, item) in parked.appends {
                     self.append_or_park(request, index, item, &mut batch);
                 }
                 self.commit(batch);
             }
             Err(error) => {
                 tracing::warn!(log = log.0, error = %error, "could not read the producers of a partition");
-                for (request, index, _) in parked {
+                for reader in parked.readers {
+                    let _ = reader.send(Err(AppendError::Storage(error.clone())));
+                }
+                for (request, index, _) in parked.appends {
                     self.answer(request, index, Err(AppendError::Storage(error.clone())));
                 }
             }

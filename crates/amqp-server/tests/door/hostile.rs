@@ -11,7 +11,8 @@ use crate::support::{Server, within};
 
 /// A frame with any payload.
 fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = frame_head(FrameKind::Method, channel, u32::try_from(payload.len()).expect("a frame")).to_vec();
+    let mut frame =
+        frame_head(FrameKind::Method, channel, u32::try_from(payload.len()).expect("a frame")).to_vec();
     frame[0] = kind;
     frame.extend_from_slice(payload);
     frame.push(0xce);

@@ -11,7 +11,8 @@ use crate::support::{Server, persistent, properties};
 
 /// A body frame.
 fn body(channel: u16, part: &[u8]) -> Vec<u8> {
-    let mut frame = frame_head(FrameKind::Body, channel, u32::try_from(part.len()).expect("a frame")).to_vec();
+    let mut frame =
+        frame_head(FrameKind::Body, channel, u32::try_from(part.len()).expect("a frame")).to_vec();
     frame.extend_from_slice(part);
     frame.push(0xce);
     frame

@@ -121,8 +121,13 @@ impl Broker {
             let (log, epoch, owner) = (partition.log, partition.epoch(), self.owner);
             vec![Op { log, epoch, owner, action: Action::Delete }]
         });
-        for outcome in self.stores.logs.commit(ops.collect()).await {
-            outcome?;
+        let outcomes = self.stores.logs.commit(ops.collect()).await;
+        for (partition, outcome) in topic.partitions.iter().zip(outcomes) {
+            match outcome {
+                // Its owner was just claiming it again.
+                Err(error) if error.kind() == ErrorKind::Fenced => self.delete_log(partition.log).await?,
+                outcome => outcome?,
+            }
         }
         let snapshots = topic
             .partitions

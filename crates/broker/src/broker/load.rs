@@ -60,7 +60,8 @@ impl Broker {
         Ok(())
     }
 
-    async fn delete_log(&self, log: LogId) -> Result<(), StorageError> {
+    /// Claims a log and deletes it.
+    pub(super) async fn delete_log(&self, log: LogId) -> Result<(), StorageError> {
         let claim = match self.stores.logs.claim(vec![log], self.owner).await {
             Ok(claims) => claims[0],
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

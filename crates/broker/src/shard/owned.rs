@@ -1,15 +1,17 @@
 //! One partition as its owner has it: offsets given out, producers, and what to take back if a write fails.
 //!
 //! **Invariants.** What an append takes is noted before it is sent. A failure gives everything back in reverse
-//! order, once nothing of the partition is in flight; until then nothing new is taken.
+//! order, once nothing of the partition is in flight; until then nothing new is taken. If an outcome is unknown,
+//! nothing is given back: what happened is learnt from the log once it is claimed again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ferrymq_storage::{Action, Append, Batch, ErrorKind, Op, Outcome, Space};
+use ferrymq_storage::{Action, Append, Batch, Claim, ErrorKind, Op, Outcome, Pending, Space};
 use ferrymq_types::{BatchHeader, CommitId, Offset, TimestampType, batch};
+use tokio::sync::oneshot;
 
-use super::{AppendError, AppendItem, Appended, Sent, ShardContext};
+use super::{AppendError, AppendItem, Appended, Done, Sent, ShardContext, load};
 use crate::partition::Partition;
 use crate::producers::{Check, Producers, Undo};
 
@@ -22,7 +24,7 @@ pub(super) struct Owned {
     pub(super) next: Offset,
     sequence: u64,
     in_flight: u32,
-    failing: bool,
+    standing: Standing,
     pub(super) producers: ProducerState,
     undo: VecDeque<Taken>,
     batches_since_snapshot: u32,
@@ -30,11 +32,40 @@ pub(super) struct Owned {
     snapshot: Option<(u64, Offset, Producers)>,
 }
 
+/// Whether appends are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// They are.
+    Sound,
+    /// One failed: not until the others in flight have an outcome.
+    Failing,
+    /// It is not known whether one happened: not until the log is claimed again.
+    Lost,
+}
+
 /// Whether the partition's producers are known yet. They are read from the log when first needed.
 pub(super) enum ProducerState {
     Unknown,
-    Loading(VecDeque<(u64, usize, AppendItem)>),
+    Loading(Parked),
     Known(Producers),
+}
+
+/// What waits for the producers to be read, in the order it came.
+#[derive(Default)]
+pub(super) struct Parked {
+    pub(super) appends: Vec<(u64, usize, AppendItem)>,
+    pub(super) readers: Vec<oneshot::Sender<Result<Producers, AppendError>>>,
+}
+
+impl ProducerState {
+    /// What is known of a log that ends at `next` without reading it.
+    fn at(next: Offset) -> ProducerState {
+        // A log that was trimmed empty has had producers; only one never written has had none.
+        match next {
+            Offset::ZERO => ProducerState::Known(Producers::default()),
+            _ => ProducerState::Unknown,
+        }
+    }
 }
 
 /// What one append in flight took, to be given back if it fails.
@@ -47,23 +78,23 @@ struct Taken {
 impl Owned {
     /// A partition that was just attached and stands at `next`.
     pub(super) fn new(partition: Arc<Partition>, next: Offset) -> Owned {
-        // A log that was trimmed empty has had producers; only one never written has had none.
-        let producers = if next == Offset::ZERO {
-            ProducerState::Known(Producers::default())
-        } else {
-            ProducerState::Unknown
-        };
         Owned {
             partition,
             next,
             sequence: 0,
             in_flight: 0,
-            failing: false,
-            producers,
+            standing: Standing::Sound,
+            producers: ProducerState::at(next),
             undo: VecDeque::new(),
             batches_since_snapshot: 0,
             snapshot: None,
         }
+    }
+
+    /// Begins to read the producers; `parked` waits for them.
+    pub(super) fn load_producers(&mut self, context: &ShardContext, parked: Parked) -> Pending<Done> {
+        self.producers = ProducerState::Loading(parked);
+        load::producers(context.clone(), self.partition.clone(), self.next)
     }
 
     /// Gives out offsets and prepares the append; `Err` holds an answer that needs no write.
@@ -73,7 +104,7 @@ impl Owned {
         item: AppendItem,
     ) -> Result<(Op, Sent), Result<Appended, AppendError>> {
         let AppendItem { partition, mut bytes, header } = item;
-        if self.failing {
+        if self.standing != Standing::Sound {
             return Err(Err(AppendError::Retry));
         }
         self.check_producer(&header)?;
@@ -173,7 +204,8 @@ impl Owned {
                 Ok(Appended { log_start: self.partition.log_start(), ..sent.appended })
             }
             Err(error) => {
-                self.failing = true;
+                let is_lost = self.standing == Standing::Lost || !error.is_definite();
+                self.standing = if is_lost { Standing::Lost } else { Standing::Failing };
                 self.snapshot = None;
                 // Behind a failure the others fail by conflict; what the client needs to know is: try again.
                 match error.kind() {
@@ -182,15 +214,40 @@ impl Owned {
                 }
             }
         };
-        if self.failing && self.in_flight == 0 {
-            while let Some(taken) = self.undo.pop_back() {
-                self.next = taken.next_before;
-                if let (ProducerState::Known(producers), Some(undo)) = (&mut self.producers, taken.producer) {
-                    producers.undo(undo);
-                }
-            }
-            self.failing = false;
+        if self.standing == Standing::Failing && self.in_flight == 0 {
+            self.take_back();
         }
         result
+    }
+
+    /// Gives back what the appends without an effect took, the last first, and goes on.
+    pub(super) fn take_back(&mut self) {
+        while let Some(taken) = self.undo.pop_back() {
+            self.next = taken.next_before;
+            if let (ProducerState::Known(producers), Some(undo)) = (&mut self.producers, taken.producer) {
+                producers.undo(undo);
+            }
+        }
+        self.standing = Standing::Sound;
+    }
+
+    /// Whether the log must be claimed again, and can be.
+    pub(super) fn is_lost(&self) -> bool {
+        self.standing == Standing::Lost && self.in_flight == 0
+    }
+
+    /// Goes on from where the log ends now that it was claimed again. What was acknowledged is in it; what had
+    /// an unknown outcome is in it or never will be.
+    pub(super) fn reclaimed(&mut self, claim: &Claim, now_ms: i64) {
+        self.undo.clear();
+        self.next = claim.next;
+        // What is being read already has no producer in flight behind it.
+        if matches!(self.producers, ProducerState::Known(_)) {
+            self.producers = ProducerState::at(claim.next);
+        }
+        self.standing = Standing::Sound;
+        self.partition.publish_epoch(claim.epoch);
+        self.partition.publish_start(claim.start);
+        self.partition.publish_next(claim.next, now_ms);
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ferrymq_broker::queues::{
-    Arguments, BindingSpec, Credit, DeleteIf, Entity, ExchangeKind, ExchangeSpec, Property, QueueError,
-    QueueSpec, Value, Width, deliveries,
+    Arguments, BindingSpec, Credit, DeleteIf, Entity, ExchangeKind, ExchangeSpec, Property, Publish,
+    QueueError, QueueSpec, Routed, Value, Width, deliveries,
 };
 
-use crate::rig::{Rig, VHOST, arguments, binding, durable, exchange};
+use crate::rig::{Rig, VHOST, arguments, binding, body, durable, exchange, message};
 
 #[tokio::test(start_paused = true)]
 async fn a_declaration_that_differs_says_in_what() {
@@ -245,7 +245,11 @@ async fn an_exclusive_queue_is_its_sessions() {
     };
     let declared = queues.declare_queue(&other, VHOST, again).await.unwrap();
     assert_eq!(declared.queue.log(), queue.log(), "logs of short-lived queues are used again");
-    assert_eq!(queues.get(&other, VHOST, declared.queue.name(), true).await.unwrap(), None);
+    let get = || queues.get(&other, VHOST, declared.queue.name(), true);
+    assert_eq!(get().await.unwrap(), None);
+    let publish = Publish { message: message("", "b", true), to: Routed::to(vec![declared.queue.clone()]) };
+    assert!(queues.publish(vec![publish]).await.await.failed.is_empty());
+    assert_eq!(body(&get().await.unwrap().unwrap().delivery), "b");
 }
 
 #[tokio::test(start_paused = true)]
