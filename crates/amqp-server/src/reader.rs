@@ -137,9 +137,7 @@ impl Reader<'_> {
                 self.method(number, &method).await.map_err(|failure| Halt::Failed(failure.of(id)))
             }
             None => match parse(payload)? {
-                Method::ChannelOpen(_) => {
-                    self.open_channel(number).map_err(|failure| Halt::Failed(failure.of(id)))
-                }
+                Method::ChannelOpen(_) => self.open_channel(number).map_err(Halt::Failed),
                 _ => Err(Failure::hard(ReplyCode::ChannelError, "expected 'channel.open'").of(id).into()),
             },
         }

@@ -39,7 +39,7 @@ async fn there_are_as_many_channels_as_agreed() {
     client.open(2).await;
     client.put(3, &channel::Open::default()).send().await;
     let text = "NOT_ALLOWED - number of channels opened (2) has reached the negotiated channel_max (2)";
-    client.connection_closes(530, text, channel::Open::ID).await;
+    client.connection_closes(530, text, MethodId::NONE).await;
 }
 
 #[tokio::test]
@@ -130,5 +130,4 @@ async fn unknown_tags_end_the_channel() {
     client.put(1, &basic::Ack { delivery_tag: 1, multiple: false });
     client.channel_error(&basic::Ack { delivery_tag: 1, multiple: false }, 406, &text(1)).await;
     assert_eq!(client.get("still-here").await, None, "the first one counted");
-    assert_ne!(MethodId::NONE, basic::Ack::ID);
 }

@@ -149,28 +149,23 @@ async fn a_client_that_never_reads_is_closed_and_others_are_served() {
 
 #[tokio::test]
 async fn a_client_that_asks_and_never_reads_is_not_read_on() {
-    let server = Server::start_with(|config| config.patience = Duration::from_millis(300)).await;
+    let server = Server::start_with(|config| config.patience = Duration::from_secs(2)).await;
     let mut client = server.channel().await;
-    // Each is answered; nobody reads the answers.
-    for _ in 0..20_000 {
-        client.put(1, &basic::Qos::default());
-    }
-    let mut asked: u64 = 0;
-    let ended = within(async {
+    // Each is answered; nobody reads the answers. In the end the server hangs up.
+    within(async {
         loop {
             for _ in 0..20_000 {
                 client.put(1, &basic::Qos::default());
             }
-            let sent = tokio::time::timeout(Duration::from_secs(20), client.try_send()).await;
-            match sent {
-                Ok(true) => asked += 20_000,
-                Ok(false) | Err(_) => return,
+            if !client.try_send().await {
+                return;
             }
         }
-    });
-    ended.await;
-    let answered = server.context().counters.bytes_out_total.load(Ordering::Relaxed);
-    assert!(asked > 0 && answered < 64 * 1024 * 1024, "{asked} {answered}");
+    })
+    .await;
+    // What the sockets hold of the answers, and not what could be read in the meantime.
+    let read = server.context().counters.bytes_in_total.load(Ordering::Relaxed);
+    assert!(read > 0 && read < 32 * 1024 * 1024, "{read}");
 }
 
 #[tokio::test]

@@ -289,6 +289,41 @@ async fn headers_route_and_copies_are_made() {
 }
 
 #[tokio::test]
+async fn routes_follow_the_bindings() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.queue("a").await;
+    client.queue("b").await;
+    let bind = |queue: &'static [u8]| queue::Bind {
+        queue,
+        exchange: b"amq.direct",
+        routing_key: b"k",
+        ..queue::Bind::default()
+    };
+    let unbind =
+        queue::Unbind { queue: b"a", exchange: b"amq.direct", routing_key: b"k", ..Default::default() };
+    client.ask(1, &bind(b"a"), &queue::BindOk {}).await;
+    // Another connection changes what this one has routed by.
+    let mut other = server.channel().await;
+    other
+        .ask(
+            1,
+            &queue::Declare { queue: b"c", ..Default::default() },
+            &queue::DeclareOk { queue: b"c", message_count: 0, consumer_count: 0 },
+        )
+        .await;
+    client.put_publish(1, "amq.direct", "k", &[0, 0], b"1").send().await;
+    assert_eq!(client.get("a").await.map(|got| got.2), Some("1".to_owned()));
+    client.ask(1, &bind(b"b"), &queue::BindOk {}).await;
+    other.ask(1, &bind(b"c"), &queue::BindOk {}).await;
+    client.ask(1, &unbind, &queue::UnbindOk {}).await;
+    client.put_publish(1, "amq.direct", "k", &[0, 0], b"2").send().await;
+    assert_eq!(client.get("a").await, None);
+    assert_eq!(client.get("b").await.map(|got| got.2), Some("2".to_owned()));
+    assert_eq!(client.get("c").await.map(|got| got.2), Some("2".to_owned()));
+}
+
+#[tokio::test]
 async fn small_frames_are_kept_to() {
     let server = Server::start().await;
     let mut client = server.connect().await;

@@ -1,7 +1,7 @@
 //! A server over a store in memory, and a client that says what it wants in our own codec.
 //!
-//! Nothing here sleeps: whoever waits, waits for the thing itself, and every wait has an end. With
-//! `AMQP_PEER=HOST:PORT` the dialogues are held with another broker: are the tests right?
+//! Nothing here sleeps: whoever waits, waits for the thing itself, and every wait has an end. That the
+//! codes and words are RabbitMQ's is shown by `compat/pika`, whose tests run against RabbitMQ as well.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ impl Server {
         Server::start_with(|_| {}).await
     }
 
-    /// A server with other settings; never another broker's.
+    /// A server with other settings.
     pub(crate) async fn start_with(change: impl FnOnce(&mut AmqpConfig)) -> Server {
         let mut config = AmqpConfig { patience: Duration::from_secs(5), ..AmqpConfig::default() };
         change(&mut config);
@@ -68,10 +68,7 @@ impl Server {
         let context = Context::new(queues, config.clone(), budget, clock, rng);
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let amqp = AmqpServer::start(socket, &context, &tasks).expect("it knows its address");
-        let address = match std::env::var("AMQP_PEER") {
-            Ok(peer) => peer.parse().expect("AMQP_PEER is HOST:PORT"),
-            Err(_) => amqp.address(),
-        };
+        let address = amqp.address();
         Server { address, own: Some(Own { amqp, context, tasks, stores, config }) }
     }
 
