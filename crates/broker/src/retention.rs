@@ -1,10 +1,10 @@
 //! Retention: old records are trimmed away by time and by size.
 //!
 //! **Invariants.** By time, a record goes once both say that it is old: the largest timestamp of its batch, and
-//! the time by which the broker knows it was appended ([`crate::appended`]). Timestamps alone are the
+//! the time by which the broker knows it was appended (`appended`). Timestamps alone are the
 //! producer's word: none (-1), a wrong one, or one of long ago must not delete what was just acknowledged, also
 //! not after a restart. What the time is, a step of the system's clock does not decide alone
-//! ([`crate::believed`]). A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
+//! (`believed`). A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
 //! By size, at least `segment.bytes` go at a time, as Kafka's segments would.
 //!
 //! Deliberately absent: compaction.

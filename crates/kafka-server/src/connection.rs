@@ -6,7 +6,7 @@
 //! Both directions are one task. A produce request is handed to its owners as soon as it is read; every other
 //! request is worked on when its turn to be answered comes.
 //!
-//! **Invariants.** Bytes in work are bounded per connection and in all ([`crate::intake`]). A client that closes ends everything
+//! **Invariants.** Bytes in work are bounded per connection and in all (`intake`). A client that closes ends everything
 //! that waits on its behalf. A request that cannot be decoded closes the connection, as Kafka does. Whoever
 //! neither sends the rest of a request nor takes an answer is not waited for longer than its patience; whoever
 //! wants nothing at all is closed after `idle`.

@@ -2,7 +2,7 @@
 //!
 //! **Invariants.** A frame's bytes are in memory of their own, so that a produce request can be patched in
 //! place and kept without keeping others. Memory grows with what has arrived, never with what was declared.
-//! How much of a frame is read is up to the caller, who takes room for it first ([`crate::intake`]).
+//! How much of a frame is read is up to the caller, who takes room for it first (`intake`).
 
 use std::io;
 
