@@ -103,16 +103,16 @@ steps_done() {
     printf '%5d s  in all\n' "$SECONDS" >&2
 }
 
-# free_port: a TCP port on loopback that nothing listens on.
+# free_port [AFTER]: a TCP port on loopback that nothing listens on; above AFTER, for a script that needs several.
 free_port() {
     local port
-    for port in $(seq 19092 19191); do
+    for port in $(seq $((${1:-19091} + 1)) 19191); do
         if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             printf '%s' "$port"
             return
         fi
     done
-    die "no free port between 19092 and 19191"
+    die "no free port between $((${1:-19091} + 1)) and 19191"
 }
 
 # listens HOST:PORT: whether somebody accepts connections there.
