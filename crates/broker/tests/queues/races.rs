@@ -8,7 +8,7 @@ use ferrymq_broker::queues::{
     Credit, DeleteIf, NewConsumer, Publish, QueueError, QueueOptions, QueueSpec, Queues, Settle, deliveries,
 };
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::{ErrorKind, LogStore as _, MetaStore, Put};
+use ferrymq_storage::{ErrorKind, LogStore as _, MetaStore, Put, Revision};
 use ferrymq_types::{LogId, Offset};
 use futures_util::FutureExt as _;
 
@@ -112,52 +112,32 @@ async fn a_queue_is_not_reached_by_its_logs_former_name() {
     assert_eq!(bodies(&take(&mut events, 1).await), ["y"]);
 }
 
-/// A virtual host's record goes missing, so that the second queue cannot be loaded, and comes back.
+/// A virtual host's record goes missing, so that the first queue cannot be loaded, and comes back.
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_halfway_changes_nothing() {
-    for rounds in [1, 900] {
-        let mut rig = Rig::new().await;
-        rig.queues.create_vhost("zz").await.unwrap();
-        let queue = rig.queue("q").await;
-        rig.queues.declare_queue(&rig.session, "zz", durable("z")).await.unwrap();
-        let names: Vec<String> = (0..1200).map(|number| number.to_string()).collect();
-        rig.publish("q", &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-        let (sink, mut events) = deliveries(8 * MIB);
-        rig.consume("q", Credit::Unlimited, &sink).await;
-        take(&mut events, 1200).await;
-        rig.settle(&queue, &[3, 5], Settle::Ack).await;
-        // With many rounds the state log is long enough to be rewritten by the next start.
-        let odd: Vec<u64> = (0..1200).filter(|offset| offset % 2 == 1 && ![3, 5].contains(offset)).collect();
-        for _ in 0..rounds {
-            rig.settle(&queue, &odd, Settle::Requeue).await;
-            take(&mut events, odd.len()).await;
-        }
-        quiet().await;
+    let mut rig = Rig::new().await;
+    rig.queues.create_vhost("!!").await.unwrap();
+    let queue = rig.queue("q").await;
+    rig.queues.declare_queue(&rig.session, "!!", durable("z")).await.unwrap();
+    rig.publish("q", &["0", "1", "2", "3", "4", "5", "6", "7"]).await;
+    assert_eq!(rig.get_all("q").await.len(), 8);
+    rig.settle(&queue, &[1, 3], Settle::Ack).await;
+    quiet().await;
 
-        let stored = rig.meta.list("vhosts/", Default::default()).await.unwrap().entries;
-        let vhost = stored.into_iter().find(|entry| entry.key.ends_with("zz")).unwrap();
-        let put = |value| vec![Put { key: vhost.key.clone(), value }];
-        rig.meta.txn(Vec::new(), put(None)).await.unwrap();
-        let tasks = Tasks::new();
-        let stores = rig.stores();
-        let failed = Queues::open(
-            stores,
-            QueueOptions::default(),
-            Clock::starting_at(1_000_000),
-            Rng::seeded(77),
-            tasks.clone(),
-        );
-        assert!(failed.await.is_err(), "a queue without a virtual host");
-        quiet().await;
-        assert!(tasks.stop_and_wait(Duration::from_secs(60)).await);
-        rig.meta.txn(Vec::new(), put(Some(vhost.value))).await.unwrap();
+    let stored = rig.meta.list("vhosts/", Revision(0)).await.unwrap().entries;
+    let vhost = stored.into_iter().find(|entry| entry.value.windows(2).any(|two| two == b"!!")).unwrap();
+    let put = |value| vec![Put { key: vhost.key.clone(), value }];
+    rig.meta.txn(Vec::new(), put(None)).await.unwrap();
+    let (tasks, options) = (Tasks::new(), QueueOptions::default());
+    let (clock, rng) = (Clock::starting_at(1_000_000), Rng::seeded(77));
+    let failed = Queues::open(rig.stores(), options, clock, rng, tasks.clone()).await;
+    assert!(failed.is_err(), "a queue without a virtual host");
+    assert!(tasks.stop_and_wait(Duration::from_secs(60)).await);
+    rig.meta.txn(Vec::new(), put(Some(vhost.value))).await.unwrap();
 
-        rig.start().await;
-        let got = rig.get_all("q").await;
-        assert_eq!(got.len(), 1198, "rounds {rounds}");
-        assert!(got.iter().all(|(body, _)| !["3", "5"].contains(&body.as_str())));
-        assert!(got.iter().all(|(_, redelivered)| *redelivered), "rounds {rounds}: it was no clean stop");
-    }
+    rig.start().await;
+    let expected = ["0", "2", "4", "5", "6", "7"].map(|body| (body.to_owned(), true));
+    assert_eq!(rig.get_all("q").await, expected, "all were delivered, and the stop was not clean");
 }
 
 /// A purge behind a stuck message must be recorded before it is answered, also when the record before it failed.
