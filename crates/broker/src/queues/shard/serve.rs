@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Owner;
 use super::commit::refused;
+use super::discard::{Discarded, Reason};
 use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
 use crate::queues::error::QueueError;
@@ -133,6 +134,7 @@ impl Owner {
     fn settle(&mut self, queue: &QueueHandle, session: u64, what: Vec<(Offset, Settle)>) {
         let Some((log, queue)) = self.here(queue) else { return };
         let (mut done, mut debt) = (0, Debt::Lazy);
+        let mut rejected = Vec::new();
         for (offset, how) in what {
             let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
             let id = entry & !SURVIVES;
@@ -142,9 +144,14 @@ impl Owner {
             queue.unacked.remove(&offset.0);
             queue.consumers.settled(id);
             match how {
-                Settle::Ack | Settle::Reject => {
+                Settle::Ack => {
                     queue.acks.finish(offset.0);
                     done += 1;
+                }
+                Settle::Reject => {
+                    let (survives, reason) = (entry & SURVIVES != 0, Reason::Rejected);
+                    rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
+                    continue;
                 }
                 Settle::Requeue => {
                     queue.acks.release(offset.0, true);
@@ -156,6 +163,7 @@ impl Owner {
         }
         self.owe(log, debt, done);
         self.run_soon(log);
+        self.discard(log, rejected);
     }
 
     fn purge(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Result<u64, Refused>>) {
