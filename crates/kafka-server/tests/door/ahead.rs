@@ -27,7 +27,7 @@ fn held(server: &Server) -> usize {
 }
 
 /// The next fetch of a consumer that asks first for what it got nothing of.
-async fn next(client: &mut Client, positions: &mut Vec<(i32, i64)>, bytes_max: i32) -> FetchResponse {
+async fn next(client: &mut Client, positions: &[(i32, i64)], bytes_max: i32) -> FetchResponse {
     let mut request = fetch_request("t", positions);
     request.max_bytes = bytes_max;
     client.call(NAMED, &request).await
@@ -42,7 +42,7 @@ async fn a_consumer_that_is_behind_gets_every_record_once() {
     let mut seen = [0usize; 3];
     let mut ahead = 0;
     while positions.iter().any(|(_, at)| *at < BATCHES as i64) {
-        let response = next(&mut client, &mut positions, 400_000).await;
+        let response = next(&mut client, &positions, 400_000).await;
         for data in &response.responses[0].partitions {
             assert_eq!(data.error_code, 0);
             let at = positions.iter().position(|(partition, _)| *partition == data.partition_index).unwrap();
