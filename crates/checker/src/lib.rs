@@ -5,6 +5,7 @@
 //!  a past, and what each state after a power cut made of it -----> check_future ---> Report
 //!  SimDisk trace with acknowledgements noted in it -----------------> trace::check
 //!  anything on SimDisk, power cut at every step --------------------> crash::explore
+//!  queues: published, delivered, settled, removed --> QueueHistory ---> queues::check ---> QueueReport
 //! ```
 //! Who uses it: `engine-local/tests/crash.rs` (power cuts, failing calls, a full disk, flipped bits, and a table of
 //! which rule catches which seeded bug), and `faults` (a real server that is killed, cut off, starved of space).
@@ -22,6 +23,7 @@
 
 pub mod crash;
 pub mod history;
+pub mod queues;
 mod register;
 pub mod report;
 mod rules;
