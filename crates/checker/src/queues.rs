@@ -13,7 +13,7 @@
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
 //! once. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
-//! a confirm, a channel whose connection broke. A time of an ending is never later than the ending.
+//! a confirm. A channel that the broker ended, or that broke, held nothing for certain when it did.
 //!
 //! Deliberately absent: exchanges and routing, limits on time and length, and a file format; a run keeps this in memory.
 
@@ -131,8 +131,11 @@ pub struct Delivery {
     pub no_ack: bool,
     /// How it was settled.
     pub settled: Option<Settled>,
-    /// When its channel began to end or, if that was not our doing, was last known to be alive.
+    /// When its channel began to end or, if that was not our doing, since when it may have.
     pub let_go: Option<u64>,
+    /// Its channel was ended by the broker, at the latest when something that was asked later was not answered any
+    /// more: when this was taken, the broker may already have given the message to somebody else.
+    pub unsure: bool,
     /// Part of the last reading.
     pub last: bool,
 }
@@ -142,10 +145,12 @@ pub struct Delivery {
 pub struct Holder {
     /// Of which queue.
     pub queue: String,
+    /// In which life.
+    pub life: u32,
     /// From when on.
     pub began: u64,
-    /// Until when.
-    pub ended: u64,
+    /// Until when; `None`: nobody knows, at the latest until the life ended.
+    pub ended: Option<u64>,
     /// What it was given and did not note is gone: at most so many messages.
     pub loses: usize,
 }

@@ -81,6 +81,7 @@ pub(crate) fn run(only: Option<&str>, common: &Common) -> anyhow::Result<bool> {
             fault: bug.fault,
             cycles: bug.cycles,
             acked_min: 1,
+            confirmed_min: 1,
             seed: common.seed,
             size: common.size(),
             until: bug.breaks,

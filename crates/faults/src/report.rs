@@ -71,7 +71,7 @@ impl Report {
     /// Takes over what the world knows and says whether the run passed.
     pub(crate) fn finish(&mut self, world: &World) {
         let counts = &world.counts;
-        let each: [(&'static str, &AtomicU64); 10] = [
+        let each: [(&'static str, &AtomicU64); 15] = [
             ("records acknowledged", &counts.acked),
             ("batches acknowledged", &counts.acked_batches),
             ("bytes acknowledged", &counts.acked_bytes),
@@ -82,6 +82,11 @@ impl Report {
             ("offsets committed", &counts.commits),
             ("topics made or deleted", &counts.topic_changes),
             ("beginnings deleted", &counts.trims),
+            ("messages confirmed", &counts.confirmed),
+            ("messages refused", &counts.refused),
+            ("messages delivered", &counts.delivered),
+            ("messages settled", &counts.settled),
+            ("messages returned to their queue", &counts.returned),
         ];
         for (name, count) in each {
             *self.counts.entry(name).or_default() += count.load(Ordering::Relaxed);
@@ -130,7 +135,7 @@ impl Report {
         };
         format!(
             "{} (seed {}): {} | {} records acknowledged, {} unknown, {} read, {} offsets, {} topics, {} trims | \
-             ready p50 {} ms p99 {} ms max {} ms | {:.0} s | {verdict}",
+             {} messages confirmed, {} delivered, {} settled | ready p50 {} ms p99 {} ms max {} ms | {:.0} s | {verdict}",
             self.scenario,
             self.seed,
             faults.join(", "),
@@ -140,6 +145,9 @@ impl Report {
             count("offsets committed"),
             count("topics made or deleted"),
             count("beginnings deleted"),
+            count("messages confirmed"),
+            count("messages delivered"),
+            count("messages settled"),
             ready.p50,
             ready.p99,
             ready.max,

@@ -84,7 +84,7 @@ impl Facts<'_> {
     /// Whether a delivery was taken while its life went on as usual. When it ends, channels are ended by the
     /// broker, unseen by us, and what they held may already have gone to others.
     pub(super) fn is_in_time(&self, delivery: &Delivery) -> bool {
-        delivery.at < self.end_of(delivery.life)
+        !delivery.unsure && delivery.at < self.end_of(delivery.life)
     }
 
     /// Whether what was done then, in a queue in a life, is durable by what is promised.

@@ -88,7 +88,10 @@ fn is_hit(facts: &Facts<'_>, story: &Story<'_>, publishing: &Publishing, removal
         return true;
     }
     let mut holders = facts.holders.iter().filter(|holder| holder.queue == removal.queue);
-    if holders.any(|holder| holder.began < removal.ended && publishing.began < holder.ended) {
+    if holders.any(|holder| {
+        let ended = holder.ended.unwrap_or_else(|| facts.end_of(holder.life));
+        holder.began < removal.ended && publishing.began < ended
+    }) {
         return false;
     }
     let mut earlier = story.deliveries.iter().filter(|delivery| delivery.at < removal.ended);
