@@ -21,6 +21,7 @@ pub mod queues;
 pub mod retention;
 pub mod settings;
 pub mod shard;
+mod to_its_end;
 pub mod topics;
 pub mod validate;
 pub mod watch;

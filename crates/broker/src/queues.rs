@@ -31,6 +31,7 @@ pub mod ack;
 mod admin;
 pub mod args;
 mod bind;
+mod changes;
 pub mod declare;
 mod envelope;
 pub mod error;

@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use ferrymq_runtime::TaskKind;
 use ferrymq_storage::{ErrorKind, StorageError};
-use tokio::sync::oneshot;
 
 use super::{Broker, PRODUCER_ID_BLOCK};
+use crate::to_its_end::to_its_end;
 use crate::topics::{NewTopic, Topic, TopicError};
 
 impl Broker {
@@ -75,7 +74,7 @@ impl Broker {
                 *block = first..first + PRODUCER_ID_BLOCK;
                 Ok::<_, StorageError>(block)
             };
-            block = self.to_its_end(refill).await?;
+            block = to_its_end(&self.tasks, refill).await?;
         }
         let id = block.start;
         block.start += 1;
@@ -93,26 +92,10 @@ impl Broker {
     {
         let turn = self.admin.clone().lock_owned().await;
         let broker = self.clone();
-        self.to_its_end(async move {
+        let change = async move {
             let _one_at_a_time = turn;
             change(broker).await
-        })
-        .await
-    }
-
-    async fn to_its_end<T, E>(
-        &self,
-        change: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<StorageError> + Send + 'static,
-    {
-        let (reply, answer) = oneshot::channel();
-        self.tasks.spawn(TaskKind::Owner, "change", async move {
-            let _nobody_waits = reply.send(change.await).is_err();
-        });
-        let ended = |_| StorageError::new(ErrorKind::Unknown, "the broker ended while the change was made");
-        answer.await.map_err(ended)?
+        };
+        to_its_end(&self.tasks, change).await
     }
 }

@@ -234,17 +234,6 @@ impl AckState {
         Ok(Acquired { redelivered: offset < self.delivered, returned: 0 })
     }
 
-    /// The first fresh one is done at once (it was sent to somebody who does not acknowledge). Whether it may
-    /// have been delivered before.
-    ///
-    /// # Errors
-    /// [`Full`]; then nothing changed.
-    pub fn consume(&mut self, offset: u64) -> Result<Acquired, Full> {
-        let acquired = self.acquire(offset)?;
-        self.finish(offset);
-        Ok(acquired)
-    }
-
     /// Gives an acquired one back to its place; `counted`: as a failure of its own. False if it was not acquired.
     pub fn release(&mut self, offset: u64, counted: bool) -> bool {
         let Some(chunk) = self.chunks.get_mut(&(offset / SIZE)) else { return false };

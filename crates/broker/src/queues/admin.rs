@@ -3,7 +3,7 @@
 //! **Invariants.** A queue that conditions forbid to delete is not touched: its shard checks and closes it in one
 //! step. A deleted queue's log stands in `queues-deleting/` until it is gone, so that a crash leaks nothing.
 //!
-//! Deliberately absent: permissions (the doors have them).
+//! Deliberately absent: whose turn it is and callers that go away (`changes`); permissions (the doors have them).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use ferrymq_storage::{Put, StorageError};
 use ferrymq_types::LogId;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
+use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
 use super::declare::{
@@ -33,12 +34,7 @@ use crate::broker::base64_url;
 const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
 
 impl Queues {
-    /// Makes a virtual host with its predeclared exchanges; whether it was not there before.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn create_vhost(&self, vhost: &str) -> Result<bool, QueueError> {
-        let _one_at_a_time = self.admin.lock().await;
+    pub(super) async fn create_vhost_now(&self, vhost: &str) -> Result<bool, QueueError> {
         if self.has_vhost(vhost) {
             return Ok(false);
         }
@@ -51,17 +47,11 @@ impl Queues {
         Ok(true)
     }
 
-    /// Makes an exchange, or checks that the one there is equivalent; whether it was made.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn declare_exchange(
+    pub(super) async fn declare_exchange_now(
         &self,
-        _session: &Session,
         vhost: &str,
         spec: ExchangeSpec,
     ) -> Result<bool, QueueError> {
-        let _one_at_a_time = self.admin.lock().await;
         {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
@@ -90,18 +80,12 @@ impl Queues {
         Ok(self.topology.read().vhost(vhost)?.exchange(name)?.spec.clone())
     }
 
-    /// Deletes an exchange with its bindings; whether it was there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn delete_exchange(
+    pub(super) async fn delete_exchange_now(
         &self,
-        _session: &Session,
         vhost: &str,
         name: &str,
         only_if: DeleteIf,
     ) -> Result<bool, QueueError> {
-        let _one_at_a_time = self.admin.lock().await;
         let removal = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
@@ -124,17 +108,13 @@ impl Queues {
         Ok(true)
     }
 
-    /// Makes a queue, or checks that the one there is equivalent and may be used by this session.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn declare_queue(
+    pub(super) async fn declare_queue_now(
         &self,
-        session: &Session,
+        mut admin: OwnedMutexGuard<Admin>,
+        session: u64,
         vhost: &str,
         spec: QueueSpec,
     ) -> Result<Declared, QueueError> {
-        let mut admin = self.admin.lock().await;
         if let Some(queue) = self.check_declared(session, vhost, &spec)? {
             drop(admin);
             let stat = self.stat(&queue).await?;
@@ -149,7 +129,7 @@ impl Queues {
         };
         check_queue(&spec)?;
         let at = self.topology.read().vhost(vhost)?.name.clone();
-        let owner = spec.exclusive.then_some(session.id());
+        let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
         let log = if durable { self.new_log(&mut admin).await? } else { self.pooled_log(&mut admin).await? };
         let handle = self.identify(log.log, at, spec.name.clone());
@@ -160,6 +140,7 @@ impl Queues {
         let attached = Attached {
             handle: handle.clone(),
             epoch: log.epoch,
+            start: log.next,
             next: log.next,
             durable,
             always_durable: always_durable(&spec),
@@ -174,7 +155,7 @@ impl Queues {
     /// The queue of this name, if it is there and as asked.
     fn check_declared(
         &self,
-        session: &Session,
+        session: u64,
         vhost: &str,
         spec: &QueueSpec,
     ) -> Result<Option<QueueHandle>, QueueError> {
@@ -182,7 +163,7 @@ impl Queues {
         let vhost = topology.vhost(vhost)?;
         let Some(entry) = vhost.queues.get(&spec.name) else { return Ok(None) };
         // A queue that is nobody's cannot be taken, and one's own must be asked for as one's own.
-        let mine = if spec.exclusive { Some(session.id()) } else { None };
+        let mine = if spec.exclusive { Some(session) } else { None };
         if entry.owner != mine {
             let (vhost, name) = (vhost.name.clone(), spec.name.clone());
             return Err(QueueError::ExclusiveLocked { vhost, name });
@@ -201,20 +182,16 @@ impl Queues {
         Ok(Declared { queue, created: false, stat })
     }
 
-    /// Deletes a queue with its bindings and messages; how many messages were ready.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn delete_queue(
+    pub(super) async fn delete_queue_now(
         &self,
-        session: &Session,
+        admin: &mut Admin,
+        session: u64,
         vhost: &str,
         name: &str,
         only_if: DeleteIf,
     ) -> Result<u64, QueueError> {
-        let mut admin = self.admin.lock().await;
-        let entry = self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.clone();
-        self.delete(&mut admin, entry, only_if).await
+        let entry = self.topology.read().vhost(vhost)?.queue_for(name, session)?.clone();
+        self.delete(admin, entry, only_if).await
     }
 
     /// Is done with all messages that are ready; how many.
@@ -223,13 +200,15 @@ impl Queues {
     /// [`QueueError`].
     pub async fn purge(&self, session: &Session, vhost: &str, name: &str) -> Result<u64, QueueError> {
         let queue = self.find(session, vhost, name)?;
-        let purge = |reply| ShardMessage::Purge { log: queue.log(), reply };
+        let purge = |reply| ShardMessage::Purge { queue: queue.clone(), reply };
         self.ask(&queue, purge).await?.map_err(|why| refused(&queue, why))
     }
 
-    /// Deletes a queue that was declared auto-delete and has no consumers, if it is still there.
-    pub(super) async fn delete_if_auto(&self, queue: &QueueHandle) -> Result<(), QueueError> {
-        let mut admin = self.admin.lock().await;
+    pub(super) async fn delete_if_auto_now(
+        &self,
+        admin: &mut Admin,
+        queue: &QueueHandle,
+    ) -> Result<(), QueueError> {
         let entry = {
             let topology = self.topology.read();
             topology.vhost(queue.vhost()).ok().and_then(|vhost| vhost.queues.get(queue.name()).cloned())
@@ -237,15 +216,13 @@ impl Queues {
         let Some(entry) = entry.filter(|entry| entry.handle == *queue && entry.spec.auto_delete) else {
             return Ok(());
         };
-        match self.delete(&mut admin, entry, DeleteIf { unused: true, empty: false }).await {
+        match self.delete(admin, entry, DeleteIf { unused: true, empty: false }).await {
             Ok(_) | Err(QueueError::InUse { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes the exclusive queues of a session that has ended.
-    pub(super) async fn delete_exclusive(&self, session: u64) {
-        let mut admin = self.admin.lock().await;
+    pub(super) async fn delete_exclusive_now(&self, admin: &mut Admin, session: u64) {
         let names = self.topology.write().exclusive.remove(&session).unwrap_or_default();
         for (vhost, name) in names {
             let entry = {
@@ -253,7 +230,7 @@ impl Queues {
                 topology.vhost(&vhost).ok().and_then(|vhost| vhost.queues.get(&name).cloned())
             };
             let Some(entry) = entry.filter(|entry| entry.owner == Some(session)) else { continue };
-            if let Err(error) = self.delete(&mut admin, entry, DeleteIf::default()).await {
+            if let Err(error) = self.delete(admin, entry, DeleteIf::default()).await {
                 tracing::warn!(queue = %name, %error, "an exclusive queue could not be deleted");
             }
         }
@@ -266,7 +243,8 @@ impl Queues {
         only_if: DeleteIf,
     ) -> Result<u64, QueueError> {
         let (queue, log) = (&entry.handle, entry.handle.log());
-        let count = match self.ask(queue, |reply| ShardMessage::Close { log, only_if, reply }).await? {
+        let close = |reply| ShardMessage::Close { queue: queue.clone(), only_if, reply };
+        let count = match self.ask(queue, close).await? {
             Ok(count) => count,
             Err(why @ (Refused::InUse | Refused::NotEmpty | Refused::Storage(_))) => {
                 return Err(refused(queue, why));
@@ -280,15 +258,14 @@ impl Queues {
             false => Vec::new(),
         };
         if let Err(error) = self.remove(queue.vhost(), &removal, puts).await {
-            let shard = &self.shards[queue.0.shard];
-            // A shard that has ended serves nothing anyway.
-            let _ended = shard.send(ShardMessage::Reopen { log }, SMALL).await.is_err();
+            self.tell(queue, ShardMessage::Reopen { queue: queue.clone() }).await;
             return Err(error);
         }
         if let Some(owner) = entry.owner {
             self.topology.write().disown(owner, queue);
         }
-        let released = self.ask(queue, |reply| ShardMessage::Detach { log, reply }).await;
+        let detach = |reply| ShardMessage::Detach { queue: queue.clone(), reply };
+        let released = self.ask(queue, detach).await;
         // Of a shard that has ended nothing is known; the next start claims the log anew.
         let Ok(released) = released else { return Ok(count) };
         if entry.stored() {

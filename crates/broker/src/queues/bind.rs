@@ -9,66 +9,20 @@ use super::declare::check_arguments;
 use super::error::QueueError;
 use super::exchange::check_binding;
 use super::handle::Queues;
+use super::logs::Admin;
 use super::records::{BindingRecord, binding_key, put};
-use super::session::Session;
 use super::topology::{Binding, Destination, Vhost};
 use super::types::BindingSpec;
 
 impl Queues {
-    /// Binds a queue to an exchange; nothing happens if the same binding is there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        let destination = Destination::Queue(spec.destination.clone());
-        self.add_binding(session, vhost, spec, destination).await
-    }
-
-    /// Takes a binding of a queue away; nothing happens if it is not there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind(&self, session: &Session, vhost: &str, spec: BindingSpec) -> Result<(), QueueError> {
-        let destination = Destination::Queue(spec.destination.clone());
-        self.remove_binding(session, vhost, spec, destination).await
-    }
-
-    /// Binds an exchange (`destination`) to an exchange (`source`).
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn bind_exchange(
+    pub(super) async fn add_binding(
         &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        let destination = Destination::Exchange(spec.destination.clone());
-        self.add_binding(session, vhost, spec, destination).await
-    }
-
-    /// Takes a binding of an exchange to an exchange away; nothing happens if it is not there.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn unbind_exchange(
-        &self,
-        session: &Session,
-        vhost: &str,
-        spec: BindingSpec,
-    ) -> Result<(), QueueError> {
-        let destination = Destination::Exchange(spec.destination.clone());
-        self.remove_binding(session, vhost, spec, destination).await
-    }
-
-    async fn add_binding(
-        &self,
-        session: &Session,
+        admin: &mut Admin,
+        session: u64,
         vhost: &str,
         spec: BindingSpec,
         destination: Destination,
     ) -> Result<(), QueueError> {
-        let mut admin = self.admin.lock().await;
         let binding = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
@@ -87,14 +41,13 @@ impl Queues {
         Ok(())
     }
 
-    async fn remove_binding(
+    pub(super) async fn remove_binding(
         &self,
-        session: &Session,
+        session: u64,
         vhost: &str,
         spec: BindingSpec,
         destination: Destination,
     ) -> Result<(), QueueError> {
-        let _one_at_a_time = self.admin.lock().await;
         let removal = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
@@ -115,13 +68,13 @@ impl Queues {
 /// A binding between what is there, by who may.
 fn checked_binding(
     vhost: &Vhost,
-    session: &Session,
+    session: u64,
     spec: BindingSpec,
     destination: Destination,
 ) -> Result<Binding, QueueError> {
     let BindingSpec { source, routing_key, arguments, .. } = spec;
     let to_durable = match &destination {
-        Destination::Queue(name) => vhost.queue_for(name, session.id())?.stored(),
+        Destination::Queue(name) => vhost.queue_for(name, session)?.stored(),
         Destination::Exchange(name) if name.is_empty() => return Err(QueueError::DefaultExchange),
         Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
     };

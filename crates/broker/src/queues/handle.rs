@@ -56,7 +56,7 @@ pub struct Queues {
     pub(super) generation: AtomicU64,
     pub(super) shards: Vec<MailboxSender<ShardMessage>>,
     /// Changes of the topology are made one at a time.
-    pub(super) admin: Mutex<Admin>,
+    pub(super) admin: Arc<Mutex<Admin>>,
     pub(super) sessions: AtomicU64,
 }
 
@@ -155,8 +155,8 @@ impl Queues {
         sink: &DeliverySink,
     ) -> Result<Consumer, QueueError> {
         let queue = self.find(session, vhost, queue)?;
-        let (log, session, sink) = (queue.log(), session.id(), sink.clone());
-        let consume = |reply| ShardMessage::Consume { log, session, new, sink, reply };
+        let (to, session, sink) = (queue.clone(), session.id(), sink.clone());
+        let consume = |reply| ShardMessage::Consume { queue: to, session, new, sink, reply };
         let id = self.ask(&queue, consume).await?.map_err(|why| refused(&queue, why))?;
         Ok(Consumer { queue, id })
     }
@@ -166,17 +166,21 @@ impl Queues {
     ///
     /// # Errors
     /// [`QueueError`], if deleting the queue failed.
-    pub async fn cancel(&self, session: &Session, consumer: &Consumer) -> Result<(), QueueError> {
-        let (queue, id, session) = (&consumer.queue, consumer.id, session.id());
-        let cancel = |reply| ShardMessage::Cancel { log: queue.log(), session, consumer: id, reply };
-        let last = self.ask(queue, cancel).await?;
-        if last { self.delete_if_auto(queue).await } else { Ok(()) }
+    pub async fn cancel(
+        self: &Arc<Queues>,
+        session: &Session,
+        consumer: &Consumer,
+    ) -> Result<(), QueueError> {
+        let (queue, id, session) = (consumer.queue.clone(), consumer.id, session.id());
+        let cancel = |reply| ShardMessage::Cancel { queue, session, consumer: id, reply };
+        let last = self.ask(&consumer.queue, cancel).await?;
+        if last { self.delete_if_auto(&consumer.queue).await } else { Ok(()) }
     }
 
     /// Grants a consumer more; for [`Credit::Window`](super::Credit::Window) widens the window.
     pub async fn credit(&self, consumer: &Consumer, more: u32) {
-        let log = consumer.queue.log();
-        self.tell(&consumer.queue, ShardMessage::Credit { log, consumer: consumer.id, more }).await;
+        let credit = ShardMessage::Credit { queue: consumer.queue.clone(), consumer: consumer.id, more };
+        self.tell(&consumer.queue, credit).await;
     }
 
     /// Takes the first message, if there is one.
@@ -191,8 +195,8 @@ impl Queues {
         no_ack: bool,
     ) -> Result<Option<Got>, QueueError> {
         let queue = self.find(session, vhost, queue)?;
-        let (log, session) = (queue.log(), session.id());
-        let get = |reply| ShardMessage::Get { log, session, no_ack, reply };
+        let (from, session) = (queue.clone(), session.id());
+        let get = |reply| ShardMessage::Get { queue: from, session, no_ack, reply };
         let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
         Ok(got.map(|(delivery, ready)| Got { queue, delivery, ready }))
     }
@@ -200,7 +204,7 @@ impl Queues {
     /// Settles deliveries of one queue to this session. Returns once enqueued: a later call to the queue sees it.
     /// What this session does not hold is left alone.
     pub async fn settle(&self, session: &Session, queue: &QueueHandle, what: Vec<(Offset, Settle)>) {
-        let settle = ShardMessage::Settle { log: queue.log(), session: session.id(), what };
+        let settle = ShardMessage::Settle { queue: queue.clone(), session: session.id(), what };
         self.tell(queue, settle).await;
     }
 
@@ -209,7 +213,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        let stat = |reply| ShardMessage::Stat { log: queue.log(), reply };
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), reply };
         self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 
@@ -218,7 +222,7 @@ impl Queues {
         Ok(self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.handle.clone())
     }
 
-    async fn tell(&self, queue: &QueueHandle, message: ShardMessage) {
+    pub(super) async fn tell(&self, queue: &QueueHandle, message: ShardMessage) {
         let bytes = message.bytes();
         // A shard that has ended has nothing to settle.
         let _ended = self.shards[queue.0.shard].send(message, bytes).await.is_err();

@@ -100,7 +100,7 @@ impl Queues {
             topology: RwLock::new(topology),
             generation: AtomicU64::new(1),
             shards: senders,
-            admin: Mutex::new(Admin { pool, ..Admin::default() }),
+            admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
@@ -130,6 +130,7 @@ impl Queues {
             let attached = Attached {
                 handle: handle.clone(),
                 epoch: claim.epoch,
+                start: claim.start.0,
                 next: claim.next.0,
                 durable: true,
                 always_durable: always_durable(&spec),

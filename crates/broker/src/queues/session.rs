@@ -1,7 +1,7 @@
 //! A session: who exclusive queues, consumers and unsettled deliveries belong to.
 //!
 //! **Invariant.** However a session ends, its consumers go, what it has not settled is available again, and
-//! its exclusive queues are deleted: at once and waited for by [`Session::close`], in a task by a drop.
+//! its exclusive queues are deleted, in a task; [`Session::close`] waits for it.
 //!
 //! Deliberately absent: who the client is and what it may do.
 
@@ -32,24 +32,32 @@ impl Session {
         self.id
     }
 
-    /// Ends the session and waits until that is done.
+    /// Ends the session and waits until that is done; it is, also if nobody waits any more.
     pub async fn close(mut self) {
-        if let Some(queues) = self.queues.take() {
-            end(&queues, self.id).await;
+        if let Some(ended) = self.begin_end() {
+            // A process that ends closes everything.
+            let _ended = ended.await;
         }
+    }
+
+    fn begin_end(&mut self) -> Option<oneshot::Receiver<()>> {
+        let queues = self.queues.take()?;
+        let (id, tasks, (reply, ended)) = (self.id, queues.tasks.clone(), oneshot::channel());
+        tasks.spawn(TaskKind::Background, "end of a session", async move {
+            end(&queues, id).await;
+            let _nobody_waits = reply.send(()).is_err();
+        });
+        Some(ended)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(queues) = self.queues.take() {
-            let (id, tasks) = (self.id, queues.tasks.clone());
-            tasks.spawn(TaskKind::Background, "end of a session", async move { end(&queues, id).await });
-        }
+        let _nobody_waits = self.begin_end();
     }
 }
 
-async fn end(queues: &Queues, session: u64) {
+async fn end(queues: &Arc<Queues>, session: u64) {
     let ends = queues.shards.iter().map(|shard| async move {
         let (reply, answer) = oneshot::channel();
         // A shard that has ended has none of its consumers.
@@ -57,7 +65,9 @@ async fn end(queues: &Queues, session: u64) {
         answer.await.unwrap_or_default()
     });
     let unused = join_all(ends).await;
-    queues.delete_exclusive(session).await;
+    if let Err(error) = queues.delete_exclusive(session).await {
+        tracing::warn!(%error, "a session's exclusive queues could not be deleted");
+    }
     for queue in unused.into_iter().flatten() {
         if let Err(error) = queues.delete_if_auto(&queue).await {
             tracing::warn!(queue = %queue.name(), %error, "an auto-delete queue could not be deleted");

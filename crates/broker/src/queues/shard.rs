@@ -17,6 +17,7 @@
 
 mod commit;
 mod consumers;
+mod discard;
 mod dispatch;
 pub(super) mod journal;
 pub(super) mod message;

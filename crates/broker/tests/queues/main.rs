@@ -5,5 +5,7 @@
 mod crash;
 mod declare;
 mod deliver;
+mod races;
 mod restart;
 mod rig;
+mod staged;

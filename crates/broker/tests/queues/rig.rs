@@ -11,6 +11,7 @@ use ferrymq_broker::queues::{
     QueueOptions, QueueSpec, QueueStat, Queues, Routed, Session, Settle, Value,
 };
 use ferrymq_runtime::{Clock, Rng, Tasks};
+use ferrymq_storage::MetaStore;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
 use ferrymq_types::Offset;
@@ -19,7 +20,7 @@ pub(crate) const VHOST: &str = "/";
 
 pub(crate) struct Rig {
     pub(crate) store: MemoryStore,
-    pub(crate) meta: Arc<MemoryMeta>,
+    pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) session: Session,
     tasks: Tasks,
@@ -39,11 +40,18 @@ impl Rig {
     }
 
     pub(crate) async fn over(store: MemoryStore) -> Rig {
-        let meta = Arc::new(MemoryMeta::new());
+        Rig::with(store, Arc::new(MemoryMeta::new())).await
+    }
+
+    pub(crate) async fn with(store: MemoryStore, meta: Arc<dyn MetaStore>) -> Rig {
         let tasks = Tasks::new();
         let stores = Stores { logs: Arc::new(store.clone()), meta: meta.clone(), state: meta.clone() };
         let queues = open(stores, 1, &tasks).await;
         Rig { store, meta, session: queues.session(), queues, tasks, starts: 1 }
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        Stores { logs: Arc::new(self.store.clone()), meta: self.meta.clone(), state: self.meta.clone() }
     }
 
     /// Stops cleanly and starts again.
@@ -56,9 +64,7 @@ impl Rig {
     pub(crate) async fn start(&mut self) {
         self.starts += 1;
         self.tasks = Tasks::new();
-        let logs = Arc::new(self.store.clone());
-        let stores = Stores { logs, meta: self.meta.clone(), state: self.meta.clone() };
-        self.queues = open(stores, self.starts, &self.tasks).await;
+        self.queues = open(self.stores(), self.starts, &self.tasks).await;
         self.session = self.queues.session();
     }
 

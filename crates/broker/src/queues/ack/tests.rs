@@ -218,7 +218,8 @@ fn what_is_untouched_costs_nothing_and_what_is_done_costs_nothing_either() {
     // One is stuck; all behind it are done.
     state.acquire(0).unwrap();
     for offset in 1..1_000_000 {
-        state.consume(offset).unwrap();
+        state.acquire(offset).unwrap();
+        state.finish(offset);
     }
     assert_eq!((state.floor(), state.chunks()), (0, 1));
     let delta = state.take_delta();

@@ -89,7 +89,7 @@ impl Owner {
             let mut commit = Gathering::default();
             self.seal_queues(Durability::Sync, &mut commit);
             // Not for its own sake: a store that refuses is not asked again and again.
-            if self.due || !commit.groups.is_empty() || self.journal.is_walking() {
+            if self.due || !commit.groups.is_empty() || self.journal.can_seal() || self.journal.is_walking() {
                 self.rewrite();
             }
             if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
@@ -98,6 +98,10 @@ impl Owner {
             if self.journal.can_seal() {
                 let (op, sealed) = self.journal.seal(self.context.clock.wall_ms());
                 commit.push(vec![op], Sent::Journal(sealed));
+            }
+            if self.journal.is_failing() {
+                // What they did is not recorded yet.
+                self.purges = std::mem::take(&mut commit.purges);
             }
             self.submit(Durability::Sync, commit);
         }
@@ -140,7 +144,7 @@ impl Owner {
             let mut group = Vec::new();
             let op = |action| Op { log, epoch: queue.epoch, owner: self.context.owner, action };
             let floor = queue.acks.floor();
-            if floor > queue.trimmed {
+            if queue.owes_a_trim() {
                 group.push(op(Action::Trim(Offset(floor))));
                 queue.done_since_discard = 0;
             } else {
@@ -163,7 +167,7 @@ impl Owner {
             return;
         }
         if self.context.opened.load(Ordering::Acquire) && self.journal.wants_rewrite() {
-            let durable = self.queues.iter().filter(|(_, queue)| queue.durable && queue.acks.has_state());
+            let durable = self.queues.iter().filter(|(_, queue)| queue.has_acks_to_tell());
             let logs: VecDeque<LogId> = durable.map(|(log, _)| *log).collect();
             self.journal.begin_rewrite(logs);
             // A log without queues that need it is rewritten by a mark alone.
@@ -177,13 +181,11 @@ impl Owner {
 
     /// Records all that is known of a queue's acks.
     pub(super) fn snapshot(&mut self, log: LogId) {
-        let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.durable) else { return };
-        if queue.acks.has_state() {
-            // The snapshot says it too.
-            let _told_by_the_snapshot = queue.acks.take_delta();
-            for record in queue.acks.snapshot() {
-                self.journal.record(log, &record);
-            }
+        let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.has_acks_to_tell()) else { return };
+        // The snapshot says it too.
+        let _told_by_the_snapshot = queue.acks.take_delta();
+        for record in queue.acks.snapshot() {
+            self.journal.record(log, &record);
         }
     }
 

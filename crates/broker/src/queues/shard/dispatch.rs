@@ -16,7 +16,7 @@ use super::ready::RETURNED_BYTES;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
-use crate::queues::types::{Delivery, Message};
+use crate::queues::types::{Delivery, Message, QueueHandle};
 
 /// Messages of one queue delivered in a turn.
 const DELIVERIES_PER_TURN: usize = 2048;
@@ -38,7 +38,7 @@ enum Taken {
 
 /// A read that has come back.
 pub(super) struct ReadDone {
-    log: LogId,
+    queue: QueueHandle,
     returned: bool,
     from: u64,
     until: u64,
@@ -86,8 +86,9 @@ impl Owner {
         if queue.consumers.any_blocked() && !std::mem::replace(&mut queue.in_blocked_list, true) {
             self.blocked.push(log);
         }
+        let lost_the_head = queue.owes_a_trim() && !queue.in_ack_list;
         let again = left == 0;
-        if done > 0 {
+        if done > 0 || lost_the_head {
             self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
         }
         if again {
@@ -115,19 +116,19 @@ impl Owner {
         };
         queue.reading = true;
         let read = self.context.store.read(log, Offset(from), Offset(until), bytes);
-        let clock = self.context.clock.clone();
+        let (clock, queue) = (self.context.clock.clone(), queue.handle.clone());
         self.done.push(Box::pin(async move {
             let result = read.await;
             if result.as_ref().is_err_and(|error| !matches!(error.kind(), ErrorKind::Corrupt { .. })) {
                 clock.sleep(READ_PAUSE).await;
             }
-            Done::Read(ReadDone { log, returned, from, until, result })
+            Done::Read(ReadDone { queue, returned, from, until, result })
         }));
     }
 
     pub(super) fn on_read(&mut self, done: ReadDone) {
-        let ReadDone { log, returned, from, until, result } = done;
-        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let ReadDone { queue, returned, from, until, result } = done;
+        let Some((log, queue)) = self.here(&queue) else { return };
         queue.reading = false;
         match result {
             Ok(read) => {
@@ -196,15 +197,19 @@ impl Queue {
                 None => return Ok(Taken::Missing),
             },
         };
-        let acquired = if no_ack { self.acks.consume(offset) } else { self.acks.acquire(offset) };
         // As many as there may be are acquired already: their acks make the queue runnable again.
-        let Ok(acquired) = acquired else { return Ok(Taken::Nothing) };
-        let message = if returned {
-            self.ready.take_returned(offset).unwrap_or_default()
-        } else {
-            self.ready.take_fresh()?
+        let Ok(acquired) = self.acks.acquire(offset) else { return Ok(Taken::Nothing) };
+        let message = match returned {
+            true => Ok(self.ready.take_returned(offset).unwrap_or_default()),
+            false => self.ready.take_fresh(),
         };
-        Ok(Taken::Message { offset, acquired, message })
+        // Only what can be handed over is done.
+        match message {
+            Ok(_) if no_ack => self.acks.finish(offset),
+            Ok(_) => true,
+            Err(_) => self.acks.release(offset, false),
+        };
+        Ok(Taken::Message { offset, acquired, message: message? })
     }
 
     fn hand_over(&mut self, id: u32, delivery: Delivery) {

@@ -159,6 +159,11 @@ impl Journal {
         !self.failing && !self.pending.is_empty()
     }
 
+    /// Whether an append failed and nothing can be sealed until what else is in flight is settled.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Whether a rewrite should begin.
     pub(super) fn wants_rewrite(&self) -> bool {
         self.rewrite.is_none() && !self.failing && (self.incomplete || self.bytes >= self.rewrite_at)

@@ -30,6 +30,8 @@ pub(in crate::queues) struct Item {
 pub(in crate::queues) struct Attached {
     pub(in crate::queues) handle: QueueHandle,
     pub(in crate::queues) epoch: Epoch,
+    /// Where the log starts.
+    pub(in crate::queues) start: u64,
     /// The next offset of the log.
     pub(in crate::queues) next: u64,
     /// Whether it outlives a restart.
@@ -65,7 +67,8 @@ pub(in crate::queues) enum Refused {
 pub(in crate::queues) type Failed = Vec<(u32, QueueError)>;
 pub(in crate::queues) type GetReply = oneshot::Sender<Result<Option<(Delivery, u64)>, Refused>>;
 
-/// A shard's mailbox.
+/// A shard's mailbox. Queues are named by handle, not by log: a log may serve another queue by the time the message
+/// is read.
 pub(in crate::queues) enum ShardMessage {
     /// Takes over a queue.
     Attach(Box<Attached>),
@@ -73,30 +76,30 @@ pub(in crate::queues) enum ShardMessage {
     Publish { items: Vec<Item>, reply: oneshot::Sender<Failed> },
     /// Adds a consumer; answers with its number.
     Consume {
-        log: LogId,
+        queue: QueueHandle,
         session: u64,
         new: NewConsumer,
         sink: DeliverySink,
         reply: oneshot::Sender<Result<u32, Refused>>,
     },
     /// Removes a consumer; answers whether it was the queue's last.
-    Cancel { log: LogId, session: u64, consumer: u32, reply: oneshot::Sender<bool> },
+    Cancel { queue: QueueHandle, session: u64, consumer: u32, reply: oneshot::Sender<bool> },
     /// Grants a consumer more.
-    Credit { log: LogId, consumer: u32, more: u32 },
+    Credit { queue: QueueHandle, consumer: u32, more: u32 },
     /// Settles deliveries.
-    Settle { log: LogId, session: u64, what: Vec<(Offset, Settle)> },
+    Settle { queue: QueueHandle, session: u64, what: Vec<(Offset, Settle)> },
     /// Takes one message.
-    Get { log: LogId, session: u64, no_ack: bool, reply: GetReply },
+    Get { queue: QueueHandle, session: u64, no_ack: bool, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.
-    Purge { log: LogId, reply: oneshot::Sender<Result<u64, Refused>> },
+    Purge { queue: QueueHandle, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Checks and stops serving the queue; answers how many messages are ready.
-    Close { log: LogId, only_if: DeleteIf, reply: oneshot::Sender<Result<u64, Refused>> },
+    Close { queue: QueueHandle, only_if: DeleteIf, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Goes on serving a queue that was closed.
-    Reopen { log: LogId },
+    Reopen { queue: QueueHandle },
     /// Lets go of a queue; answers when nothing is in flight any more.
-    Detach { log: LogId, reply: oneshot::Sender<Released> },
+    Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
     /// What is in the queue.
-    Stat { log: LogId, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    Stat { queue: QueueHandle, reply: oneshot::Sender<Result<QueueStat, Refused>> },
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }

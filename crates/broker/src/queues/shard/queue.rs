@@ -112,7 +112,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached { handle, epoch, next, durable, always_durable, acks } = attached;
+        let Attached { handle, epoch, start, next, durable, always_durable, acks } = attached;
         Queue {
             handle,
             epoch,
@@ -126,7 +126,7 @@ impl Queue {
             in_flight: 0,
             failing: false,
             ready: Ready::new(acks.fresh(), budget),
-            trimmed: acks.floor(),
+            trimmed: start,
             acks,
             consumers: Consumers::default(),
             unacked: HashMap::default(),
@@ -290,6 +290,16 @@ impl Queue {
     /// Takes what was gathered and not sealed: its parts are to be answered.
     pub(super) fn drop_gathered(&mut self) -> Vec<Part> {
         std::mem::take(&mut self.gathered).into_iter().flat_map(|gathered| gathered.parts).collect()
+    }
+
+    /// Whether the log still has what is done: it is to be trimmed.
+    pub(super) fn owes_a_trim(&self) -> bool {
+        self.acks.floor() > self.trimmed
+    }
+
+    /// Whether a snapshot of its acks would say more than its log does.
+    pub(super) fn has_acks_to_tell(&self) -> bool {
+        self.durable && (self.acks.has_state() || self.owes_a_trim())
     }
 
     /// Notes that something is done or was returned.

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::Owner;
 use super::commit::refused;
-use super::message::{Failed, Item, Refused, Released, ShardMessage};
+use super::discard::{Discarded, Reason};
+use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
@@ -21,27 +22,24 @@ impl Owner {
     pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
         match message {
             ShardMessage::Publish { items, reply } => self.publish(items, reply, permit),
-            ShardMessage::Settle { log, session, what } => self.settle(log, session, what),
-            ShardMessage::Attach(attached) => {
-                let log = attached.handle.log();
-                self.queues.insert(log, Queue::new(*attached, self.budget.clone()));
+            ShardMessage::Settle { queue, session, what } => self.settle(&queue, session, what),
+            ShardMessage::Attach(attached) => self.attach(*attached),
+            ShardMessage::Consume { queue, session, new, sink, reply } => {
+                answer(reply, self.consume(&queue, session, new, sink));
             }
-            ShardMessage::Consume { log, session, new, sink, reply } => {
-                answer(reply, self.consume(log, session, new, sink));
+            ShardMessage::Cancel { queue, session, consumer, reply } => {
+                let here =
+                    self.here(&queue).filter(|(_, queue)| queue.consumers.is_active(consumer, session));
+                answer(reply, here.is_some_and(|(_, queue)| queue.consumers.cancel(consumer)));
             }
-            ShardMessage::Cancel { log, session, consumer, reply } => {
-                let queue = self.queues.get_mut(&log);
-                let mine = queue.filter(|queue| queue.consumers.is_active(consumer, session));
-                answer(reply, mine.is_some_and(|queue| queue.consumers.cancel(consumer)));
-            }
-            ShardMessage::Credit { log, consumer, more } => {
-                if let Some(queue) = self.queues.get_mut(&log) {
+            ShardMessage::Credit { queue, consumer, more } => {
+                if let Some((log, queue)) = self.here(&queue) {
                     queue.consumers.grant(consumer, more);
                     self.run_soon(log);
                 }
             }
-            ShardMessage::Get { log, session, no_ack, reply } => match self.open_queue(log) {
-                Ok(queue) => {
+            ShardMessage::Get { queue, session, no_ack, reply } => match self.open_queue(&queue) {
+                Ok((log, queue)) => {
                     queue.getters.push_back(Getter { session, no_ack, reply });
                     queue.sessions.insert(session);
                     self.sessions.entry(session).or_default().insert(log);
@@ -49,28 +47,44 @@ impl Owner {
                 }
                 Err(why) => answer(reply, Err(why)),
             },
-            ShardMessage::Purge { log, reply } => self.purge(log, reply),
-            ShardMessage::Close { log, only_if, reply } => answer(reply, self.close(log, only_if)),
-            ShardMessage::Reopen { log } => {
-                if let Some(queue) = self.queues.get_mut(&log) {
+            ShardMessage::Purge { queue, reply } => self.purge(&queue, reply),
+            ShardMessage::Close { queue, only_if, reply } => answer(reply, self.close(&queue, only_if)),
+            ShardMessage::Reopen { queue } => {
+                if let Some((log, queue)) = self.here(&queue) {
                     queue.gone = false;
                     self.run_soon(log);
                 }
             }
-            ShardMessage::Detach { log, reply } => self.detach(log, reply),
-            ShardMessage::Stat { log, reply } => {
-                answer(reply, self.open_queue(log).map(|queue| queue.stat()))
+            ShardMessage::Detach { queue, reply } => self.detach(&queue, reply),
+            ShardMessage::Stat { queue, reply } => {
+                answer(reply, self.open_queue(&queue).map(|(_, queue)| queue.stat()));
             }
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
 
+    fn attach(&mut self, attached: Attached) {
+        let log = attached.handle.log();
+        let queue = Queue::new(attached, self.budget.clone());
+        let lost_the_head = queue.owes_a_trim();
+        self.queues.insert(log, queue);
+        if lost_the_head {
+            self.owe(log, Debt::Lazy, 0);
+        }
+    }
+
+    /// A queue that is here: not whatever else has its log by now.
+    pub(super) fn here(&mut self, queue: &QueueHandle) -> Option<(LogId, &mut Queue)> {
+        let log = queue.log();
+        self.queues.get_mut(&log).filter(|here| here.handle == *queue).map(|here| (log, here))
+    }
+
     /// A queue that can be used.
-    fn open_queue(&mut self, log: LogId) -> Result<&mut Queue, Refused> {
+    fn open_queue(&mut self, queue: &QueueHandle) -> Result<(LogId, &mut Queue), Refused> {
         if let Some(error) = &self.stopped {
             return Err(refused(error));
         }
-        self.queues.get_mut(&log).filter(|queue| !queue.gone).ok_or(Refused::Gone)
+        self.here(queue).filter(|(_, queue)| !queue.gone).ok_or(Refused::Gone)
     }
 
     fn publish(&mut self, items: Vec<Item>, reply: oneshot::Sender<Failed>, permit: BytePermit) {
@@ -87,9 +101,8 @@ impl Owner {
                 // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier; also
                 // if another queue has its log now. One that is being deleted still takes messages: the deletion
                 // may fail or be given up, and what was confirmed must be there then.
-                let Some(queue) = self.queues.get_mut(&to.0.log).filter(|queue| queue.handle == *to) else {
-                    continue;
-                };
+                let here = self.queues.get_mut(&to.0.log).filter(|here| here.handle == *to);
+                let Some(queue) = here else { continue };
                 let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
                 parts += usize::from(begun);
                 if !std::mem::replace(&mut queue.in_gather_list, true) {
@@ -102,12 +115,12 @@ impl Owner {
 
     fn consume(
         &mut self,
-        log: LogId,
+        queue: &QueueHandle,
         session: u64,
         new: NewConsumer,
         sink: DeliverySink,
     ) -> Result<u32, Refused> {
-        let queue = self.open_queue(log)?;
+        let (log, queue) = self.open_queue(queue)?;
         if queue.consumers.refuses(new.exclusive) {
             return Err(Refused::Exclusive);
         }
@@ -118,9 +131,10 @@ impl Owner {
         Ok(id)
     }
 
-    fn settle(&mut self, log: LogId, session: u64, what: Vec<(Offset, Settle)>) {
-        let Some(queue) = self.queues.get_mut(&log) else { return };
+    fn settle(&mut self, queue: &QueueHandle, session: u64, what: Vec<(Offset, Settle)>) {
+        let Some((log, queue)) = self.here(queue) else { return };
         let (mut done, mut debt) = (0, Debt::Lazy);
+        let mut rejected = Vec::new();
         for (offset, how) in what {
             let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
             let id = entry & !SURVIVES;
@@ -130,9 +144,14 @@ impl Owner {
             queue.unacked.remove(&offset.0);
             queue.consumers.settled(id);
             match how {
-                Settle::Ack | Settle::Reject => {
+                Settle::Ack => {
                     queue.acks.finish(offset.0);
                     done += 1;
+                }
+                Settle::Reject => {
+                    let (survives, reason) = (entry & SURVIVES != 0, Reason::Rejected);
+                    rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
+                    continue;
                 }
                 Settle::Requeue => {
                     queue.acks.release(offset.0, true);
@@ -144,11 +163,12 @@ impl Owner {
         }
         self.owe(log, debt, done);
         self.run_soon(log);
+        self.discard(log, rejected);
     }
 
-    fn purge(&mut self, log: LogId, reply: oneshot::Sender<Result<u64, Refused>>) {
-        let queue = match self.open_queue(log) {
-            Ok(queue) => queue,
+    fn purge(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Result<u64, Refused>>) {
+        let (log, queue) = match self.open_queue(queue) {
+            Ok(here) => here,
             Err(why) => return answer(reply, Err(why)),
         };
         let count = queue.acks.finish_available();
@@ -162,8 +182,8 @@ impl Owner {
         self.purges.push((reply, count));
     }
 
-    fn close(&mut self, log: LogId, only_if: DeleteIf) -> Result<u64, Refused> {
-        let queue = self.open_queue(log)?;
+    fn close(&mut self, queue: &QueueHandle, only_if: DeleteIf) -> Result<u64, Refused> {
+        let (_, queue) = self.open_queue(queue)?;
         if only_if.unused && queue.consumers.active() > 0 {
             return Err(Refused::InUse);
         }
@@ -174,7 +194,8 @@ impl Owner {
         Ok(queue.acks.ready())
     }
 
-    fn detach(&mut self, log: LogId, reply: oneshot::Sender<Released>) {
+    fn detach(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Released>) {
+        let Some((log, _)) = self.here(queue) else { return };
         let Some(mut queue) = self.queues.remove(&log) else { return };
         queue.consumers.cancel_all();
         for session in queue.sessions.drain() {
@@ -187,6 +208,9 @@ impl Owner {
         }
         for part in queue.drop_gathered() {
             self.requests.succeed(part);
+        }
+        if queue.in_gather_list {
+            self.gathering.retain(|gathering| *gathering != log);
         }
         queue.releasing = Some(reply);
         self.leaving.insert(log, queue);
