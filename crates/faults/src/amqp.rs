@@ -70,7 +70,7 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         make(world, &mut session, &queue)?;
     }
     session.cut();
-    let loads: [(&str, fn(&Arc<World>, &Rng, &mut Session) -> Result<End>); 8] = [
+    let loads: [(&str, Load); 8] = [
         ("publisher", publisher::work),
         ("publisher", publisher::work),
         ("consumer", consumer::work),
@@ -96,8 +96,11 @@ enum End {
     Cut,
 }
 
+/// What a client does until it ends.
+type Load = fn(&Arc<World>, &Rng, &mut Session) -> Result<End>;
+
 /// One client after the other until the run stops.
-fn run(world: &Arc<World>, rng: &Rng, load: fn(&Arc<World>, &Rng, &mut Session) -> Result<End>) {
+fn run(world: &Arc<World>, rng: &Rng, load: Load) {
     while !world.stopping() {
         let worked = Session::open(world).and_then(|session| {
             let Some(mut session) = session else { return Ok(()) };

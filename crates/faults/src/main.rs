@@ -1,7 +1,7 @@
 //! `ferrymq-faults`: black-box fault tests of a broker process.
 //!
-//! It starts a server, lets clients work on it, breaks things (kills, power cuts, failing syncs, full disks,
-//! pauses), and holds what the clients were told against what is there at the end.
+//! It starts a server, lets Kafka and AMQP clients work on it, breaks things (kills, power cuts, failing syncs, full
+//! disks, pauses), and holds what the clients were told against what is there at the end.
 //!
 //! In reading order: [`value`] and [`batch`] (what is written), [`client`] and [`ops`] (how), [`history`],
 //! [`rules`] (what must hold), [`world`] (what threads share), [`producer`], [`reader`], [`churn`], [`commits`],

@@ -120,6 +120,16 @@ impl Report {
         self
     }
 
+    /// Whether of each group of rules one is broken, and those that are.
+    pub(crate) fn breaks(&self, groups: &[&[&str]]) -> (bool, Vec<&'static str>) {
+        let mut broken: Vec<&str> = self.violations.iter().map(|violation| violation.rule).collect();
+        broken.sort_unstable();
+        broken.dedup();
+        let all = groups.iter().all(|group| broken.iter().any(|rule| group.contains(rule)));
+        broken.retain(|rule| groups.iter().any(|group| group.contains(rule)));
+        (all, broken)
+    }
+
     /// A line for people.
     pub(crate) fn line(&self) -> String {
         let count = |name: &str| self.counts.get(name).copied().unwrap_or_default();
@@ -159,6 +169,15 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_each_group_one_is_broken() {
+        let broken = |rule| Violation { rule, count: 1, details: Vec::new() };
+        let violations = vec![broken("b"), broken("z"), broken("a"), broken("a")];
+        let report = Report { violations, ..Report::default() };
+        assert_eq!(report.breaks(&[&["a", "c"], &["b"]]), (true, vec!["a", "b"]));
+        assert_eq!(report.breaks(&[&["a"], &["c"]]), (false, vec!["a"]));
+    }
 
     #[test]
     fn percentiles_are_samples() {

@@ -46,8 +46,8 @@ pub(crate) struct Scenario {
     pub(crate) confirmed_min: u64,
     pub(crate) seed: u64,
     pub(crate) size: Size,
-    /// End after the round in which one of these rules was broken.
-    pub(crate) until: &'static [&'static str],
+    /// End after the round by which of each of these groups of rules one was broken.
+    pub(crate) until: &'static [&'static [&'static str]],
 }
 
 impl Scenario {
@@ -67,11 +67,12 @@ impl Scenario {
             let report = self
                 .round(spec, work, seeds.next_u64(), cycles, round * size, rounds)
                 .with_context(|| format!("{:?}, round {round} of seed {}", self.fault, self.seed))?;
-            let broken = report.violations.iter().any(|violation| self.until.contains(&violation.rule));
-            all = Some(match all.take() {
+            let report = match all.take() {
                 None => report,
                 Some(before) => before.and(report),
-            });
+            };
+            let broken = !self.until.is_empty() && report.breaks(self.until).0;
+            all = Some(report);
             if broken {
                 break;
             }

@@ -73,13 +73,22 @@ fn removed(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
         if publishing.ended >= removal.began || !is_hit(facts, story, publishing, removal) {
             continue;
         }
-        for delivery in story.deliveries.iter().filter(|delivery| delivery.at > removal.ended) {
+        let after = story.deliveries.iter().filter(|delivery| delivery.at > removal.ended);
+        for delivery in after.filter(|delivery| !was_on_its_way(facts, removal, delivery)) {
             let (value, what, at) = (&delivery.value, removal.what, delivery.at);
             let ended = removal.ended;
             let what = format!("{queue}: {value} went with {what:?} by {ended}, and came at {at}");
             report.add(QueueRule::RemovedCameBack, what);
         }
     }
+}
+
+/// When a queue is deleted a consumer may have been sent something that it takes later.
+fn was_on_its_way(facts: &Facts<'_>, removal: &Removal, delivery: &Delivery) -> bool {
+    facts.holders.iter().any(|holder| {
+        let ended = holder.ended.unwrap_or_else(|| facts.end_of(holder.life));
+        holder.queue == removal.queue && holder.began < removal.ended && delivery.at < ended
+    })
 }
 
 /// A purge takes what is ready: not what somebody has, seen or unseen.

@@ -295,6 +295,15 @@ const ALLOWED: &[(&str, Seed)] = &[
         it.0.deliveries.push(Delivery { channel: 7, unsure: true, no_ack: true, ..delivered(5, 0, 53) });
         it.0.deliveries.push(Delivery { channel: 8, redelivered: true, no_ack: true, ..delivered(5, 0, 52) });
     }),
+    ("what a consumer was sent it takes after its queue was deleted", |it| {
+        it.0.holders.push(Holder { loses: 0, began: 60, ..unseen() });
+        it.remove(Removed::Queue, 70, Outcome::Ok);
+        it.0.publishings.push(published(7, 0, 65));
+        it.0.deliveries.push(delivered(7, 0, 75));
+        it.0.declarations.push(Declaration { began: 80, ended: 81, ..it.0.declarations[0].clone() });
+        it.0.deliveries.retain(|it| !it.last);
+        it.0.counts[1].found = Some((0, 0));
+    }),
     ("what a consumer has, unseen, is not purged", |it| {
         it.0.publishings.push(published(7, 0, 70));
         it.0.holders.push(Holder { loses: 0, began: 60, ..unseen() });

@@ -356,7 +356,7 @@ impl Session {
             // Both ways to be done with a message count.
             How::Done if tag % 7 == 3 => self.link.put(&basic::Reject { delivery_tag: tag, requeue: false }),
             How::Done => self.link.put(&basic::Ack { delivery_tag: tag, multiple: false }),
-            How::Returned if tag % 2 == 0 => {
+            How::Returned if tag.is_multiple_of(2) => {
                 self.link.put(&basic::Reject { delivery_tag: tag, requeue: true })
             }
             How::Returned => {
