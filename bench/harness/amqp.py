@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import pathlib
+import select
 import signal
 import subprocess
 import time
@@ -17,8 +17,10 @@ PATIENCE_SECONDS = 30
 WARM_SECONDS = 3
 # Until servers have settled after many declarations.
 SETTLE_SECONDS = 3
-# The short run does not begin another measurement after so long.
-SHORT_SECONDS = 23 * 60
+# The short run begins no measurement after the first and ends what is under way at the second.
+SHORT_BEGIN_SECONDS = 23 * 60
+SHORT_END_SECONDS = 24.5 * 60
+BEGAN = time.monotonic()
 
 
 def named(options):
@@ -49,7 +51,6 @@ def _of_the_bars(options, seconds):
     yield "transient", {**_flow(seconds, transient=True, no_ack=True), "bar": "transient"}
     yield "window-1", {**_flow(seconds, window=1), "bar": "window-1", "disk": True}
     yield "latency", {**_flow(seconds, rate=5000, ack_every=1), "bar": "latency", "disk": True, "ceiling": False}
-    yield "one-queue-4000", {**_flow(seconds, window=4000), "rounds": 1 if small else 3}
     messages = {"ferrymq": 5_000_000, "rabbitmq": 5_000_000}
     if options.short:
         messages = {"ferrymq": 2_000_000, "rabbitmq": 300_000}
@@ -65,6 +66,7 @@ def _of_the_bars(options, seconds):
                           "scaled": options.quick}
     yield "idle-connections", {"kind": "idle-connections", "bar": "idle-connections", "rounds": 1,
                                "connections": 200 if options.quick else 5000, "channels": 2}
+    yield "one-queue-4000", {**_flow(seconds, window=4000), "rounds": 1 if small else 3}
 
 
 def _shapes(options, seconds):
@@ -94,7 +96,7 @@ def order(options, load):
 
 def budget_seconds(options):
     """How long a run may go on beginning measurements; None for as long as it takes."""
-    return SHORT_SECONDS if options.short or options.quick else None
+    return SHORT_BEGIN_SECONDS if options.short or options.quick else None
 
 
 def brief(taken):
@@ -169,6 +171,8 @@ def _words(options, address, flags):
 
 def _run(options, address, flags, timeout):
     words = _words(options, address, flags)
+    if budget_seconds(options):
+        timeout = max(1, min(timeout, SHORT_END_SECONDS - (time.monotonic() - BEGAN)))
     return client.outcome(words, subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                                 timeout=timeout))
 
@@ -224,7 +228,7 @@ def _kept(answer):
 
 
 def _idle_queues(options, kind, load):
-    declare = {"mode": "idle-queues", "queues": load["queues"][kind], "queue": "idle"}
+    declare = {"mode": "idle-queues", "queues": load["queues"][kind], "queue": "idle", "connections": 64}
     address = servers.free_address()
     with contextlib.ExitStack() as stack:
         if kind == RIVAL:
@@ -274,8 +278,7 @@ def _idle_connections(options, kind, load):
         _run(options, address, {**flags, "connections": 10}, 60)
         before = process.memory()["rss_bytes"]
         words = _words(options, address, flags)
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True) as child:
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
             try:
                 # It reports when all are open and holds them until its stdin ends.
                 answer = _report_of(child, words, 180)
@@ -289,17 +292,19 @@ def _idle_connections(options, kind, load):
 
 
 def _report_of(child, words, timeout):
-    """The JSON that a child prints before it ends."""
-    text = ""
-    os.set_blocking(child.stdout.fileno(), False)
+    """The JSON that a child prints while it goes on."""
+    text = b""
     limit = time.monotonic() + timeout
     while time.monotonic() < limit:
-        text += child.stdout.read() or ""
+        if not select.select([child.stdout], [], [], 1)[0]:
+            continue
+        some = os.read(child.stdout.fileno(), 1 << 16)
+        if not some:
+            said = child.stderr.read().decode(errors="replace").strip()
+            raise RuntimeError(f"{' '.join(map(str, words))}: {said[-500:]}")
+        text += some
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(text)
-        if child.poll() is not None:
-            raise RuntimeError(f"{' '.join(map(str, words))}: {child.stderr.read().strip()[-500:]}")
-        time.sleep(0.05)
     raise RuntimeError(f"no report within {timeout} s")
 
 
@@ -307,6 +312,6 @@ def ceiling(options, load):
     """What the client itself can do: the same against a responder that stores nothing."""
     address = servers.free_address()
     words = [options.binary, "bench", "amqp-null-responder", "--listen", address]
-    with servers.started(words, address, pathlib.Path(servers.CACHE / "bench-null.log")):
+    with servers.started(words, address, servers.CACHE / "bench-null.log"):
         seconds = min(load["seconds"], 5)
         return _kept(_run(options, address, {**_flags(load, "ferrymq"), "seconds": seconds}, _timeout(load)))

@@ -148,7 +148,8 @@ def line(report, name, load, row):
         return None
     limit = table.figures([report["ceiling"].get(name, {})], pick) if has_ceiling else []
     ratio, bar_told, verdict = "-", "", ""
-    if ours and theirs and _middle(theirs):
+    # The disk is the same beneath both.
+    if ours and theirs and _middle(theirs) and not key.startswith("disk"):
         ratio = f"{_middle(ours) / _middle(theirs):.2f}"
     bar = BARS.get(load.get("bar"), {}).get(key)
     if bar:

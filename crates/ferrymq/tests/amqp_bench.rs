@@ -51,7 +51,7 @@ impl Server {
     }
 
     fn run(&self, line: &str) -> Output {
-        let common = ["bench", "amqp", "--address", &self.address, "--patience-seconds", "20"];
+        let common = ["bench", "amqp", "--address", &self.address];
         ferrymq(&common).args(line.split_whitespace()).stdin(Stdio::null()).output().unwrap()
     }
 

@@ -160,7 +160,7 @@ async fn run_together(
     );
     let (refused, nacked) = tokio::select! {
         done = async { tokio::try_join!(publishing, consuming) } => done?,
-        stuck = shared.watch(args.patience_seconds) => return Err(stuck.err().expect("it only ends so")),
+        stuck = shared.watch(args.patience_seconds) => return Err(stuck),
     };
     let cpu = cpu_seconds() - cpu;
     let figure = |(count, end): (u64, Duration)| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-const SLICES: u64 = 10;
+const SLICES: usize = 10;
 
 /// When each tenth was done.
 pub(super) struct Slices {
@@ -24,10 +24,10 @@ impl Slices {
     /// So many were confirmed in all at that time.
     pub(super) fn confirmed(&self, count: u64, now: Duration) {
         let mut done = self.done.borrow_mut();
-        let tenth = u128::from(count) * u128::from(SLICES) / u128::from(self.messages.max(1));
+        let tenth = u128::from(count) * SLICES as u128 / u128::from(self.messages.max(1));
         if tenth > done.len() as u128 {
             // What one confirm settles may end several tenths: they become one slice.
-            let seen = usize::try_from(tenth).unwrap_or(usize::MAX).min(SLICES as usize);
+            let seen = usize::try_from(tenth).unwrap_or(usize::MAX).min(SLICES);
             done.resize(seen, (count, now));
         }
     }

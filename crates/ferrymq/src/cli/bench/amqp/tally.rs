@@ -124,22 +124,34 @@ impl Shared {
         (self.deliveries.get(), self.last_delivery.get())
     }
 
-    /// Ends, with an error, when nothing was confirmed or delivered for so long.
-    pub(super) async fn watch(&self, patience_seconds: u64) -> anyhow::Result<()> {
-        let mut seen = (0, 0);
-        let mut quiet_seconds = 0;
+    /// Ends when nothing was confirmed or delivered for so long, with the error that says so.
+    pub(super) async fn watch(&self, patience_seconds: u64) -> anyhow::Error {
+        let mut quiet = Quiet::default();
         loop {
             self.clock.sleep(Duration::from_secs(1)).await;
-            let now = (self.confirms.get(), self.deliveries.get());
-            quiet_seconds = if now == seen { quiet_seconds + 1 } else { 0 };
-            seen = now;
-            anyhow::ensure!(
-                quiet_seconds < patience_seconds,
-                "nothing moved for {patience_seconds} s, after {} confirms and {} deliveries",
-                seen.0,
-                seen.1
-            );
+            let (confirms, deliveries) = (self.confirms.get(), self.deliveries.get());
+            if quiet.second(confirms + deliveries) >= patience_seconds {
+                return anyhow::anyhow!(
+                    "nothing moved for {patience_seconds} s, after {confirms} confirms and {deliveries} deliveries"
+                );
+            }
         }
+    }
+}
+
+/// For how long a number has not moved.
+#[derive(Default)]
+struct Quiet {
+    seen: u64,
+    seconds: u64,
+}
+
+impl Quiet {
+    /// A second has passed; how many have since the number last moved.
+    fn second(&mut self, number: u64) -> u64 {
+        self.seconds = if number == self.seen { self.seconds + 1 } else { 0 };
+        self.seen = number;
+        self.seconds
     }
 }
 
@@ -163,18 +175,10 @@ mod tests {
         assert!(!*Tally::new(1, 0).done().borrow());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_run_in_which_nothing_moves_ends() {
-        let shared = Shared::start(&Clock::system(), 0, 1);
-        let watch = shared.watch(3);
-        let moving = async {
-            shared.clock.sleep(Duration::from_millis(2500)).await;
-            shared.confirm(1);
-            std::future::pending::<()>().await;
-        };
-        let began = shared.clock.now();
-        let error = tokio::select! { ended = watch => ended.unwrap_err(), () = moving => unreachable!() };
-        assert!(error.to_string().contains("after 1 confirms"), "{error}");
-        assert_eq!(shared.clock.now().duration_since(began).as_secs(), 6);
+    #[test]
+    fn what_moves_is_not_quiet() {
+        let mut quiet = Quiet::default();
+        let seconds: Vec<u64> = [0, 0, 5, 5, 5, 6].map(|number| quiet.second(number)).into();
+        assert_eq!(seconds, [1, 2, 0, 1, 2, 0]);
     }
 }
