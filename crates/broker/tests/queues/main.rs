@@ -5,6 +5,8 @@
 mod crash;
 mod declare;
 mod deliver;
+mod joint;
+mod joint_crash;
 mod races;
 mod restart;
 mod rig;
