@@ -36,6 +36,8 @@ pub(crate) struct Tx {
     returns: Vec<Content>,
     /// By delivery tag.
     pub(crate) settled: Vec<(u64, Unacked, Settle)>,
+    /// How many are being committed.
+    committing: usize,
     bytes: usize,
     room: Vec<BytePermit>,
 }
@@ -106,7 +108,7 @@ impl Channel {
 
     /// Deliveries that the client has not settled for good.
     pub(crate) fn unsettled(&self) -> usize {
-        self.unacked.len() + self.tx.as_ref().map_or(0, |tx| tx.settled.len())
+        self.unacked.len() + self.tx.as_ref().map_or(0, |tx| tx.settled.len() + tx.committing)
     }
 }
 
@@ -134,6 +136,7 @@ impl Reader<'_> {
         for (_, Unacked { queue, offset }, how) in &settled {
             settlements.push(queue.clone(), *offset, *how);
         }
+        self.committing(number, settled.len());
         let settlements = settlements.into_parts();
         if !publishes.is_empty() || !settlements.is_empty() {
             let queues = &connection.context.queues;
@@ -144,6 +147,7 @@ impl Reader<'_> {
             }
         }
         drop(room);
+        self.committing(number, 0);
         let count = settled.len() as u64;
         connection.context.counters.settled_total.fetch_add(count, Ordering::Relaxed);
         connection.output.method(number, &tx::CommitOk {});
@@ -169,10 +173,18 @@ impl Reader<'_> {
         tx.map(std::mem::take).ok_or_else(not)
     }
 
+    /// Notes how many deliveries are settled once the commit is done.
+    fn committing(&mut self, number: u16, count: usize) {
+        let mut state = self.connection.state.lock();
+        if let Some(tx) = state.channels.get_mut(&number).and_then(|channel| channel.tx.as_mut()) {
+            tx.committing = count;
+        }
+    }
+
     fn put_back(&mut self, number: u16, settled: Vec<(u64, Unacked, Settle)>) {
         let mut state = self.connection.state.lock();
         if let Some(tx) = state.channels.get_mut(&number).and_then(|channel| channel.tx.as_mut()) {
-            tx.settled = settled;
+            (tx.settled, tx.committing) = (settled, 0);
         }
     }
 }

