@@ -6,6 +6,8 @@ mod brute;
 mod crash;
 mod declare;
 mod deliver;
+mod joint;
+mod joint_crash;
 mod races;
 mod restart;
 mod rig;
