@@ -24,7 +24,7 @@
 //! - After a restart, what was not durably settled is there again; what may have been delivered before it is
 //!   marked redelivered.
 //!
-//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities, delivery
+//! Deliberately absent: any wire protocol; time to live, length limits, priorities, delivery
 //! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
 
 pub mod ack;
@@ -32,6 +32,7 @@ mod admin;
 pub mod args;
 mod bind;
 mod changes;
+pub mod dead_letters;
 pub mod declare;
 mod envelope;
 pub mod error;
@@ -49,6 +50,7 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
+pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
 pub use error::{Entity, Property, QueueError};
 pub use exchange::{Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};

@@ -14,6 +14,7 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
+use super::dead_letters::DeadLetterTo;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
@@ -145,6 +146,7 @@ impl Queues {
             durable,
             always_durable: always_durable(&spec),
             acks: AckState::new(log.next),
+            dead_letter: DeadLetterTo::of(&spec),
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
+use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
 use super::types::{ExchangeSpec, QueueSpec};
 
@@ -28,13 +29,14 @@ pub const DEAD: [&str; 9] = [
     "x-initial-cluster-size",
 ];
 
+/// Arguments that say where dead letters go.
+pub const DEAD_LETTERS: [&str; 3] =
+    [dead_letters::EXCHANGE, dead_letters::ROUTING_KEY, "x-dead-letter-strategy"];
+
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 20] = [
+pub const NOT_SERVED: [&str; 17] = [
     "x-expires",
     "x-message-ttl",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
     "x-max-length",
     "x-max-length-bytes",
     "x-overflow",
@@ -92,6 +94,7 @@ pub(super) fn check_queue(spec: &QueueSpec) -> Result<(), QueueError> {
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
     }
+    check_dead_letters(spec)?;
     let Some(kind) = spec.arguments.get(QUEUE_TYPE) else { return Ok(()) };
     let argument = QUEUE_TYPE.to_owned();
     let invalid = |why| QueueError::InvalidArgument {
@@ -113,6 +116,26 @@ pub(super) fn check_queue(spec: &QueueSpec) -> Result<(), QueueError> {
     }
 }
 
+/// Checks where dead letters are to go.
+fn check_dead_letters(spec: &QueueSpec) -> Result<(), QueueError> {
+    for name in DEAD_LETTERS {
+        let Some(value) = spec.arguments.get(name) else { continue };
+        let why = match (name, value.as_text()) {
+            (_, None) => "expected text",
+            (dead_letters::ROUTING_KEY, _) if spec.arguments.get(dead_letters::EXCHANGE).is_none() => {
+                "routing_key_but_no_dlx_defined"
+            }
+            (dead_letters::EXCHANGE | dead_letters::ROUTING_KEY, _) => continue,
+            (_, Some("at-most-once" | "at-least-once")) if always_durable(spec) => continue,
+            (_, Some("at-most-once" | "at-least-once")) => "queues of this type do not take it",
+            _ => "expected at-most-once or at-least-once",
+        };
+        let (argument, value) = (name.to_owned(), value.clone());
+        return Err(QueueError::InvalidArgument { entity: Entity::Queue, argument, value, why });
+    }
+    Ok(())
+}
+
 /// Checks what is asked of a new exchange.
 pub(super) fn check_exchange(spec: &ExchangeSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
@@ -132,7 +155,7 @@ pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) ->
     let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
-    let compared = DEAD.iter().chain(&NOT_SERVED).chain(std::iter::once(&QUEUE_TYPE));
+    let compared = DEAD.iter().chain(&DEAD_LETTERS).chain(&NOT_SERVED).chain(std::iter::once(&QUEUE_TYPE));
     compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
 }
 

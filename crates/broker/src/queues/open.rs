@@ -12,17 +12,18 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op, Revision, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::ack::{AckState, Replay};
+use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
@@ -76,6 +77,7 @@ impl Queues {
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
+        let here: Arc<OnceLock<Weak<Queues>>> = Arc::default();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -87,6 +89,7 @@ impl Queues {
                 writer: rng.next_u64(),
                 tasks: tasks.clone(),
                 opened: opened.clone(),
+                queues: here.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -104,11 +107,15 @@ impl Queues {
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
+            letters: options.letters.clone(),
+            movers: Semaphore::new(MOVERS),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;
+        let queues = Arc::new(queues);
+        let _first = here.set(Arc::downgrade(&queues)).is_ok();
         opened.store(true, Ordering::Release);
-        Ok(Arc::new(queues))
+        Ok(queues)
     }
 
     async fn load_queues(
@@ -137,6 +144,7 @@ impl Queues {
                 durable: true,
                 always_durable: always_durable(&spec),
                 acks,
+                dead_letter: DeadLetterTo::of(&spec),
             };
             if !self.topology.read().has_vhost(handle.vhost()) {
                 return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));

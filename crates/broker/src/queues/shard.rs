@@ -29,8 +29,8 @@ mod serve;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
@@ -47,7 +47,8 @@ use queue::{OffsetHasher, Queue};
 use ready::ReadyBudget;
 use requests::Requests;
 
-use super::handle::QueueOptions;
+use super::handle::{QueueOptions, Queues};
+use super::types::QueueHandle;
 
 /// Messages taken from the mailbox before deliveries and commits get their turn.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -62,6 +63,8 @@ pub(super) struct ShardContext {
     /// Whether every queue is here. Before, nothing may be said of the queues as a whole: no rewrite of the state
     /// log, no clean stop.
     pub(super) opened: Arc<AtomicBool>,
+    /// Where dead letters are routed; there once everything is opened.
+    pub(super) queues: Arc<OnceLock<Weak<Queues>>>,
 }
 
 /// Something that finished.
@@ -69,6 +72,7 @@ enum Done {
     Commit(commit::Committed),
     Read(ReadDone),
     Joint(joint::Told),
+    Moved(QueueHandle),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -223,6 +227,7 @@ impl Owner {
         match done {
             Done::Commit(committed) => self.on_committed(committed),
             Done::Read(read) => self.on_read(read),
+            Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
         }
     }

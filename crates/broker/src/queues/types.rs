@@ -295,6 +295,6 @@ pub enum Settle {
     Ack,
     /// It goes back to its place in the queue.
     Requeue,
-    /// It is done with, unwanted: dropped, because dead-lettering is not served yet.
+    /// It is done with, unwanted: it goes to the queue's dead letter exchange, or is dropped if there is none.
     Reject,
 }

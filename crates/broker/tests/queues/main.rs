@@ -7,6 +7,8 @@ mod declare;
 mod deliver;
 mod joint;
 mod joint_crash;
+mod letters;
+mod letters_crash;
 mod races;
 mod restart;
 mod rig;

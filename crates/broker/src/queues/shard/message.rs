@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::joint::Prepare;
 use crate::queues::ack::AckState;
+use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{
@@ -40,6 +41,8 @@ pub(in crate::queues) struct Attached {
     /// Whether each of its messages does.
     pub(in crate::queues) always_durable: bool,
     pub(in crate::queues) acks: AckState,
+    /// Where its dead letters go.
+    pub(in crate::queues) dead_letter: Option<Arc<DeadLetterTo>>,
 }
 
 /// A log that nobody uses any more.

@@ -18,6 +18,7 @@ use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, 
 use tokio::sync::oneshot;
 
 use super::consumers::Consumers;
+use super::discard::Letters;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
 use crate::queues::ack::AckState;
@@ -91,6 +92,8 @@ pub(super) struct Queue {
     pub(super) consumers: Consumers,
     /// Who has which offset: a consumer's number and, in the top bit, whether the message is persistent.
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
+    /// Messages on their way to a dead letter exchange, if the queue has one.
+    pub(super) letters: Option<Box<Letters>>,
     pub(super) getters: VecDeque<Getter>,
     /// Sessions that consume here, hold something or did.
     pub(super) sessions: HashSet<u64>,
@@ -114,7 +117,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached { handle, epoch, start, next, durable, always_durable, acks } = attached;
+        let Attached { handle, epoch, start, next, durable, always_durable, acks, dead_letter } = attached;
         Queue {
             handle,
             epoch,
@@ -133,6 +136,7 @@ impl Queue {
             acks,
             consumers: Consumers::default(),
             unacked: HashMap::default(),
+            letters: dead_letter.map(|to| Box::new(Letters::new(to))),
             getters: VecDeque::new(),
             sessions: HashSet::new(),
             reading: false,
@@ -153,7 +157,7 @@ impl Queue {
     pub(super) fn stat(&self) -> QueueStat {
         QueueStat {
             ready: self.acks.ready(),
-            unacked: self.acks.acquired(),
+            unacked: self.acks.acquired() - self.letters.as_ref().map_or(0, |letters| letters.count()),
             consumers: self.consumers.active() as u64,
         }
     }
