@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_message;
 use ferrymq_amqp_codec::method::basic;
-use ferrymq_amqp_codec::{Properties, ReplyCode, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_amqp_codec::{
+    EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef, WireMethod as _,
+};
 use ferrymq_broker::queues::{Entity, Message, NoHeaders, Publish, QueueError, QueueHandle, Routed};
 use ferrymq_runtime::BytePermit;
 
@@ -20,6 +22,7 @@ use crate::args::HeaderView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Head};
+use crate::dead_letters::{claims_deaths, disown};
 use crate::failure::Failure;
 use crate::state::{Connection, State};
 use crate::tx::Tx;
@@ -194,8 +197,14 @@ impl Gather {
             }
             route.to = Routed::to(all);
             if more[1].is_some() {
-                content.properties = without_bcc(properties)?;
+                content.properties = with_headers(properties, &without_bcc(headers)?)?;
             }
+        }
+        if claims_deaths(headers) {
+            let bytes = content.properties.clone();
+            let properties = Properties::parse(&bytes)?;
+            let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
+            content.properties = with_headers(properties, &table)?;
         }
         Ok(route)
     }
@@ -242,20 +251,26 @@ fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failu
     Ok(keys)
 }
 
-/// The properties less the BCC header, which receivers must not see.
-fn without_bcc(properties: Properties<'_>) -> Result<Bytes, Failure> {
+/// Headers less BCC, which receivers must not see.
+fn without_bcc(headers: Table<'_>) -> Result<TableBuilder, Failure> {
     let mut table = TableBuilder::new();
-    let unencodable = |error| Failure::hard(ReplyCode::InternalError, error);
-    for entry in properties.headers().unwrap_or_default() {
-        if entry.name() != b"BCC" {
-            table.push_entry(entry).map_err(unencodable)?;
-        }
+    for entry in headers.iter().filter(|entry| entry.name() != b"BCC") {
+        table.push_entry(entry).map_err(unencodable)?;
     }
+    Ok(table)
+}
+
+/// The properties with other headers.
+fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
-    changed.headers = Some(table.as_table());
+    changed.headers = Some(headers.as_table());
     let mut out = BytesMut::new();
     changed.encode(&mut out).map_err(unencodable)?;
     Ok(out.freeze())
+}
+
+fn unencodable(error: EncodeError) -> Failure {
+    Failure::hard(ReplyCode::InternalError, error)
 }
 
 /// Returns a message that goes nowhere.

@@ -6,6 +6,7 @@
 mod channels;
 mod connections;
 mod consuming;
+mod dead_letters;
 mod declaring;
 mod hostile;
 mod publishing;

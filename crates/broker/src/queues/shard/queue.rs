@@ -157,7 +157,10 @@ impl Queue {
     pub(super) fn stat(&self) -> QueueStat {
         QueueStat {
             ready: self.acks.ready(),
-            unacked: self.acks.acquired() - self.letters.as_ref().map_or(0, |letters| letters.count()),
+            unacked: self
+                .acks
+                .acquired()
+                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count())),
             consumers: self.consumers.active() as u64,
         }
     }
