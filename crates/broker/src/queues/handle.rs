@@ -213,7 +213,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), reply };
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), declared: false, reply };
         self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 

@@ -50,7 +50,7 @@ async fn names_and_arguments_are_checked() {
     assert!(matches!(reserved, QueueError::ReservedName { entity: Entity::Queue, .. }), "{reserved}");
     let long = declare(durable(&"x".repeat(256))).await.unwrap_err();
     assert!(matches!(long, QueueError::BadName { .. }), "{long}");
-    for unserved in ["x-message-ttl", "x-dead-letter-exchange", "x-max-length", "x-max-priority"] {
+    for unserved in ["x-delivery-limit", "x-dead-letter-exchange", "x-single-active-consumer", "x-max-priority"] {
         let spec =
             QueueSpec { arguments: arguments(&[(unserved, Value::Int(1, Width::I32))]), ..durable("q") };
         let error = declare(spec).await.unwrap_err();

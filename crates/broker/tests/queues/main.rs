@@ -5,6 +5,9 @@
 mod crash;
 mod declare;
 mod deliver;
+mod expiry;
+mod limits;
+mod model;
 mod races;
 mod restart;
 mod rig;

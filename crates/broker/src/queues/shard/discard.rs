@@ -16,6 +16,10 @@ use crate::queues::types::Message;
 pub(super) enum Reason {
     /// A consumer did not want it.
     Rejected,
+    /// Its time to live was over.
+    Expired,
+    /// The queue had more than it may.
+    MaxLength,
 }
 
 /// A message that has to go.
