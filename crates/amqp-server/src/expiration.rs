@@ -29,9 +29,9 @@ pub(crate) fn parse(text: &[u8]) -> Result<u64, Failure> {
     } else if negative && !number.is_empty() {
         format!("{{value_negative,-{}}}", String::from_utf8_lossy(number))
     } else {
-        let value = number.iter().try_fold(0u64, |value, digit| {
-            value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-        });
+        let value = number
+            .iter()
+            .try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
         match value {
             Some(value) if value <= EXPIRY_MS_MAX.cast_unsigned() => return Ok(value),
             _ => format!("{{value_too_large,{}}}", String::from_utf8_lossy(number)),
@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn numbers_are_taken_as_rabbitmq_takes_them() {
-        for (text, ms) in [("0", 0), ("5", 5), ("+5", 5), ("-0", 0), ("007", 7), ("315360000000", 315_360_000_000)] {
+        for (text, ms) in
+            [("0", 0), ("5", 5), ("+5", 5), ("-0", 0), ("007", 7), ("315360000000", 315_360_000_000)]
+        {
             assert_eq!(parse(text.as_bytes()).unwrap(), ms, "{text}");
         }
         for (text, why) in [

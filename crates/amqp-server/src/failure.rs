@@ -108,7 +108,10 @@ impl From<QueueError> for Failure {
             ),
             E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
                 C::PreconditionFailed,
-                format_args!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}", why(&wrong, &value)),
+                format_args!(
+                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
+                    why(&wrong, &value)
+                ),
             ),
             E::WrongProperty { vhost, name, property } => Failure::new(
                 C::PreconditionFailed,

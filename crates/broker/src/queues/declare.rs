@@ -98,8 +98,11 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
     }
-    let properties =
-        [("auto-delete", spec.auto_delete), ("exclusive-owner", spec.exclusive), ("non-durable", !spec.durable)];
+    let properties = [
+        ("auto-delete", spec.auto_delete),
+        ("exclusive-owner", spec.exclusive),
+        ("non-durable", !spec.durable),
+    ];
     match properties.into_iter().find(|(_, has)| *has && kind == QueueType::Quorum) {
         Some((property, _)) => {
             Err(QueueError::WrongProperty { vhost: vhost.clone(), name: spec.name.clone(), property })

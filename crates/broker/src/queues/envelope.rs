@@ -328,7 +328,8 @@ mod tests {
     fn optional_fields_are_pinned() {
         let bytes = |ttl_ms, priority| {
             let mut builder = BatchBuilder::new(5);
-            let message = Message { ttl_ms, priority, routing_key: Bytes::from_static(b"k"), ..Message::default() };
+            let message =
+                Message { ttl_ms, priority, routing_key: Bytes::from_static(b"k"), ..Message::default() };
             push(&mut builder, &message, 5, &mut Vec::new());
             let view = BatchView::split_from(&mut builder.build()).unwrap();
             let record = Records::new(view.payload(), 1).next().unwrap().unwrap();

@@ -98,7 +98,8 @@ impl QueueSettings {
     /// What a declared queue's arguments say.
     #[must_use]
     pub fn of(spec: &QueueSpec) -> QueueSettings {
-        let number = |name| spec.arguments.get(name).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
+        let number =
+            |name| spec.arguments.get(name).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
         let overflow = spec.arguments.get("x-overflow").and_then(Value::as_text).and_then(Overflow::parse);
         let quorum = QueueType::of(&spec.arguments) == Some(QueueType::Quorum);
         QueueSettings {
@@ -211,7 +212,8 @@ pub(super) fn check(arguments: &Arguments) -> Result<QueueType, (&'static str, W
         Some(Value::Text(_)) | None => QueueType::of(arguments).ok_or((QUEUE_TYPE, Wrong::QueueType))?,
         Some(_) => return Err((QUEUE_TYPE, Wrong::Type)),
     };
-    let given = || ARGUMENTS.iter().filter_map(|(name, of, check)| Some((*name, *of, check, arguments.get(name)?)));
+    let given =
+        || ARGUMENTS.iter().filter_map(|(name, of, check)| Some((*name, *of, check, arguments.get(name)?)));
     for (name, of, check, value) in given() {
         if of & kind.bit() != 0 {
             check(value, arguments).map_err(|wrong| (name, wrong))?;
@@ -282,7 +284,8 @@ fn max_age(value: &Value, all: &Arguments) -> Result<(), Wrong> {
     let text = value.as_text().unwrap_or_default();
     let number = text.trim_end_matches(|last: char| !last.is_ascii_digit());
     let unit = &text[number.len()..];
-    let legal = number.parse::<u64>().is_ok_and(|number| number > 0) && ["Y", "M", "D", "h", "m", "s"].contains(&unit);
+    let legal = number.parse::<u64>().is_ok_and(|number| number > 0)
+        && ["Y", "M", "D", "h", "m", "s"].contains(&unit);
     if legal { Ok(()) } else { Err(Wrong::MaxAge) }
 }
 
@@ -334,7 +337,11 @@ mod tests {
         }
         let legal: [&[(&str, Value)]; 4] = [
             &[("x-message-ttl", int(0)), ("x-expires", int(1)), ("x-max-length", int(0))],
-            &[("x-message-ttl", int(EXPIRY_MS_MAX)), ("x-initial-cluster-size", int(3)), ("x-unknown", Value::Void)],
+            &[
+                ("x-message-ttl", int(EXPIRY_MS_MAX)),
+                ("x-initial-cluster-size", int(3)),
+                ("x-unknown", Value::Void),
+            ],
             &[("x-delivery-limit", int(5)), quorum()],
             &[("x-overflow", Value::text("reject-publish-dlx")), quorum()],
         ];
@@ -353,7 +360,11 @@ mod tests {
             arguments: arguments(list),
         };
         let overflow = ("x-overflow", Value::text("reject-publish-dlx"));
-        let classic = QueueSettings::of(&spec(&[("x-message-ttl", int(5)), ("x-max-length", int(7)), overflow.clone()]));
+        let classic = QueueSettings::of(&spec(&[
+            ("x-message-ttl", int(5)),
+            ("x-max-length", int(7)),
+            overflow.clone(),
+        ]));
         let policy = QueueSettings {
             ttl_ms: Some(9),
             length_max: Some(3),

@@ -132,7 +132,11 @@ async fn time_goes_on_while_nothing_runs() {
             assert_ne!(name, again);
         }
         pass(400).await;
-        if clean { rig.restart().await } else { rig.start().await }
+        if clean {
+            rig.restart().await
+        } else {
+            rig.start().await
+        }
         for (wait, left) in [(50, 2), (60, 1), (500, 0)] {
             pass(wait).await;
             for name in ["all", "own"] {

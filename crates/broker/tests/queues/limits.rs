@@ -150,11 +150,19 @@ async fn bytes_are_counted_over_restarts() {
         }
         rig.settle(&queue, &[1, 2], Settle::Ack).await;
         quiet().await;
-        if clean { rig.restart().await } else { rig.start().await }
+        if clean {
+            rig.restart().await
+        } else {
+            rig.start().await
+        }
         let queue = rig.queues.queue(&rig.session, VHOST, "q").await.unwrap();
         let bytes = queue.stat.ready * 10;
         let left = usize::try_from(100 - bytes).unwrap();
-        assert_eq!(refused(&rig.publish_as("q", &[&*"z".repeat(left + 1)], true).await), [0], "clean {clean}");
+        assert_eq!(
+            refused(&rig.publish_as("q", &[&*"z".repeat(left + 1)], true).await),
+            [0],
+            "clean {clean}"
+        );
         assert_eq!(refused(&rig.publish_as("q", &[&*"z".repeat(left)], true).await), [0usize; 0]);
         assert_eq!(refused(&rig.publish_as("q", &["z"], true).await), [0]);
         assert_eq!(rig.queues.purge(&rig.session, VHOST, "q").await.unwrap(), queue.stat.ready + 1);
@@ -167,5 +175,8 @@ async fn limits_are_part_of_what_a_queue_is() {
     let rig = Rig::new().await;
     rig.queue_with("q", &[("x-max-length", int(3))]).await;
     let error = rig.queues.declare_queue(&rig.session, VHOST, durable("q")).await.unwrap_err();
-    assert!(matches!(&error, QueueError::Inequivalent { property, .. } if property == "x-max-length"), "{error}");
+    assert!(
+        matches!(&error, QueueError::Inequivalent { property, .. } if property == "x-max-length"),
+        "{error}"
+    );
 }

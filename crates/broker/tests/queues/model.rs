@@ -3,7 +3,9 @@
 //! The naive queue is a list in which everything is done at once. After each step both must have the same messages
 //! ready, in the same order, and have delivered the same ones.
 
-use ferrymq_broker::queues::{Consumer, Credit, Deliveries, Event, Message, Publish, QueueHandle, Settle, Value, deliveries};
+use ferrymq_broker::queues::{
+    Consumer, Credit, Deliveries, Event, Message, Publish, QueueHandle, Settle, Value, deliveries,
+};
 use ferrymq_runtime::Rng;
 
 use crate::rig::{Rig, VHOST, body, int, message, pass, quiet};
@@ -26,8 +28,10 @@ struct Naive {
     bytes_max: Option<u64>,
     refuses: bool,
     ready: Vec<Entry>,
-    held: Vec<Entry>,
+    held: Vec<(Entry, u64)>,
     room: Option<u32>,
+    /// Which consumer that is the room of.
+    consumer: u64,
 }
 
 impl Naive {
@@ -53,7 +57,7 @@ impl Naive {
             if self.is_over(head) && !(consumer && new.is_some_and(|new| head.number >= new)) {
                 self.ready.remove(0);
             } else if consumer {
-                self.held.push(self.ready.remove(0));
+                self.held.push((self.ready.remove(0), self.consumer));
                 self.room = self.room.map(|room| room - 1);
             } else if !self.refuses && self.passes(0, 0) {
                 self.ready.remove(0);
@@ -84,11 +88,25 @@ impl Naive {
         Some(number)
     }
 
+    fn consume(&mut self) {
+        self.consumer += 1;
+        self.room = Some(WINDOW);
+        self.settle(None);
+    }
+
+    fn acknowledge(&mut self, number: u64) -> Entry {
+        let at = self.held.iter().position(|(entry, _)| entry.number == number).unwrap();
+        let (entry, consumer) = self.held.remove(at);
+        if consumer == self.consumer {
+            self.room = self.room.map(|room| room + 1);
+        }
+        entry
+    }
+
     fn give_back(&mut self, number: u64) {
-        let at = self.held.iter().position(|entry| entry.number == number).unwrap();
-        self.ready.push(self.held.remove(at));
+        let entry = self.acknowledge(number);
+        self.ready.push(entry);
         self.ready.sort_by_key(|entry| entry.number);
-        self.room = self.room.map(|room| room + 1);
     }
 }
 
@@ -109,7 +127,8 @@ impl Life {
         let (ttl_ms, length_max, bytes_max) = (some(40), some(8), some(60));
         let refuses = rng.below(2) == 0;
         let mut list = Vec::new();
-        let named = [("x-message-ttl", ttl_ms), ("x-max-length", length_max), ("x-max-length-bytes", bytes_max)];
+        let named =
+            [("x-message-ttl", ttl_ms), ("x-max-length", length_max), ("x-max-length-bytes", bytes_max)];
         for (name, value) in named {
             list.extend(value.map(|value| (name, int(value.cast_signed()))));
         }
@@ -169,9 +188,8 @@ impl Life {
                     let (sink, from) = deliveries(1 << 20);
                     let consumer = self.rig.consume("q", Credit::Window(WINDOW), &sink).await;
                     self.consumer = Some((consumer, from));
-                    self.naive.room = Some(WINDOW);
                     quiet().await;
-                    self.naive.settle(None);
+                    self.naive.consume();
                 }
             },
             _ if self.held.is_empty() => {}
@@ -183,10 +201,7 @@ impl Life {
                 quiet().await;
                 match how {
                     Settle::Requeue => self.naive.give_back(number),
-                    _ => {
-                        self.naive.held.retain(|entry| entry.number != number);
-                        self.naive.room = self.naive.room.map(|room| room + 1);
-                    }
+                    _ => drop(self.naive.acknowledge(number)),
                 }
                 self.naive.settle(None);
             }
@@ -198,7 +213,7 @@ impl Life {
     fn check(&self, stat: ferrymq_broker::queues::QueueStat, seed: u64) {
         let mut held: Vec<u64> = self.held.iter().map(|(number, _)| *number).collect();
         held.sort_unstable();
-        let mut naive: Vec<u64> = self.naive.held.iter().map(|entry| entry.number).collect();
+        let mut naive: Vec<u64> = self.naive.held.iter().map(|(entry, _)| entry.number).collect();
         naive.sort_unstable();
         assert_eq!(held, naive, "seed {seed}: delivered");
         assert_eq!(stat.ready, self.naive.ready.len() as u64, "seed {seed}: {:?}", self.naive.ready);
@@ -212,7 +227,11 @@ impl Life {
         for (number, _) in std::mem::take(&mut self.held) {
             self.naive.give_back(number);
         }
-        if clean { self.rig.restart().await } else { self.rig.start().await }
+        if clean {
+            self.rig.restart().await
+        } else {
+            self.rig.start().await
+        }
         self.queue = self.rig.queues.queue(&self.rig.session, VHOST, "q").await.unwrap().queue;
         quiet().await;
         self.naive.settle(None);
@@ -236,7 +255,7 @@ async fn a_queue_is_as_a_naive_one() {
             life.restart(rng.below(2) == 0).await;
             life.check(life.rig.stat(&life.queue).await, seed);
         }
-        let ready: Vec<u64> = life.naive.ready.iter().map(|entry| entry.number).collect();
+        let ready: Vec<u64> = std::iter::from_fn(|| life.naive.get()).collect();
         let there: Vec<u64> = life.rig.get_all("q").await.iter().map(|(body, _)| number(body)).collect();
         assert_eq!(there, ready, "seed {seed}");
     }

@@ -9,12 +9,12 @@
 
 use ferrymq_types::LogId;
 
+use super::Owner;
 use super::ages::Ages;
 use super::discard::{Discarded, Reason};
 use super::dispatch::Taken;
 use super::queue::Queue;
 use super::timers::{Kind, Slot};
-use super::Owner;
 use crate::queues::ack::Next;
 use crate::queues::envelope::{EnvelopeError, Stamp};
 
@@ -122,9 +122,9 @@ impl Owner {
         let Some(queue) = self.queues.get_mut(&log) else { return };
         let Some(expires_ms) = queue.expires_ms() else { return };
         queue.times.used_ms = self.ages.now_ms();
+        let at = queue.times.used_ms.saturating_add(expires_ms);
         // An earlier deadline stays: it will see that there is time left.
-        if queue.consumers.active() == 0 && queue.times.unused.is_none() {
-            let at = queue.times.used_ms.saturating_add(expires_ms);
+        if queue.consumers.active() == 0 && queue.times.unused.is_none_or(|before| before > at) {
             self.timers.set(&mut queue.times.unused, log, Kind::Unused, Some(at));
         }
     }
@@ -207,7 +207,9 @@ impl Queue {
     fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
         match self.acks.first_available() {
             None => Ok(None),
-            Some(Next::Returned(offset)) => Ok(self.ready.returned_stamp(offset).map(|stamp| (offset, stamp))),
+            Some(Next::Returned(offset)) => {
+                Ok(self.ready.returned_stamp(offset).map(|stamp| (offset, stamp)))
+            }
             Some(Next::Fresh(from)) => self.ready.fresh_stamp(from),
         }
     }
@@ -234,7 +236,8 @@ impl Queue {
         let Some(now_ms) = now_ms else { return Ok(false) };
         let Some((offset, stamp)) = self.head()? else { return Ok(false) };
         // Who gets one message is no consumer who was there before it.
-        let in_time = taken && self.getters.is_empty() && offset >= self.times.new_from.max(self.acks.fresh());
+        let in_time =
+            taken && self.getters.is_empty() && offset >= self.times.new_from.max(self.acks.fresh());
         if in_time || self.deadline(offset, stamp, ages).is_none_or(|at| now_ms < at) {
             return Ok(false);
         }
@@ -248,7 +251,11 @@ impl Queue {
     }
 
     /// Acquires the head for nobody, to be discarded; false if it is not in memory, or there is none.
-    pub(super) fn take_out(&mut self, reason: Reason, gone: &mut Vec<Discarded>) -> Result<bool, EnvelopeError> {
+    pub(super) fn take_out(
+        &mut self,
+        reason: Reason,
+        gone: &mut Vec<Discarded>,
+    ) -> Result<bool, EnvelopeError> {
         let Taken::Message { offset, message, .. } = self.take(false)? else { return Ok(false) };
         self.bytes_since_trim += message.bytes() as u64;
         self.count_taken(offset, &message, true);
