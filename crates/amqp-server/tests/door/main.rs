@@ -8,5 +8,6 @@ mod connections;
 mod consuming;
 mod declaring;
 mod hostile;
+mod limits;
 mod publishing;
 mod support;
