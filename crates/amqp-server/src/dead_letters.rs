@@ -41,6 +41,7 @@ impl DeadLetters for AmqpDeadLetters {
             Err(error) => tracing::error!(%error, "the headers of a dead letter could not be written"),
         }
         message.exchange = Bytes::copy_from_slice(death.to.exchange.as_bytes());
+        message.ttl_ms = None;
         if let Some(key) = &death.to.routing_key {
             message.routing_key = key.clone();
         }

@@ -8,7 +8,20 @@ use crate::support::{Client, Server, properties};
 
 /// Declares a durable queue with dead letters.
 async fn dead_lettering(client: &mut Client, name: &str, exchange: &str, key: Option<&str>) {
+    limited(client, name, exchange, key, "x-unknown", 0).await;
+}
+
+/// The same with another argument.
+async fn limited(
+    client: &mut Client,
+    name: &str,
+    exchange: &str,
+    key: Option<&str>,
+    argument: &str,
+    value: i32,
+) {
     let mut arguments = TableBuilder::new();
+    arguments.push(argument.as_bytes(), ValueRef::I32(value)).unwrap();
     arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(exchange.as_bytes())).unwrap();
     if let Some(key) = key {
         arguments.push(b"x-dead-letter-routing-key", ValueRef::LongString(key.as_bytes())).unwrap();
@@ -200,4 +213,40 @@ async fn rejected_in_a_transaction() {
     assert_eq!(client.get("b").await, None);
     client.ask(1, &tx::Commit {}, &tx::CommitOk {}).await;
     assert_eq!(arrives(&mut client, "b").await.4, "1");
+}
+
+/// Expired twice without a rejection: what would go round goes elsewhere only.
+#[tokio::test]
+async fn circles_end() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    let declare = exchange::Declare { exchange: b"both", kind: b"fanout", ..exchange::Declare::default() };
+    client.ask(1, &declare, &exchange::DeclareOk {}).await;
+    dead_lettering(&mut client, "a", "", Some("b")).await;
+    limited(&mut client, "b", "both", None, "x-message-ttl", 1).await;
+    client.queue("c").await;
+    for target in [&b"a"[..], b"c"] {
+        let bind = queue::Bind { queue: target, exchange: b"both", ..queue::Bind::default() };
+        client.ask(1, &bind, &queue::BindOk {}).await;
+    }
+    let sent = BasicProperties { expiration: Some(b"2"), ..BasicProperties::default() };
+    client.put_publish(1, "", "a", &properties(sent), b"x").send().await;
+    let (_, _, key, told, _) = arrives(&mut client, "c").await;
+    assert_eq!((&*key, deaths(&told)), ("b", vec!["b expired 1  b".to_owned(), "a expired 1  a".to_owned()]));
+    assert_eq!(Properties::parse(&told).unwrap().expiration(), None);
+    let Some(ValueRef::Array(all)) = headers(&told).get(b"x-death") else { panic!("no x-death") };
+    let Some(ValueRef::Table(first)) = all.iter().last() else { panic!("no table") };
+    assert_eq!(first.get(b"original-expiration"), Some(ValueRef::LongString(b"2")));
+    assert_eq!(client.get("a").await, None, "it has been there");
+}
+
+#[tokio::test]
+async fn what_is_too_many_is_dead_lettered() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    limited(&mut client, "a", "", Some("b"), "x-max-length", 1).await;
+    client.queue("b").await;
+    client.put_publish(1, "", "a", &[0, 0], b"1").put_publish(1, "", "a", &[0, 0], b"2").send().await;
+    let (_, _, _, told, body) = arrives(&mut client, "b").await;
+    assert_eq!((deaths(&told), &body[..]), (vec!["a maxlen 1  a".to_owned()], &b"1"[..]));
 }

@@ -9,6 +9,7 @@ mod consuming;
 mod dead_letters;
 mod declaring;
 mod hostile;
+mod limits;
 mod publishing;
 mod support;
 mod tx;

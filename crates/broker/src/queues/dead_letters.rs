@@ -21,7 +21,7 @@ use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, StorageError};
 use ferrymq_types::Offset;
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::envelope::Messages;
 use super::error::QueueError;
@@ -126,6 +126,7 @@ impl DeadLetters for AsTheyAre {
     fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>) {
         let mut message = death.message.clone();
         message.exchange = Bytes::copy_from_slice(death.to.exchange.as_bytes());
+        message.ttl_ms = None;
         if let Some(key) = &death.to.routing_key {
             message.routing_key = key.clone();
         }
@@ -148,20 +149,27 @@ pub(super) struct Moving {
 type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
 
 /// Moves letters until none is left, the queue is gone or the broker stops.
-pub(super) async fn run(queues: Weak<Queues>, mut moving: Moving) {
-    let mut told = false;
+///
+/// Before everything is opened, nobody knows where they go.
+pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: Moving) {
+    let Ok(queues) = queues.wait_for(|here| here.strong_count() > 0).await.map(|here| here.clone()) else {
+        return;
+    };
+    let (mut told, mut at_most) = (false, CHUNK_MESSAGES);
     while !moving.letters.is_empty() {
         let Some(here) = queues.upgrade() else { return };
         let tasks = here.tasks.clone();
         let stopping = tasks.stopping();
         tokio::pin!(stopping);
         let moved = tokio::select! {
-            moved = here.move_chunk(&mut moving) => moved,
+            moved = here.move_chunk(&mut moving, at_most) => moved,
             // A shard that ends waits for its movers. A commit that was begun goes on by itself.
             () = &mut stopping => return,
         };
         match moved {
-            Ok(()) => told = false,
+            Ok(()) => (told, at_most) = (false, CHUNK_MESSAGES.min(at_most * 2)),
+            // It may take fewer.
+            Err(QueueError::Full { .. }) if at_most > 1 => at_most /= 2,
             Err(QueueError::NotFound { .. } | QueueError::Stopped) => return,
             Err(error) if !error.is_certain() => {
                 tracing::error!(queue = %moving.queue.name(), %error, "dead letters wait for a restart");
@@ -185,9 +193,9 @@ pub(super) async fn run(queues: Weak<Queues>, mut moving: Moving) {
 
 impl Queues {
     /// Moves the first of the letters, as many as go into one commit.
-    async fn move_chunk(self: &Arc<Queues>, moving: &mut Moving) -> Result<(), QueueError> {
+    async fn move_chunk(self: &Arc<Queues>, moving: &mut Moving, at_most: usize) -> Result<(), QueueError> {
         let Ok(_permit) = self.movers.acquire().await else { return Err(QueueError::Stopped) };
-        let chunk = self.read_letters(moving).await?;
+        let chunk = self.read_letters(moving, at_most).await?;
         let count = chunk.len();
         let mut parts = Parts::default();
         let mut what = Vec::with_capacity(count);
@@ -221,14 +229,14 @@ impl Queues {
     }
 
     /// Reads the first of the letters back.
-    async fn read_letters(&self, moving: &Moving) -> Result<Chunk, QueueError> {
+    async fn read_letters(&self, moving: &Moving, at_most: usize) -> Result<Chunk, QueueError> {
         let mut chunk = Chunk::new();
         let mut bytes = 0;
-        while chunk.len() < CHUNK_MESSAGES.min(moving.letters.len()) && bytes < CHUNK_BYTES {
+        while chunk.len() < at_most.min(moving.letters.len()) && bytes < CHUNK_BYTES {
             let before = chunk.len();
             // As far as they ascend they are read together.
             let mut ascending: Vec<(u64, DeathReason)> = Vec::new();
-            for letter in moving.letters.iter().skip(before).take(CHUNK_MESSAGES - before) {
+            for letter in moving.letters.iter().skip(before).take(at_most - before) {
                 if ascending.last().is_some_and(|(last, _)| *last >= letter.0) {
                     break;
                 }

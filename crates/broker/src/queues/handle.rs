@@ -227,7 +227,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), reply };
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), declared: false, reply };
         self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 
@@ -261,6 +261,7 @@ pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
         Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
         Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
         Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
+        Refused::Full(queue) => QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() },
         Refused::Storage(error) => QueueError::Storage(error),
     }
 }

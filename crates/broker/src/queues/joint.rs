@@ -180,6 +180,9 @@ impl Queues {
 fn not_prepared(why: Refused, parts: &Parts) -> QueueError {
     match (why, parts.settles.first()) {
         (Refused::Storage(error), _) => QueueError::Storage(error),
+        (Refused::Full(queue), _) => {
+            QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() }
+        }
         // Only letters insist on their queue, and they come from one.
         (why, Some(Settles { queue, .. })) => refused(queue, why),
         (_, None) => QueueError::Retry,

@@ -12,25 +12,30 @@
 //! - No message of the mailbox waits for a client; a sink without room wakes the shard when it has some.
 //! - After an outcome that is unknown, or a fence, the shard takes nothing more: it says so to everybody, and a
 //!   restart reads what is there.
+//! - One timer for all its queues, and none if nothing can expire.
 //!
-//! Deliberately absent: the topology, and deleting logs (the admin's). Timers: nothing here expires yet.
+//! Deliberately absent: the topology, and deleting logs and queues (the admin's).
 
+mod ages;
 mod commit;
 mod consumers;
 mod discard;
 mod dispatch;
+mod expiry;
 pub(super) mod joint;
 pub(super) mod journal;
+mod limits;
 pub(super) mod message;
 mod queue;
 mod ready;
 mod requests;
 mod serve;
+mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
@@ -38,14 +43,18 @@ use ferrymq_types::{LogId, OwnerId};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
+use ages::Ages;
 use commit::Lanes;
 use dispatch::ReadDone;
+use expiry::Heads;
 use joint::Joints;
 use journal::Journal;
 use message::{Refused, ShardMessage, ShardWaker};
 use queue::{OffsetHasher, Queue};
 use ready::ReadyBudget;
 use requests::Requests;
+use timers::Timers;
+use tokio::sync::{mpsc, watch};
 
 use super::handle::{QueueOptions, Queues};
 use super::types::QueueHandle;
@@ -64,7 +73,9 @@ pub(super) struct ShardContext {
     /// log, no clean stop.
     pub(super) opened: Arc<AtomicBool>,
     /// Where dead letters are routed; there once everything is opened.
-    pub(super) queues: Arc<OnceLock<Weak<Queues>>>,
+    pub(super) queues: watch::Receiver<Weak<Queues>>,
+    /// Who is to be told of queues that nobody uses.
+    pub(super) unused: mpsc::Sender<QueueHandle>,
 }
 
 /// Something that finished.
@@ -107,6 +118,9 @@ struct Owner {
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
     scratch: Vec<u8>,
+    ages: Ages,
+    timers: Timers,
+    heads: Heads,
 }
 
 /// Starts shard `index`.
@@ -117,7 +131,7 @@ pub(super) fn start(
     options: &QueueOptions,
 ) -> MailboxSender<ShardMessage> {
     let (sender, receiver) = mailbox(options.mailbox_bytes);
-    let tasks = context.tasks.clone();
+    let (tasks, ages) = (context.tasks.clone(), Ages::new(context.clock.clone()));
     let owner = Owner {
         context,
         index,
@@ -140,6 +154,9 @@ pub(super) fn start(
         stopped: None,
         closing: false,
         scratch: Vec::new(),
+        ages,
+        timers: Timers::default(),
+        heads: Heads::default(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
     sender
@@ -148,7 +165,7 @@ pub(super) fn start(
 impl Owner {
     /// Runs until nobody can ask any more or the process is stopping, then makes durable what was asked.
     async fn run(mut self, mut mailbox: Mailbox<ShardMessage>) {
-        let waker = self.waker.clone();
+        let (waker, clock) = (self.waker.clone(), self.context.clock.clone());
         let mut stopping = std::pin::pin!(self.context.tasks.stopping());
         loop {
             self.turn(&mut mailbox);
@@ -160,6 +177,7 @@ impl Owner {
                 }
                 continue;
             }
+            let ring = self.next_ring();
             tokio::select! {
                 biased;
                 () = &mut stopping => break,
@@ -169,6 +187,8 @@ impl Owner {
                     None => break,
                 },
                 () = waker.notified() => self.unblock(),
+                // The turn does what is due.
+                () = async { clock.sleep(ring.unwrap_or_default()).await }, if ring.is_some() => {}
             }
         }
         if self.context.opened.load(Ordering::Acquire) {
@@ -189,6 +209,7 @@ impl Owner {
             let Some((message, permit)) = mailbox.try_recv() else { break };
             self.on_message(message, permit);
         }
+        self.ring();
         for _ in 0..self.runnable.len() {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);

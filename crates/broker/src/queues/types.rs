@@ -27,6 +27,10 @@ pub struct Message {
     pub body: Bytes,
     /// Whether it is to survive a restart, where the queue does.
     pub persistent: bool,
+    /// How long it may wait in a queue, in milliseconds; 0: for no longer than it takes to find a consumer.
+    pub ttl_ms: Option<u64>,
+    /// Its priority. Stored; nothing orders by it yet.
+    pub priority: Option<u8>,
 }
 
 impl Message {

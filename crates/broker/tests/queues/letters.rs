@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::{
-    Credit, DeleteIf, ExchangeKind, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, Value, deliveries,
+    Credit, DeleteIf, ExchangeKind, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, Value, Width,
+    deliveries,
 };
 use ferrymq_runtime::Tasks;
 use ferrymq_storage::ErrorKind;
@@ -244,8 +245,10 @@ async fn arguments_are_checked() {
         ],
     ] {
         let refused = declare(wrong).await;
-        assert!(matches!(refused, Err(QueueError::InvalidArgument { .. })), "{wrong:?}: {refused:?}");
+        assert!(matches!(refused, Err(QueueError::WrongArgument { .. })), "{wrong:?}: {refused:?}");
     }
+    let both = [exchange.clone(), ("x-overflow", Value::text("reject-publish-dlx"))];
+    assert!(matches!(declare(&both).await, Err(QueueError::Unsupported { .. })), "not ignored");
     let quorum = [
         exchange.clone(),
         ("x-queue-type", Value::text("quorum")),
@@ -253,4 +256,35 @@ async fn arguments_are_checked() {
     ];
     assert!(declare(&quorum).await.unwrap().created);
     assert!(matches!(declare(&[exchange]).await, Err(QueueError::Inequivalent { .. })));
+}
+
+/// What expires and what is too many goes the same way; a target that refuses makes it wait.
+#[tokio::test(start_paused = true)]
+async fn all_that_leaves_goes_there() {
+    let rig = Rig::new().await;
+    let with = |name: &str, more: (&str, Value)| {
+        let mut spec = dead_lettering(name, "", "b");
+        spec.arguments.0.push((more.0.to_owned(), more.1));
+        spec
+    };
+    let short = rig.declare(with("short", ("x-message-ttl", Value::Int(20, Width::I32)))).await.queue;
+    let small = rig.declare(with("small", ("x-max-length", Value::Int(2, Width::I32)))).await.queue;
+    let refusing = arguments(&[
+        ("x-max-length", Value::Int(3, Width::I32)),
+        ("x-overflow", Value::text("reject-publish")),
+    ]);
+    let b = rig.declare(QueueSpec { arguments: refusing, ..durable("b") }).await.queue;
+    rig.publish("small", &["1", "2", "3"]).await;
+    quiet().await;
+    assert_eq!((rig.stat(&small).await, rig.stat(&b).await), (counts(2, 0), counts(1, 0)));
+    rig.publish("short", &["4", "5", "6", "7"]).await;
+    for _ in 0..20 {
+        tokio::time::advance(std::time::Duration::from_millis(500)).await;
+        quiet().await;
+    }
+    assert_eq!((rig.stat(&short).await, rig.stat(&b).await), (counts(0, 0), counts(3, 0)), "the others wait");
+    assert_eq!(rig.get_all("b").await, texts(&["1", "4", "5"]));
+    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+    quiet().await;
+    assert_eq!(rig.get_all("b").await, texts(&["6", "7"]));
 }

@@ -5,10 +5,13 @@
 mod crash;
 mod declare;
 mod deliver;
+mod expiry;
 mod joint;
 mod joint_crash;
 mod letters;
 mod letters_crash;
+mod limits;
+mod model;
 mod races;
 mod restart;
 mod rig;

@@ -126,7 +126,7 @@ impl Owner {
         let (over, is_over) = oneshot::channel();
         let moving =
             Moving { queue: queue.handle.clone(), to: letters.to.clone(), letters: letters.take(), over };
-        let queues = self.context.queues.get().cloned().unwrap_or_default();
+        let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();
         self.done.push(Box::pin(async move {

@@ -163,7 +163,10 @@ impl Owner {
     fn seal_joint(&mut self, prepare: Prepare, permit: BytePermit) {
         let Prepare { items, settles, reply, submitted, outcome } = prepare;
         let mut ops = Vec::new();
-        let runs = self.seal_joint_runs(&items, &mut ops);
+        let runs = match self.seal_joint_runs(&items, &mut ops) {
+            Ok(runs) => runs,
+            Err(why) => return answer(reply, Err(why)),
+        };
         let (settling, records) = self.take_settling(settles);
         let journal = (!records.is_empty()).then(|| {
             let (op, sealed) = self.journal.seal_joint(records, self.context.clock.wall_ms());
@@ -183,9 +186,9 @@ impl Owner {
         }));
     }
 
-    /// Gives out offsets to messages of a joint commit, behind everything gathered before.
-    fn seal_joint_runs(&mut self, items: &[Item], ops: &mut Vec<Op>) -> Vec<(LogId, u64)> {
-        let (now_ms, index) = (self.context.clock.wall_ms(), self.index);
+    /// Gives out offsets to messages of a joint commit, behind everything gathered before; to none if a queue is full.
+    fn seal_joint_runs(&mut self, items: &[Item], ops: &mut Vec<Op>) -> Result<Vec<(LogId, u64)>, Refused> {
+        let (now_ms, index) = (self.ages.stamp(), self.index);
         let mut logs = Vec::new();
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == index) {
@@ -199,6 +202,14 @@ impl Owner {
                     logs.push(log);
                 }
                 if let Some(queue) = self.queues.get_mut(&log) {
+                    if queue.is_full_for(&item.message) {
+                        let full = Refused::Full(queue.handle.clone());
+                        // What is gathered now is of this commit only, and nobody waits for it.
+                        let touched =
+                            logs.iter().filter_map(|log| Some(self.queues.get_mut(log)?.drop_gathered()));
+                        drop(touched.collect::<Vec<_>>());
+                        return Err(full);
+                    }
                     queue.gather(0, item.index, &item.message, now_ms, &mut self.scratch);
                 }
             }
@@ -214,7 +225,7 @@ impl Owner {
                 runs.push((log, number));
             }
         }
-        runs
+        Ok(runs)
     }
 
     /// Takes what is settled out of its session's hands, and says what of it must be recorded.
@@ -303,6 +314,7 @@ impl Owner {
         let (mut done, mut debt) = (0, Debt::Lazy);
         match how {
             Settle::Reject if queue.letters.is_some() => {
+                queue.count_settled(offset, false);
                 queue.consumers.settled(entry & !SURVIVES);
                 let survives = entry & SURVIVES != 0;
                 let gone = Discarded { offset, reason: Reason::Rejected, survives, message: None };
@@ -313,6 +325,9 @@ impl Owner {
                 queue.acks.release(offset, true);
                 debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
             }
+        }
+        if session.is_some() {
+            queue.count_settled(offset, how == Settle::Requeue);
         }
         queue.consumers.settled(entry & !SURVIVES);
         self.owe(log, debt, done);
@@ -330,6 +345,7 @@ impl Owner {
             return;
         }
         queue.acks.release(offset, true);
+        queue.count_settled(offset, true);
         queue.consumers.settled(entry & !SURVIVES);
         let debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
         self.owe(log, debt, 0);
