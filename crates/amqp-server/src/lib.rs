@@ -8,7 +8,7 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `tx`, `deliver`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `tx`, `deliver`, [`dead_letters`], `writer`, `failure` (errors in RabbitMQ's codes and words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -19,7 +19,7 @@
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
 //! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS,
-//! `connection.blocked`, direct reply-to, message expiration, consumer priorities, streams.
+//! `connection.blocked`, direct reply-to, consumer priorities, streams.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,9 @@ mod confirms;
 mod connection;
 mod content;
 pub mod context;
+pub mod dead_letters;
 mod deliver;
+mod expiration;
 mod failure;
 mod handshake;
 mod input;
@@ -45,4 +47,5 @@ mod unacked;
 mod writer;
 
 pub use context::{AmqpConfig, Context, Counters};
+pub use dead_letters::AmqpDeadLetters;
 pub use server::AmqpServer;

@@ -4,7 +4,7 @@
 //! long as the queues' generation stays, and never for exchanges that look at headers. A message that is
 //! mandatory and goes nowhere is returned before it is confirmed.
 //!
-//! Deliberately absent: message expiration, which is refused rather than ignored.
+//! Deliberately absent: what a message's expiration and priority mean (the queues know).
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -12,14 +12,18 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_message;
 use ferrymq_amqp_codec::method::basic;
-use ferrymq_amqp_codec::{Properties, ReplyCode, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_amqp_codec::{
+    EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef, WireMethod as _,
+};
 use ferrymq_broker::queues::{Entity, Message, NoHeaders, Publish, QueueError, QueueHandle, Routed};
 use ferrymq_runtime::BytePermit;
 
 use crate::args::HeaderView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
-use crate::content::{Content, Head};
+use crate::content::{Content, Facts, Head};
+use crate::dead_letters::{claims_deaths, disown};
+use crate::expiration;
 use crate::failure::Failure;
 use crate::state::{Connection, State};
 use crate::tx::Tx;
@@ -127,7 +131,8 @@ impl Gather {
             return Ok(());
         }
         let Content { facts, properties, body, room, .. } = content;
-        let message = Message { exchange, routing_key, properties, body, persistent: facts.persistent };
+        let Facts { persistent, priority, ttl_ms, .. } = facts;
+        let message = Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority };
         let publish = Publish { message, to };
         if confirm.is_none()
             && let Some(tx) = transaction(&mut connection.state.lock(), number)
@@ -159,6 +164,10 @@ impl Gather {
     fn special(&mut self, connection: &Connection, content: &mut Content) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
+        let mut route = self.routes.find(connection, &content.head)?;
+        if let Some(text) = properties.expiration() {
+            content.facts.ttl_ms = Some(expiration::parse(text)?);
+        }
         if let Some(user) = properties.user_id()
             && user != USER
         {
@@ -166,15 +175,7 @@ impl Gather {
             let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
             return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
-        if let Some(expiration) = properties.expiration() {
-            let expiration = String::from_utf8_lossy(expiration);
-            let text = format!("expiration '{expiration}': message expiration is not supported yet");
-            return Err(Failure::new(ReplyCode::PreconditionFailed, text));
-        }
-        let Some(headers) = properties.headers() else {
-            return Ok(self.routes.find(connection, &content.head)?);
-        };
-        let mut route = self.routes.find(connection, &content.head)?;
+        let Some(headers) = properties.headers() else { return Ok(route) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let exchange = exchange_name(connection, &content.head)?;
         let view = HeaderView(headers);
@@ -194,8 +195,14 @@ impl Gather {
             }
             route.to = Routed::to(all);
             if more[1].is_some() {
-                content.properties = without_bcc(properties)?;
+                content.properties = with_headers(properties, &without_bcc(headers)?)?;
             }
+        }
+        if claims_deaths(headers) {
+            let bytes = content.properties.clone();
+            let properties = Properties::parse(&bytes)?;
+            let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
+            content.properties = with_headers(properties, &table)?;
         }
         Ok(route)
     }
@@ -242,20 +249,26 @@ fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failu
     Ok(keys)
 }
 
-/// The properties less the BCC header, which receivers must not see.
-fn without_bcc(properties: Properties<'_>) -> Result<Bytes, Failure> {
+/// Headers less BCC, which receivers must not see.
+fn without_bcc(headers: Table<'_>) -> Result<TableBuilder, Failure> {
     let mut table = TableBuilder::new();
-    let unencodable = |error| Failure::hard(ReplyCode::InternalError, error);
-    for entry in properties.headers().unwrap_or_default() {
-        if entry.name() != b"BCC" {
-            table.push_entry(entry).map_err(unencodable)?;
-        }
+    for entry in headers.iter().filter(|entry| entry.name() != b"BCC") {
+        table.push_entry(entry).map_err(unencodable)?;
     }
+    Ok(table)
+}
+
+/// The properties with other headers.
+fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
-    changed.headers = Some(table.as_table());
+    changed.headers = Some(headers.as_table());
     let mut out = BytesMut::new();
     changed.encode(&mut out).map_err(unencodable)?;
     Ok(out.freeze())
+}
+
+fn unencodable(error: EncodeError) -> Failure {
+    Failure::hard(ReplyCode::InternalError, error)
 }
 
 /// Returns a message that goes nowhere.

@@ -24,24 +24,33 @@
 //! - After a restart, what was not durably settled is there again; what may have been delivered before it is
 //!   marked redelivered.
 //!
-//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities, delivery
-//! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
+//! - A message whose time is over, or that is too many, leaves from the head of its queue; see
+//!   `docs/adr/0007-time-and-length-in-queues.md`.
+//! - A joint commit happens whole or not at all, a dead letter's move among them; see
+//!   `docs/adr/0008-joint-commits.md`.
+//!
+//! Deliberately absent: any wire protocol; priorities, delivery limits, single active consumers, policies: an
+//! argument that asks for one is refused as unsupported.
 
 pub mod ack;
 mod admin;
 pub mod args;
 mod bind;
 mod changes;
+pub mod dead_letters;
 pub mod declare;
 mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+mod idle;
 mod joint;
 mod logs;
+mod measure;
 pub mod open;
 mod records;
 pub mod session;
+pub mod settings;
 mod shard;
 pub mod sink;
 mod topology;
@@ -49,10 +58,12 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
+pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
 pub use error::{Entity, Property, QueueError};
 pub use exchange::{Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use session::Session;
+pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,

@@ -6,8 +6,10 @@
 mod channels;
 mod connections;
 mod consuming;
+mod dead_letters;
 mod declaring;
 mod hostile;
+mod limits;
 mod publishing;
 mod support;
 mod tx;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ferrymq_storage::{ErrorKind, StorageError};
 
 use super::args::Value;
+use super::settings::Wrong;
 use super::types::ExchangeKind;
 
 /// What an error speaks of.
@@ -157,6 +158,39 @@ pub enum QueueError {
         value: Value,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// An argument of a queue has a value that is never legal, or its type of queue does not take it. RabbitMQ: 406
+    /// PRECONDITION_FAILED, invalid arg.
+    #[error("argument of queue {name} is not legal: {argument}={value:?} ({wrong})")]
+    WrongArgument {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
+        name: Arc<str>,
+        /// The argument.
+        argument: &'static str,
+        /// Its value.
+        value: Value,
+        /// What is wrong with it.
+        wrong: Wrong,
+    },
+    /// A queue of this type cannot have this property. RabbitMQ: 406 PRECONDITION_FAILED, invalid property.
+    #[error("queue {name} cannot be so: {property}")]
+    WrongProperty {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
+        name: Arc<str>,
+        /// `auto-delete`, `exclusive-owner` or `non-durable`.
+        property: &'static str,
+    },
+    /// The queue has as many messages as it may and takes no more. RabbitMQ: `basic.nack` to the publisher.
+    #[error("queue is full and takes no more: vhost={vhost} name={name}")]
+    Full {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
+        name: Arc<str>,
     },
     /// A documented limit was exceeded.
     #[error("{what} is beyond its limit: limit={limit}")]

@@ -16,8 +16,9 @@ use ferrymq_runtime::{Clock, MailboxSender, Rng, Tasks};
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
 use ferrymq_types::{Offset, OwnerId};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::dead_letters::LetterWriter;
 use super::error::{Entity, QueueError};
 use super::exchange::Headers;
 use super::joint::Joint;
@@ -38,11 +39,18 @@ pub struct QueueOptions {
     pub mailbox_bytes: usize,
     /// Bytes of messages ready for delivery that one shard keeps in memory.
     pub ready_bytes: usize,
+    /// How dead letters are made.
+    pub letters: LetterWriter,
 }
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        QueueOptions { shards: 4, mailbox_bytes: 64 * 1024 * 1024, ready_bytes: 32 * 1024 * 1024 }
+        QueueOptions {
+            shards: 4,
+            mailbox_bytes: 64 * 1024 * 1024,
+            ready_bytes: 32 * 1024 * 1024,
+            letters: LetterWriter::default(),
+        }
     }
 }
 
@@ -61,6 +69,9 @@ pub struct Queues {
     pub(super) sessions: AtomicU64,
     /// Joint commits are put together one at a time.
     pub(super) joint: Joint,
+    pub(super) letters: LetterWriter,
+    /// Who may move dead letters.
+    pub(super) movers: Semaphore,
 }
 
 impl Queues {
@@ -216,7 +227,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), reply };
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), declared: false, reply };
         self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 
@@ -250,6 +261,7 @@ pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
         Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
         Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
         Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
+        Refused::Full(queue) => QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() },
         Refused::Storage(error) => QueueError::Storage(error),
     }
 }

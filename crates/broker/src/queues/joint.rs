@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::error::QueueError;
-use super::handle::Queues;
+use super::handle::{Queues, refused};
 use super::session::Session;
 use super::shard::joint::{Prepare, Settles};
 use super::shard::message::{Item, Refused, ShardMessage};
@@ -45,9 +45,9 @@ impl Default for Joint {
 
 /// What a joint commit does.
 #[derive(Debug, Clone, Default)]
-struct Parts {
-    publishes: Vec<Publish>,
-    settles: Vec<Settles>,
+pub(super) struct Parts {
+    pub(super) publishes: Vec<Publish>,
+    pub(super) settles: Vec<Settles>,
 }
 
 /// A shard's words in a joint commit.
@@ -79,13 +79,14 @@ impl Queues {
         if publishes.iter().any(|publish| publish.message.bytes() > limit) {
             return Err(QueueError::Limit { what: "the size of a message", limit: limit as u64 });
         }
-        let session = session.id();
+        let session = Some(session.id());
         let settles = settles.into_iter().map(|(queue, what)| Settles { queue, session, what }).collect();
         let (queues, parts) = (self.clone(), Parts { publishes, settles });
         to_its_end(&self.tasks, async move { queues.commit_parts(&parts).await }).await
     }
 
-    async fn commit_parts(&self, parts: &Parts) -> Result<(), QueueError> {
+    /// The same, for as long as somebody waits for it: that must be to its end.
+    pub(super) async fn commit_parts(&self, parts: &Parts) -> Result<(), QueueError> {
         if !self.stores.logs.atomic_multi_log() {
             let what = "this store cannot change several logs in one step";
             return Err(StorageError::new(ErrorKind::InvalidArgument, what).into());
@@ -109,7 +110,7 @@ impl Queues {
         for partner in partners {
             // Should one refuse, the others see that the word never comes.
             let ops = partner.answer.await.map_err(|_| QueueError::Stopped)?;
-            group.extend(ops.map_err(not_prepared)?);
+            group.extend(ops.map_err(|why| not_prepared(why, parts))?);
             waiting.push((partner.submitted, partner.outcome));
         }
         let answer = match group.is_empty() {
@@ -176,10 +177,15 @@ impl Queues {
     }
 }
 
-fn not_prepared(why: Refused) -> QueueError {
-    match why {
-        Refused::Storage(error) => QueueError::Storage(error),
-        _ => QueueError::Retry,
+fn not_prepared(why: Refused, parts: &Parts) -> QueueError {
+    match (why, parts.settles.first()) {
+        (Refused::Storage(error), _) => QueueError::Storage(error),
+        (Refused::Full(queue), _) => {
+            QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() }
+        }
+        // Only letters insist on their queue, and they come from one.
+        (why, Some(Settles { queue, .. })) => refused(queue, why),
+        (_, None) => QueueError::Retry,
     }
 }
 

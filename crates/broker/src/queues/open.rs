@@ -12,26 +12,30 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op, Revision, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::ack::{AckState, Replay};
+use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
+use super::idle;
 use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
+use super::measure::ready_bytes;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
 };
+use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, Released};
 use super::shard::{self, ShardContext};
@@ -76,6 +80,8 @@ impl Queues {
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
+        let (here, found) = watch::channel(Weak::new());
+        let (unused, told) = idle::hints();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -87,6 +93,8 @@ impl Queues {
                 writer: rng.next_u64(),
                 tasks: tasks.clone(),
                 opened: opened.clone(),
+                queues: found.clone(),
+                unused: unused.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -104,11 +112,16 @@ impl Queues {
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
+            letters: options.letters.clone(),
+            movers: Semaphore::new(MOVERS),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;
+        let queues = Arc::new(queues);
+        here.send_replace(Arc::downgrade(&queues));
         opened.store(true, Ordering::Release);
-        Ok(Arc::new(queues))
+        idle::start(&queues, told);
+        Ok(queues)
     }
 
     async fn load_queues(
@@ -124,11 +137,17 @@ impl Queues {
             let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
             async move {
                 let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
-                Ok::<_, StorageError>((handle, record.spec(), claim, acks))
+                let spec = record.spec();
+                let settings = QueueSettings::of(&spec);
+                let bytes = match settings.bytes_max {
+                    Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
+                    None => 0,
+                };
+                Ok::<_, StorageError>((handle, spec, claim, acks, settings, bytes))
             }
         });
         let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
-        for (handle, spec, claim, acks) in loads {
+        for (handle, spec, claim, acks, settings, ready_bytes) in loads {
             let attached = Attached {
                 handle: handle.clone(),
                 epoch: claim.epoch,
@@ -137,6 +156,9 @@ impl Queues {
                 durable: true,
                 always_durable: always_durable(&spec),
                 acks,
+                dead_letter: DeadLetterTo::of(&spec),
+                settings,
+                ready_bytes,
             };
             if !self.topology.read().has_vhost(handle.vhost()) {
                 return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));

@@ -12,25 +12,30 @@
 //! - No message of the mailbox waits for a client; a sink without room wakes the shard when it has some.
 //! - After an outcome that is unknown, or a fence, the shard takes nothing more: it says so to everybody, and a
 //!   restart reads what is there.
+//! - One timer for all its queues, and none if nothing can expire.
 //!
-//! Deliberately absent: the topology, and deleting logs (the admin's). Timers: nothing here expires yet.
+//! Deliberately absent: the topology, and deleting logs and queues (the admin's).
 
+mod ages;
 mod commit;
 mod consumers;
 mod discard;
 mod dispatch;
+mod expiry;
 pub(super) mod joint;
 pub(super) mod journal;
+mod limits;
 pub(super) mod message;
 mod queue;
 mod ready;
 mod requests;
 mod serve;
+mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
@@ -38,16 +43,21 @@ use ferrymq_types::{LogId, OwnerId};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
+use ages::Ages;
 use commit::Lanes;
 use dispatch::ReadDone;
+use expiry::Heads;
 use joint::Joints;
 use journal::Journal;
 use message::{Refused, ShardMessage, ShardWaker};
 use queue::{OffsetHasher, Queue};
 use ready::ReadyBudget;
 use requests::Requests;
+use timers::Timers;
+use tokio::sync::{mpsc, watch};
 
-use super::handle::QueueOptions;
+use super::handle::{QueueOptions, Queues};
+use super::types::QueueHandle;
 
 /// Messages taken from the mailbox before deliveries and commits get their turn.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -62,6 +72,10 @@ pub(super) struct ShardContext {
     /// Whether every queue is here. Before, nothing may be said of the queues as a whole: no rewrite of the state
     /// log, no clean stop.
     pub(super) opened: Arc<AtomicBool>,
+    /// Where dead letters are routed; there once everything is opened.
+    pub(super) queues: watch::Receiver<Weak<Queues>>,
+    /// Who is to be told of queues that nobody uses.
+    pub(super) unused: mpsc::Sender<QueueHandle>,
 }
 
 /// Something that finished.
@@ -69,6 +83,7 @@ enum Done {
     Commit(commit::Committed),
     Read(ReadDone),
     Joint(joint::Told),
+    Moved(QueueHandle),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -103,6 +118,9 @@ struct Owner {
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
     scratch: Vec<u8>,
+    ages: Ages,
+    timers: Timers,
+    heads: Heads,
 }
 
 /// Starts shard `index`.
@@ -113,7 +131,7 @@ pub(super) fn start(
     options: &QueueOptions,
 ) -> MailboxSender<ShardMessage> {
     let (sender, receiver) = mailbox(options.mailbox_bytes);
-    let tasks = context.tasks.clone();
+    let (tasks, ages) = (context.tasks.clone(), Ages::new(context.clock.clone()));
     let owner = Owner {
         context,
         index,
@@ -136,6 +154,9 @@ pub(super) fn start(
         stopped: None,
         closing: false,
         scratch: Vec::new(),
+        ages,
+        timers: Timers::default(),
+        heads: Heads::default(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
     sender
@@ -144,7 +165,7 @@ pub(super) fn start(
 impl Owner {
     /// Runs until nobody can ask any more or the process is stopping, then makes durable what was asked.
     async fn run(mut self, mut mailbox: Mailbox<ShardMessage>) {
-        let waker = self.waker.clone();
+        let (waker, clock) = (self.waker.clone(), self.context.clock.clone());
         let mut stopping = std::pin::pin!(self.context.tasks.stopping());
         loop {
             self.turn(&mut mailbox);
@@ -156,6 +177,7 @@ impl Owner {
                 }
                 continue;
             }
+            let ring = self.next_ring();
             tokio::select! {
                 biased;
                 () = &mut stopping => break,
@@ -165,6 +187,8 @@ impl Owner {
                     None => break,
                 },
                 () = waker.notified() => self.unblock(),
+                // The turn does what is due.
+                () = async { clock.sleep(ring.unwrap_or_default()).await }, if ring.is_some() => {}
             }
         }
         if self.context.opened.load(Ordering::Acquire) {
@@ -185,6 +209,7 @@ impl Owner {
             let Some((message, permit)) = mailbox.try_recv() else { break };
             self.on_message(message, permit);
         }
+        self.ring();
         for _ in 0..self.runnable.len() {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);
@@ -223,6 +248,7 @@ impl Owner {
         match done {
             Done::Commit(committed) => self.on_committed(committed),
             Done::Read(read) => self.on_read(read),
+            Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
         }
     }

@@ -27,6 +27,10 @@ pub struct Message {
     pub body: Bytes,
     /// Whether it is to survive a restart, where the queue does.
     pub persistent: bool,
+    /// How long it may wait in a queue, in milliseconds; 0: for no longer than it takes to find a consumer.
+    pub ttl_ms: Option<u64>,
+    /// Its priority. Stored; nothing orders by it yet.
+    pub priority: Option<u8>,
 }
 
 impl Message {
@@ -295,6 +299,6 @@ pub enum Settle {
     Ack,
     /// It goes back to its place in the queue.
     Requeue,
-    /// It is done with, unwanted: dropped, because dead-lettering is not served yet.
+    /// It is done with, unwanted: it goes to the queue's dead letter exchange, or is dropped if there is none.
     Reject,
 }

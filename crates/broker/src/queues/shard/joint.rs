@@ -20,9 +20,10 @@ use ferrymq_types::{LogId, Offset};
 use tokio::sync::oneshot;
 
 use super::commit::refused;
+use super::discard::{Discarded, Reason};
 use super::journal::Sealed;
 use super::message::{Item, Refused, SMALL};
-use super::queue::Debt;
+use super::queue::{Debt, Queue};
 use super::serve::SURVIVES;
 use super::{Done, Owner};
 use crate::queues::ack::{AckRecord, Delta, Ranges};
@@ -40,11 +41,12 @@ pub(in crate::queues) struct Prepare {
     pub(in crate::queues) outcome: oneshot::Receiver<Outcome>,
 }
 
-/// Deliveries of one queue to one session that are settled.
+/// Deliveries of one queue to one session that are settled, or letters of it that have arrived.
 #[derive(Debug, Clone)]
 pub(in crate::queues) struct Settles {
     pub(in crate::queues) queue: QueueHandle,
-    pub(in crate::queues) session: u64,
+    /// `None`: they are letters, and without their queue nothing may happen.
+    pub(in crate::queues) session: Option<u64>,
     pub(in crate::queues) what: Vec<(Offset, Settle)>,
 }
 
@@ -82,7 +84,7 @@ struct Joint {
 /// A delivery that is being settled.
 struct Settling {
     queue: QueueHandle,
-    session: u64,
+    session: Option<u64>,
     offset: u64,
     /// Its entry among the unacked.
     entry: u32,
@@ -120,6 +122,10 @@ impl Owner {
         if let Some(error) = &self.stopped {
             return answer(prepare.reply, Err(refused(error)));
         }
+        let letters = prepare.settles.iter().filter(|settles| settles.session.is_none());
+        if letters.map(|letters| &letters.queue).any(|queue| self.here(queue).is_none()) {
+            return answer(prepare.reply, Err(Refused::Gone));
+        }
         if self.must_wait(&prepare) {
             if self.journal.failures() == failures {
                 self.joints.parked = Some((prepare, permit, failures));
@@ -139,8 +145,7 @@ impl Owner {
             return true;
         }
         let mut queues = prepare.items.iter().flat_map(|item| item.to.queues());
-        let failing =
-            queues.any(|to| self.queues.get(&to.log()).is_some_and(super::queue::Queue::is_failing));
+        let failing = queues.any(|to| self.queues.get(&to.log()).is_some_and(Queue::is_failing));
         if failing || prepare.settles.is_empty() {
             return failing;
         }
@@ -158,7 +163,10 @@ impl Owner {
     fn seal_joint(&mut self, prepare: Prepare, permit: BytePermit) {
         let Prepare { items, settles, reply, submitted, outcome } = prepare;
         let mut ops = Vec::new();
-        let runs = self.seal_joint_runs(&items, &mut ops);
+        let runs = match self.seal_joint_runs(&items, &mut ops) {
+            Ok(runs) => runs,
+            Err(why) => return answer(reply, Err(why)),
+        };
         let (settling, records) = self.take_settling(settles);
         let journal = (!records.is_empty()).then(|| {
             let (op, sealed) = self.journal.seal_joint(records, self.context.clock.wall_ms());
@@ -178,9 +186,9 @@ impl Owner {
         }));
     }
 
-    /// Gives out offsets to messages of a joint commit, behind everything gathered before.
-    fn seal_joint_runs(&mut self, items: &[Item], ops: &mut Vec<Op>) -> Vec<(LogId, u64)> {
-        let (now_ms, index) = (self.context.clock.wall_ms(), self.index);
+    /// Gives out offsets to messages of a joint commit, behind everything gathered before; to none if a queue is full.
+    fn seal_joint_runs(&mut self, items: &[Item], ops: &mut Vec<Op>) -> Result<Vec<(LogId, u64)>, Refused> {
+        let (now_ms, index) = (self.ages.stamp(), self.index);
         let mut logs = Vec::new();
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == index) {
@@ -194,6 +202,14 @@ impl Owner {
                     logs.push(log);
                 }
                 if let Some(queue) = self.queues.get_mut(&log) {
+                    if queue.is_full_for(&item.message) {
+                        let full = Refused::Full(queue.handle.clone());
+                        // What is gathered now is of this commit only, and nobody waits for it.
+                        let touched =
+                            logs.iter().filter_map(|log| Some(self.queues.get_mut(log)?.drop_gathered()));
+                        drop(touched.collect::<Vec<_>>());
+                        return Err(full);
+                    }
                     queue.gather(0, item.index, &item.message, now_ms, &mut self.scratch);
                 }
             }
@@ -209,7 +225,7 @@ impl Owner {
                 runs.push((log, number));
             }
         }
-        runs
+        Ok(runs)
     }
 
     /// Takes what is settled out of its session's hands, and says what of it must be recorded.
@@ -219,12 +235,10 @@ impl Owner {
         for Settles { queue: handle, session, what } in settles {
             let Some((log, queue)) = self.here(&handle) else { continue };
             for (offset, how) in what {
-                let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
-                if queue.consumers.get(entry & !SURVIVES).is_none_or(|holder| holder.session != session) {
-                    continue;
-                }
-                queue.unacked.remove(&offset.0);
-                if queue.durable && entry & SURVIVES != 0 && how != Settle::Requeue {
+                let Some(entry) = queue.let_go(offset.0, session) else { continue };
+                let becomes_a_letter = how == Settle::Reject && queue.letters.is_some();
+                let is_done = how != Settle::Requeue && !becomes_a_letter;
+                if queue.durable && entry & SURVIVES != 0 && is_done {
                     done.entry(log).or_default().insert(offset.0..offset.0 + 1);
                 }
                 settling.push(Settling { queue: handle.clone(), session, offset: offset.0, entry, how });
@@ -292,15 +306,28 @@ impl Owner {
 
     /// A delivery is settled for good.
     fn settled(&mut self, settling: Settling) {
-        let Settling { queue, offset, entry, how, .. } = settling;
+        let Settling { queue, session, offset, entry, how } = settling;
         let Some((log, queue)) = self.here(&queue) else { return };
+        if let (None, Some(letters)) = (session, &mut queue.letters) {
+            letters.arrived();
+        }
         let (mut done, mut debt) = (0, Debt::Lazy);
         match how {
+            Settle::Reject if queue.letters.is_some() => {
+                queue.count_settled(offset, false);
+                queue.consumers.settled(entry & !SURVIVES);
+                let survives = entry & SURVIVES != 0;
+                let gone = Discarded { offset, reason: Reason::Rejected, survives, message: None };
+                return self.discard(log, vec![gone]);
+            }
             Settle::Ack | Settle::Reject => done += u64::from(queue.acks.finish(offset)),
             Settle::Requeue => {
                 queue.acks.release(offset, true);
                 debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
             }
+        }
+        if session.is_some() {
+            queue.count_settled(offset, how == Settle::Requeue);
         }
         queue.consumers.settled(entry & !SURVIVES);
         self.owe(log, debt, done);
@@ -311,15 +338,31 @@ impl Owner {
     fn unsettled(&mut self, settling: Settling) {
         let Settling { queue, session, offset, entry, .. } = settling;
         let Some((log, queue)) = self.here(&queue) else { return };
+        // A letter is still on its way.
+        let Some(session) = session else { return };
         if queue.sessions.contains(&session) {
             queue.unacked.insert(offset, entry);
             return;
         }
         queue.acks.release(offset, true);
+        queue.count_settled(offset, true);
         queue.consumers.settled(entry & !SURVIVES);
         let debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
         self.owe(log, debt, 0);
         self.run_soon(log);
+    }
+}
+
+impl Queue {
+    /// Takes a delivery out of its session's hands, or a letter that has arrived; its entry among the unacked.
+    fn let_go(&mut self, offset: u64, session: Option<u64>) -> Option<u32> {
+        let Some(session) = session else {
+            let is_letter = self.letters.is_some() && self.acks.is_acquired(offset);
+            return is_letter.then_some(SURVIVES);
+        };
+        let entry = self.unacked.get(&offset).copied()?;
+        self.consumers.get(entry & !SURVIVES).filter(|holder| holder.session == session)?;
+        self.unacked.remove(&offset)
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use super::joint::Prepare;
 use crate::queues::ack::AckState;
+use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
+use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{
     DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle,
@@ -40,6 +42,12 @@ pub(in crate::queues) struct Attached {
     /// Whether each of its messages does.
     pub(in crate::queues) always_durable: bool,
     pub(in crate::queues) acks: AckState,
+    /// Where its dead letters go.
+    pub(in crate::queues) dead_letter: Option<Arc<DeadLetterTo>>,
+    /// What is asked of it.
+    pub(in crate::queues) settings: QueueSettings,
+    /// Bytes of bodies that are available; counted only where there is a limit of them.
+    pub(in crate::queues) ready_bytes: u64,
 }
 
 /// A log that nobody uses any more.
@@ -61,6 +69,8 @@ pub(in crate::queues) enum Refused {
     InUse,
     /// It has messages.
     NotEmpty,
+    /// The queue takes no more messages.
+    Full(QueueHandle),
     /// The shard has stopped working.
     Storage(StorageError),
 }
@@ -93,14 +103,15 @@ pub(in crate::queues) enum ShardMessage {
     Get { queue: QueueHandle, session: u64, no_ack: bool, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.
     Purge { queue: QueueHandle, reply: oneshot::Sender<Result<u64, Refused>> },
-    /// Checks and stops serving the queue; answers how many messages are ready.
-    Close { queue: QueueHandle, only_if: DeleteIf, reply: oneshot::Sender<Result<u64, Refused>> },
+    /// Checks and stops serving the queue; answers how many messages are ready. `idle`: only if it has been unused for as
+    /// long as it may be.
+    Close { queue: QueueHandle, only_if: DeleteIf, idle: bool, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Goes on serving a queue that was closed.
     Reopen { queue: QueueHandle },
     /// Lets go of a queue; answers when nothing is in flight any more.
     Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
-    /// What is in the queue.
-    Stat { queue: QueueHandle, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// What is in the queue; `declared`: asked by a declaration, which is a use of it.
+    Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
     /// Seals a part of a joint commit and holds what it touches until it is with the store.
     Prepare(Box<Prepare>),
     /// Ends a session; answers which queues lost their last consumer.
