@@ -6,7 +6,7 @@
 //! Deliberately absent: errors of single frames (`ferrymq_amqp_codec::DecodeError` knows its own).
 
 use ferrymq_amqp_codec::{DecodeError, MethodId, ReplyCode, Scope};
-use ferrymq_broker::queues::{Property, QueueError, Value};
+use ferrymq_broker::queues::{BadValue, Property, QueueError, QueueKind, Value};
 
 /// Why a channel or a connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,27 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
             ),
+            E::BadArgument { vhost, name, argument, why } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {}", bad(&why)),
+            ),
+            E::NotForKind { vhost, name, argument, kind } => Failure::new(
+                C::PreconditionFailed,
+                format_args!(
+                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}' of queue type {}",
+                    match kind {
+                        QueueKind::Classic => "rabbit_classic_queue",
+                        QueueKind::Quorum => "rabbit_quorum_queue",
+                    }
+                ),
+            ),
+            E::SingleActive { vhost, name } => Failure::new(
+                C::ResourceLocked,
+                format_args!(
+                    "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get operations are \
+                     not supported by <<\"quorum\">> queues with single active consumer"
+                ),
+            ),
             E::Limit { what, limit } => {
                 Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
             }
@@ -131,6 +152,17 @@ fn shown(property: &Property) -> String {
             let wire = crate::args::to_wire(value);
             format!("the value '{wire}' of type '{}'", wire.type_name())
         }
+    }
+}
+
+/// What is wrong with a value, as the terms that RabbitMQ prints.
+fn bad(why: &BadValue) -> String {
+    let type_name = |value: &Value| crate::args::to_wire(value).type_name();
+    match why {
+        BadValue::Type(value) => format!("{{unacceptable_type,{}}}", type_name(value)),
+        BadValue::NotInteger(value) => format!("\"expected integer, got {}\"", type_name(value)),
+        BadValue::TooLarge(value) => format!("{{max_value_exceeded,{value}}}"),
+        BadValue::Negative(value) => format!("{{value_negative,{value}}}"),
     }
 }
 

@@ -268,13 +268,13 @@ impl Reader<'_> {
             let state = &mut *guard;
             let Some(channel) = state.channels.get_mut(&number) else { return };
             for unacked in channel.unacked.take_all() {
-                settlements.push(unacked.queue, unacked.offset, Settle::Requeue);
+                settlements.push(unacked.queue, unacked.offset, Settle::Fail);
             }
             for (token, delivery) in channel.held.drain(..) {
                 if let Some(consumer) = state.consumers.get(&token).filter(|consumer| !consumer.no_ack)
                     && let Some(queue) = consumer.queue()
                 {
-                    settlements.push(queue.clone(), delivery.offset, Settle::Requeue);
+                    settlements.push(queue.clone(), delivery.offset, Settle::Fail);
                 }
             }
             for token in &consumers {

@@ -24,14 +24,15 @@
 //! - After a restart, what was not durably settled is there again; what may have been delivered before it is
 //!   marked redelivered.
 //!
-//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities, delivery
-//! limits, single active consumers, policies: an argument that asks for one is refused as unsupported.
+//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities of messages,
+//! policies: an argument that asks for one is refused as unsupported.
 
 pub mod ack;
 mod admin;
 pub mod args;
 mod bind;
 mod changes;
+mod consuming;
 pub mod declare;
 mod envelope;
 pub mod error;
@@ -48,12 +49,12 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
-pub use error::{Entity, Property, QueueError};
+pub use error::{BadValue, Entity, Property, QueueError};
 pub use exchange::{Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use session::Session;
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
+    NewConsumer, Publish, QueueHandle, QueueKind, QueueSpec, QueueStat, Routed, Settle,
 };

@@ -14,6 +14,7 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
+use super::consuming::Consuming;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
@@ -129,6 +130,7 @@ impl Queues {
         };
         check_queue(&spec)?;
         let at = self.topology.read().vhost(vhost)?.name.clone();
+        super::consuming::check(&at, &spec)?;
         let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
         let log = if durable { self.new_log(&mut admin).await? } else { self.pooled_log(&mut admin).await? };
@@ -144,6 +146,7 @@ impl Queues {
             next: log.next,
             durable,
             always_durable: always_durable(&spec),
+            consuming: Consuming::of(&spec),
             acks: AckState::new(log.next),
         };
         self.attach(attached).await?;
@@ -249,7 +252,7 @@ impl Queues {
             Err(why @ (Refused::InUse | Refused::NotEmpty | Refused::Storage(_))) => {
                 return Err(refused(queue, why));
             }
-            Err(Refused::Gone | Refused::Exclusive) => 0,
+            Err(Refused::Gone | Refused::Exclusive | Refused::SingleActive) => 0,
         };
         let removal = self.topology.read().vhost(queue.vhost())?.plan_queue(queue.name());
         let deleting = key(DELETING, &[&log.to_string()]);

@@ -1,7 +1,7 @@
 //! What may be declared: names, arguments, and whether a declaration says what is there.
 //!
 //! Arguments of a queue are of four sorts. *Served*: `x-queue-type` (`classic`, or `quorum`: the same queue, of
-//! which every message is durable). *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
+//! which every message is durable) and those of `consuming`. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
 //! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
 //! either and are kept as given. The first three sorts are compared when a queue is declared again.
 //!
@@ -12,8 +12,9 @@ use std::sync::Arc;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
+use super::consuming;
 use super::error::{Entity, Property, QueueError};
-use super::types::{ExchangeSpec, QueueSpec};
+use super::types::{ExchangeSpec, QueueKind, QueueSpec};
 
 /// Arguments without effect.
 pub const DEAD: [&str; 9] = [
@@ -29,7 +30,7 @@ pub const DEAD: [&str; 9] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 20] = [
+pub const NOT_SERVED: [&str; 18] = [
     "x-expires",
     "x-message-ttl",
     "x-dead-letter-exchange",
@@ -39,10 +40,8 @@ pub const NOT_SERVED: [&str; 20] = [
     "x-max-length-bytes",
     "x-overflow",
     "x-max-priority",
-    "x-single-active-consumer",
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
-    "x-delivery-limit",
     "x-delayed-retry-type",
     "x-delayed-retry-min",
     "x-delayed-retry-max",
@@ -80,7 +79,7 @@ pub(super) fn check_arguments(arguments: &Arguments) -> Result<(), QueueError> {
 
 /// Whether each message of a queue declared so is durable.
 pub(super) fn always_durable(spec: &QueueSpec) -> bool {
-    spec.arguments.get(QUEUE_TYPE).and_then(Value::as_text) == Some("quorum")
+    spec.kind() == QueueKind::Quorum
 }
 
 /// Checks what is asked of a new queue.
@@ -132,7 +131,8 @@ pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) ->
     let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
-    let compared = DEAD.iter().chain(&NOT_SERVED).chain(std::iter::once(&QUEUE_TYPE));
+    let compared =
+        DEAD.iter().chain(&NOT_SERVED).chain(&consuming::ARGUMENTS).chain(std::iter::once(&QUEUE_TYPE));
     compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ferrymq_storage::StorageError;
 
 use super::args::Value;
-use super::types::ExchangeKind;
+use super::types::{ExchangeKind, QueueKind};
 
 /// What an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,19 @@ pub enum Property {
     Kind(ExchangeKind),
     /// An argument; `None`: not given.
     Argument(Option<Value>),
+}
+
+/// What is wrong with the value of an argument.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BadValue {
+    /// It is of a type that the argument does not have.
+    Type(Value),
+    /// It is no integer.
+    NotInteger(Value),
+    /// It is more than there may be.
+    TooLarge(i64),
+    /// It is below zero.
+    Negative(i64),
 }
 
 /// Why an operation failed. Unless said otherwise nothing changed.
@@ -157,6 +170,40 @@ pub enum QueueError {
         value: Value,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// An argument of a queue, or of a consumer of it, has a value that it cannot have. RabbitMQ: 406
+    /// PRECONDITION_FAILED, invalid arg.
+    #[error("argument is not legal: vhost={vhost} queue={name} argument={argument} why={why:?}")]
+    BadArgument {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
+        name: Arc<str>,
+        /// The argument.
+        argument: String,
+        /// What is wrong with it.
+        why: BadValue,
+    },
+    /// An argument that queues of another type have. RabbitMQ: 406 PRECONDITION_FAILED, invalid arg.
+    #[error("argument is not for {kind:?} queues: vhost={vhost} queue={name} argument={argument}")]
+    NotForKind {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
+        name: Arc<str>,
+        /// The argument.
+        argument: String,
+        /// The type of the queue.
+        kind: QueueKind,
+    },
+    /// Single messages cannot be taken from a quorum queue that delivers to one consumer at a time. RabbitMQ: 405
+    /// RESOURCE_LOCKED.
+    #[error("queue delivers to one consumer at a time: vhost={vhost} name={name}")]
+    SingleActive {
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
     },
     /// A documented limit was exceeded.
     #[error("{what} is beyond its limit: limit={limit}")]

@@ -25,7 +25,7 @@ use super::session::Session;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
 use super::topology::Topology;
-use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
+use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueKind, QueueStat, Routed, Settle};
 use crate::broker::Stores;
 
 /// How queues are set up.
@@ -208,6 +208,14 @@ impl Queues {
         self.tell(queue, settle).await;
     }
 
+    /// What sort of queue one is that this session may use.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn kind(&self, session: &Session, vhost: &str, queue: &str) -> Result<QueueKind, QueueError> {
+        Ok(self.topology.read().vhost(vhost)?.queue_for(queue, session.id())?.spec.kind())
+    }
+
     /// What is in a queue.
     ///
     /// # Errors
@@ -245,6 +253,7 @@ pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
     match why {
         Refused::Gone => QueueError::NotFound { entity: Entity::Queue, vhost, name },
         Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
+        Refused::SingleActive => QueueError::SingleActive { vhost, name },
         Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
         Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
         Refused::Storage(error) => QueueError::Storage(error),

@@ -23,6 +23,7 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
 use super::ack::{AckState, Replay};
+use super::consuming::Consuming;
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
@@ -134,6 +135,7 @@ impl Queues {
                 next: claim.next.0,
                 durable: true,
                 always_durable: always_durable(&spec),
+                consuming: Consuming::of(&spec),
                 acks,
             };
             if !self.topology.read().has_vhost(handle.vhost()) {

@@ -24,6 +24,7 @@ pub(super) mod message;
 mod queue;
 mod ready;
 mod requests;
+mod returns;
 mod serve;
 
 use std::collections::{HashMap, HashSet, VecDeque};

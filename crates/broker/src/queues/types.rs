@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
-use super::args::Arguments;
+use super::args::{Arguments, Value};
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -185,6 +185,26 @@ pub struct QueueSpec {
     pub arguments: Arguments,
 }
 
+/// What sort of queue one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueKind {
+    /// What is persistent in it is durable, if it is durable itself.
+    Classic,
+    /// Each message is durable, and what failed is counted.
+    Quorum,
+}
+
+impl QueueSpec {
+    /// What sort of queue is asked for.
+    #[must_use]
+    pub fn kind(&self) -> QueueKind {
+        match self.arguments.get("x-queue-type").and_then(Value::as_text) {
+            Some("quorum") => QueueKind::Quorum,
+            _ => QueueKind::Classic,
+        }
+    }
+}
+
 /// A binding: what reaches `source` and fits goes on to the destination.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BindingSpec {
@@ -251,6 +271,16 @@ pub struct NewConsumer {
     pub no_ack: bool,
     /// Whether nobody else may consume.
     pub exclusive: bool,
+    /// Those of a higher priority get what they can take before all others; 0 unless said otherwise.
+    pub priority: i64,
+}
+
+impl NewConsumer {
+    /// One that acknowledges, shares, and is nothing special.
+    #[must_use]
+    pub fn new(token: u64, credit: Credit) -> NewConsumer {
+        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
+    }
 }
 
 /// A consumer; stays until it is cancelled, its session ends or its queue is deleted.
@@ -273,6 +303,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// How often it was given back.
     pub returned: u16,
+    /// How often whoever had it failed on it; `None`: its queue does not count.
+    pub failed: Option<u16>,
     /// The message.
     pub message: Message,
 }
@@ -293,8 +325,10 @@ pub struct Got {
 pub enum Settle {
     /// It is done with.
     Ack,
-    /// It goes back to its place in the queue.
+    /// It goes back to its place in the queue, through no fault of its own.
     Requeue,
+    /// The same, and whoever had it failed on it: where failures are limited, it may have been the last time.
+    Fail,
     /// It is done with, unwanted: dropped, because dead-lettering is not served yet.
     Reject,
 }

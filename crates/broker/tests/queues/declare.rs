@@ -188,12 +188,7 @@ async fn what_nobody_needs_goes_with_what_needed_it() {
     rig.queues.bind_exchange(&rig.session, VHOST, binding("upstream", "auto", "")).await.unwrap();
     let (sink, _all) = deliveries(1024);
     let other = rig.queues.session();
-    let new = ferrymq_broker::queues::NewConsumer {
-        token: 1,
-        credit: Credit::Unlimited,
-        no_ack: false,
-        exclusive: false,
-    };
+    let new = ferrymq_broker::queues::NewConsumer::new(1, Credit::Unlimited);
     rig.queues.consume(&other, VHOST, "q", new, &sink).await.unwrap();
     let mine = rig.consume("q", Credit::Unlimited, &sink).await;
     let refused =

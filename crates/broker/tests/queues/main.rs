@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
+mod consumers;
 mod crash;
 mod declare;
 mod deliver;
@@ -9,3 +10,4 @@ mod races;
 mod restart;
 mod rig;
 mod staged;
+mod turns;

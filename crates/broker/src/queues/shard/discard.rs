@@ -16,6 +16,8 @@ use crate::queues::types::Message;
 pub(super) enum Reason {
     /// A consumer did not want it.
     Rejected,
+    /// It failed too often.
+    DeliveryLimit,
 }
 
 /// A message that has to go.

@@ -10,6 +10,7 @@ use ferrymq_types::{Epoch, LogId, Offset};
 use tokio::sync::oneshot;
 
 use crate::queues::ack::AckState;
+use crate::queues::consuming::Consuming;
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{
@@ -38,6 +39,8 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) durable: bool,
     /// Whether each of its messages does.
     pub(in crate::queues) always_durable: bool,
+    /// Who gets its messages, and how often they may fail.
+    pub(in crate::queues) consuming: Consuming,
     pub(in crate::queues) acks: AckState,
 }
 
@@ -56,6 +59,8 @@ pub(in crate::queues) enum Refused {
     Gone,
     /// Somebody has it to himself, or wants to and others are there.
     Exclusive,
+    /// It delivers to one consumer at a time, and only to consumers.
+    SingleActive,
     /// It has consumers.
     InUse,
     /// It has messages.

@@ -21,6 +21,7 @@ use super::consumers::Consumers;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
 use crate::queues::ack::AckState;
+use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
 
@@ -76,6 +77,7 @@ pub(super) struct Queue {
     pub(super) epoch: Epoch,
     pub(super) durable: bool,
     always_durable: bool,
+    pub(super) consuming: Consuming,
     next: u64,
     sequence: u64,
     gathered: VecDeque<Gathered>,
@@ -112,12 +114,13 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached { handle, epoch, start, next, durable, always_durable, acks } = attached;
+        let Attached { handle, epoch, start, next, durable, always_durable, consuming, acks } = attached;
         Queue {
             handle,
             epoch,
             durable,
             always_durable,
+            consuming,
             next,
             sequence: 0,
             gathered: VecDeque::new(),
@@ -128,7 +131,7 @@ impl Queue {
             ready: Ready::new(acks.fresh(), budget),
             trimmed: start,
             acks,
-            consumers: Consumers::default(),
+            consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
             getters: VecDeque::new(),
             sessions: HashSet::new(),

@@ -30,7 +30,10 @@ impl Owner {
             ShardMessage::Cancel { queue, session, consumer, reply } => {
                 let here =
                     self.here(&queue).filter(|(_, queue)| queue.consumers.is_active(consumer, session));
-                answer(reply, here.is_some_and(|(_, queue)| queue.consumers.cancel(consumer)));
+                let ended = here.map(|(log, queue)| (log, queue.consumers.cancel(consumer)));
+                // Somebody may come after him.
+                ended.iter().for_each(|(log, _)| self.run_soon(*log));
+                answer(reply, ended.is_some_and(|(_, was_last)| was_last));
             }
             ShardMessage::Credit { queue, consumer, more } => {
                 if let Some((log, queue)) = self.here(&queue) {
@@ -39,6 +42,9 @@ impl Owner {
                 }
             }
             ShardMessage::Get { queue, session, no_ack, reply } => match self.open_queue(&queue) {
+                Ok((_, queue)) if queue.consuming.single == Some(true) => {
+                    answer(reply, Err(Refused::SingleActive));
+                }
                 Ok((log, queue)) => {
                     queue.getters.push_back(Getter { session, no_ack, reply });
                     queue.sessions.insert(session);
@@ -153,8 +159,12 @@ impl Owner {
                     rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
                     continue;
                 }
-                Settle::Requeue => {
-                    queue.acks.release(offset.0, true);
+                Settle::Requeue | Settle::Fail => {
+                    let gone = queue.give_back(offset.0, entry & SURVIVES != 0, how == Settle::Fail);
+                    if gone.is_some() {
+                        rejected.extend(gone);
+                        continue;
+                    }
                 }
             }
             if entry & SURVIVES != 0 {
@@ -231,10 +241,10 @@ impl Owner {
             if ids.into_iter().filter(|id| queue.consumers.cancel(*id)).count() > 0 {
                 unused.push(queue.handle.clone());
             }
-            let mut debt = Debt::Lazy;
+            let (mut debt, mut gone) = (Debt::Lazy, Vec::new());
             for (offset, entry) in held {
                 queue.unacked.remove(&offset);
-                queue.acks.release(offset, true);
+                gone.extend(queue.give_back(offset, entry & SURVIVES != 0, true));
                 queue.consumers.settled(entry & !SURVIVES);
                 if entry & SURVIVES != 0 {
                     debt = Debt::Must;
@@ -244,6 +254,7 @@ impl Owner {
             queue.sessions.remove(&session);
             self.owe(log, debt, 0);
             self.run_soon(log);
+            self.discard(log, gone);
         }
         unused
     }
