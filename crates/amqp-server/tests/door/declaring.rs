@@ -227,7 +227,6 @@ async fn unserved_arguments_are_refused_and_dead_ones_ignored() {
         ("x-max-length", ValueRef::I64(5), "'5' of type 'long'"),
         ("x-dead-letter-exchange", ValueRef::LongString(b"dlx"), "'dlx' of type 'longstr'"),
         ("x-max-priority", ValueRef::U8(3), "'3' of type 'unsignedbyte'"),
-        ("x-single-active-consumer", ValueRef::Bool(true), "'true' of type 'bool'"),
     ] {
         let mut arguments = TableBuilder::new();
         arguments.push(name.as_bytes(), value).unwrap();
