@@ -882,12 +882,160 @@ def transactions():
         assert take(channel, key) == [b"b"]
 
 
+# Time and length.
+
+
+def count(channel, key):
+    return channel.queue_declare(key, passive=True).method.message_count
+
+
 @test
 def message_expiration():
     with opened() as channel:
         key = queue(channel)
+        channel.confirm_delivery()
         send(channel, key, b"a", expiration="0")
         assert take(channel, key) == []
+        send(channel, key, b"b", expiration="3600000", priority=7)
+        _, properties, body = channel.basic_get(key, auto_ack=True)
+        assert (body, properties.expiration, properties.priority) == (b"b", "3600000", 7)
+        send(channel, key, b"c", expiration="50")
+        assert count(channel, key) == 1
+        eventually("nobody looked and it is gone", lambda: count(channel, key) == 0)
+
+
+@test
+def a_message_that_may_stay_keeps_those_behind_it():
+    with opened() as channel:
+        key = queue(channel)
+        channel.confirm_delivery()
+        send(channel, key, b"stays")
+        send(channel, key, b"goes", expiration="10")
+        send(channel, key, b"stays too")
+        quiet(channel.connection, 0.2)
+        assert count(channel, key) == 3
+        assert channel.basic_get(key, auto_ack=True)[2] == b"stays"
+        eventually("its turn came", lambda: count(channel, key) == 1)
+        assert take(channel, key) == [b"stays too"]
+
+
+@test
+def no_time_at_all_is_enough_for_a_consumer_who_is_there():
+    with opened() as channel:
+        key = queue(channel, arguments={"x-message-ttl": 0})
+        channel.confirm_delivery()
+        send(channel, key, b"nobody")
+        _, found = consumer(channel, key)
+        send(channel, key, b"somebody")
+        until(channel.connection, "the delivery", lambda: found)
+        assert [body for _, _, body in found] == [b"somebody"]
+
+
+@test
+def wrong_expirations_are_told():
+    with opened() as channel:
+        key = queue(channel)
+        for value, why in (("soon", "no_integer"), ("5ms", '{leftover_string,"ms"}'), ("-1", "{value_negative,-1}")):
+            other = channel.connection.channel()
+            text = f"PRECONDITION_FAILED - invalid expiration '{value}': {why}"
+            channel_closes(other, 406, text, lambda: send(other, key, b"", expiration=value))
+
+
+@test
+def queues_have_times_to_live():
+    with opened() as channel:
+        channel.confirm_delivery()
+        key = queue(channel, arguments={"x-message-ttl": 50})
+        send(channel, key, b"a")
+        send(channel, key, b"b", expiration="3600000")
+        assert count(channel, key) == 2
+        eventually("both are gone", lambda: count(channel, key) == 0)
+        # What somebody holds does not expire; given back too late it is gone.
+        send(channel, key, b"c")
+        tag = channel.basic_get(key)[0].delivery_tag
+        quiet(channel.connection, 0.2)
+        channel.basic_nack(tag, requeue=True)
+        assert take(channel, key) == []
+
+
+@test
+def queues_that_nobody_uses_are_deleted():
+    with opened() as channel:
+        key = queue(channel, arguments={"x-expires": 300})
+        _, found = consumer(channel, key)
+        quiet(channel.connection, 0.6)
+        send(channel, key, b"a")
+        until(channel.connection, "used while consumed", lambda: found)
+    with opened() as channel, opened() as other:
+        name_ = queue(channel, "expires", exclusive=False, arguments={"x-expires": 400})
+        for _ in range(6):
+            quiet(channel.connection, 0.1)
+            other.basic_get(name_)
+        quiet(channel.connection, 1.0)
+        channel_closes(channel, 404, f"no queue '{name_}'", lambda: channel.queue_declare(name_, passive=True))
+
+
+@test
+def full_queues_drop_their_oldest():
+    with opened() as channel:
+        channel.confirm_delivery()
+        key = queue(channel, arguments={"x-max-length": 2})
+        send(channel, key, b"a", b"b", b"c")
+        assert count(channel, key) == 2
+        held = channel.basic_get(key)
+        assert held[2] == b"b"
+        send(channel, key, b"d")
+        assert count(channel, key) == 2, "what somebody holds does not count"
+        channel.basic_nack(held[0].delivery_tag, requeue=True)
+        eventually("the oldest is the one that came back", lambda: count(channel, key) == 2)
+        assert take(channel, key) == [b"c", b"d"]
+        key = queue(channel, arguments={"x-max-length-bytes": 5})
+        send(channel, key, b"aaa", b"bb")
+        assert count(channel, key) == 2
+        send(channel, key, b"c")
+        assert take(channel, key) == [b"bb", b"c"]
+
+
+@test
+def full_queues_refuse_if_asked_to():
+    with opened() as channel:
+        channel.confirm_delivery()
+        for overflow in ("reject-publish", "reject-publish-dlx"):
+            key = queue(channel, arguments={"x-max-length": 2, "x-overflow": overflow})
+            send(channel, key, b"a", b"b")
+            try:
+                send(channel, key, b"c")
+            except pika.exceptions.NackError:
+                pass
+            else:
+                raise AssertionError("taken")
+            assert take(channel, key) == [b"a", b"b"]
+            send(channel, key, b"d")
+            assert take(channel, key) == [b"d"]
+
+
+@test
+def wrong_arguments_of_queues_are_told():
+    with opened() as channel:
+        for argument, value, why in (
+            ("x-message-ttl", "5", '"expected integer, got longstr"'),
+            ("x-message-ttl", -1, "{value_negative,-1}"),
+            ("x-expires", 0, "{value_zero,0}"),
+            ("x-max-length", -1, "{value_negative,-1}"),
+            ("x-overflow", "burst", "invalid_overflow"),
+            ("x-overflow", 5, "{unacceptable_type,"),
+        ):
+            other = channel.connection.channel()
+            key = name("wrong")
+            text = f"PRECONDITION_FAILED - invalid arg '{argument}' for queue '{key}' in vhost '/': {why}"
+            channel_closes(other, 406, text, lambda: queue_named(other, key, {argument: value}))
+        key = queue(channel, arguments={"x-message-ttl": 1000})
+        text = f"inequivalent arg 'x-message-ttl' for queue '{key}' in vhost '/': received the value '2000'"
+        channel_closes(channel, 406, text, lambda: queue_named(channel, key, {"x-message-ttl": 2000}))
+
+
+def queue_named(channel, key, arguments):
+    channel.queue_declare(key, exclusive=True, arguments=arguments)
 
 
 @test

@@ -25,6 +25,10 @@ pub(crate) struct Head {
 pub(crate) struct Facts {
     /// Delivery mode 2.
     pub(crate) persistent: bool,
+    /// Its priority.
+    pub(crate) priority: Option<u8>,
+    /// How long it may wait; known once its properties were looked at.
+    pub(crate) ttl_ms: Option<u64>,
     /// There is a property that must be looked at: headers, expiration or user id.
     pub(crate) special: bool,
 }
@@ -130,6 +134,8 @@ impl Assembly {
         let size = header.body_size_bytes;
         let facts = Facts {
             persistent: header.properties.delivery_mode() == Some(2),
+            priority: header.properties.priority(),
+            ttl_ms: None,
             special: header.properties.flags() & SPECIAL != 0,
         };
         let properties = run.slice_ref(header.properties.as_bytes());

@@ -6,7 +6,7 @@
 //! Deliberately absent: errors of single frames (`ferrymq_amqp_codec::DecodeError` knows its own).
 
 use ferrymq_amqp_codec::{DecodeError, MethodId, ReplyCode, Scope};
-use ferrymq_broker::queues::{BadValue, Property, QueueError, QueueKind, Value};
+use ferrymq_broker::queues::{Property, QueueError, QueueType, Value, Wrong};
 
 /// Why a channel or a connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,20 +106,6 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
             ),
-            E::BadArgument { vhost, name, argument, why } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {}", bad(&why)),
-            ),
-            E::NotForKind { vhost, name, argument, kind } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}' of queue type {}",
-                    match kind {
-                        QueueKind::Classic => "rabbit_classic_queue",
-                        QueueKind::Quorum => "rabbit_quorum_queue",
-                    }
-                ),
-            ),
             E::SingleActive { vhost, name } => Failure::new(
                 C::ResourceLocked,
                 format_args!(
@@ -127,6 +113,21 @@ impl From<QueueError> for Failure {
                      not supported by <<\"quorum\">> queues with single active consumer"
                 ),
             ),
+            E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
+                C::PreconditionFailed,
+                format_args!(
+                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
+                    why(&wrong, &value)
+                ),
+            ),
+            E::WrongProperty { vhost, name, property } => Failure::new(
+                C::PreconditionFailed,
+                format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
+            ),
+            // A publisher's alone: it is told by basic.nack.
+            E::Full { vhost, name } => {
+                Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
+            }
             E::Limit { what, limit } => {
                 Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
             }
@@ -155,14 +156,25 @@ fn shown(property: &Property) -> String {
     }
 }
 
-/// What is wrong with a value, as the terms that RabbitMQ prints.
-fn bad(why: &BadValue) -> String {
-    let type_name = |value: &Value| crate::args::to_wire(value).type_name();
-    match why {
-        BadValue::Type(value) => format!("{{unacceptable_type,{}}}", type_name(value)),
-        BadValue::NotInteger(value) => format!("\"expected integer, got {}\"", type_name(value)),
-        BadValue::TooLarge(value) => format!("{{max_value_exceeded,{value}}}"),
-        BadValue::Negative(value) => format!("{{value_negative,{value}}}"),
+/// What is wrong with an argument, as RabbitMQ's Erlang prints it.
+fn why(wrong: &Wrong, value: &Value) -> String {
+    let wire = crate::args::to_wire(value);
+    let kind = wire.type_name();
+    match wrong {
+        Wrong::NotAnInteger => format!(": \"expected integer, got {kind}\""),
+        Wrong::Type => format!(": {{unacceptable_type,{kind}}}"),
+        Wrong::Negative => format!(": {{value_negative,{wire}}}"),
+        Wrong::Zero => format!(": {{value_zero,{wire}}}"),
+        Wrong::TooLarge => format!(": {{value_too_large,{wire}}}"),
+        Wrong::Exceeds => format!(": {{max_value_exceeded,{wire}}}"),
+        Wrong::Overflow => ": invalid_overflow".to_owned(),
+        Wrong::Strategy => ": invalid_dlx_strategy".to_owned(),
+        Wrong::NoDeadLetterExchange => ": routing_key_but_no_dlx_defined".to_owned(),
+        Wrong::MaxAge => ": invalid_max_age".to_owned(),
+        Wrong::QueueType => format!(": \"unsupported queue type '{wire}'\""),
+        Wrong::NotOf(QueueType::Classic) => " of queue type rabbit_classic_queue".to_owned(),
+        Wrong::NotOf(QueueType::Quorum) => " of queue type rabbit_quorum_queue".to_owned(),
+        Wrong::NotOf(QueueType::Stream) => " of queue type rabbit_stream_queue".to_owned(),
     }
 }
 
@@ -206,6 +218,36 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received the value '5' \
              of type 'signedint' but current is none",
         );
+        let wrong = |argument, value, wrong| QueueError::WrongArgument {
+            vhost: "/".into(),
+            name: "q".into(),
+            argument,
+            value,
+            wrong,
+        };
+        let text = |argument: &str, rest: &str| {
+            format!("PRECONDITION_FAILED - invalid arg '{argument}' for queue 'q' in vhost '/'{rest}")
+        };
+        for (error, text) in [
+            (
+                wrong("x-message-ttl", Value::text("5"), Wrong::NotAnInteger),
+                text("x-message-ttl", ": \"expected integer, got longstr\""),
+            ),
+            (
+                wrong("x-expires", Value::Int(-5, Width::I32), Wrong::Negative),
+                text("x-expires", ": {value_negative,-5}"),
+            ),
+            (
+                wrong("x-max-priority", Value::Int(5, Width::U8), Wrong::NotOf(QueueType::Quorum)),
+                text("x-max-priority", " of queue type rabbit_quorum_queue"),
+            ),
+            (
+                wrong("x-overflow", Value::Bool(true), Wrong::Type),
+                text("x-overflow", ": {unacceptable_type,bool}"),
+            ),
+        ] {
+            check(error, 406, Scope::Channel, &text);
+        }
         let missing = QueueError::NotFound { entity: Entity::Exchange, vhost: "/".into(), name: "x".into() };
         check(missing, 404, Scope::Channel, "NOT_FOUND - no exchange 'x' in vhost '/'");
         check(QueueError::NoVhost("v".into()), 530, Scope::Connection, "NOT_ALLOWED - vhost v not found");

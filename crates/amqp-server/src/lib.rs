@@ -19,7 +19,7 @@
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
 //! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
-//! (`tx`: 540), `connection.blocked`, direct reply-to, message expiration, streams.
+//! (`tx`: 540), `connection.blocked`, direct reply-to, streams.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +32,7 @@ mod content;
 pub mod context;
 mod counts;
 mod deliver;
+mod expiration;
 mod failure;
 mod handshake;
 mod input;

@@ -4,7 +4,7 @@
 //! long as the queues' generation stays, and never for exchanges that look at headers. A message that is
 //! mandatory and goes nowhere is returned before it is confirmed.
 //!
-//! Deliberately absent: message expiration, which is refused rather than ignored.
+//! Deliberately absent: what a message's expiration and priority mean (the queues know).
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,8 @@ use ferrymq_runtime::BytePermit;
 use crate::args::HeaderView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
-use crate::content::{Content, Head};
+use crate::content::{Content, Facts, Head};
+use crate::expiration;
 use crate::failure::Failure;
 use crate::state::Connection;
 
@@ -121,7 +122,8 @@ impl Gather {
             return Ok(());
         }
         let Content { facts, properties, body, room, .. } = content;
-        let message = Message { exchange, routing_key, properties, body, persistent: facts.persistent };
+        let Facts { persistent, priority, ttl_ms, .. } = facts;
+        let message = Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority };
         self.messages.push(Publish { message, to });
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
@@ -147,6 +149,10 @@ impl Gather {
     fn special(&mut self, connection: &Connection, content: &mut Content) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
+        let mut route = self.routes.find(connection, &content.head)?;
+        if let Some(text) = properties.expiration() {
+            content.facts.ttl_ms = Some(expiration::parse(text)?);
+        }
         if let Some(user) = properties.user_id()
             && user != USER
         {
@@ -154,15 +160,7 @@ impl Gather {
             let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
             return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
-        if let Some(expiration) = properties.expiration() {
-            let expiration = String::from_utf8_lossy(expiration);
-            let text = format!("expiration '{expiration}': message expiration is not supported yet");
-            return Err(Failure::new(ReplyCode::PreconditionFailed, text));
-        }
-        let Some(headers) = properties.headers() else {
-            return Ok(self.routes.find(connection, &content.head)?);
-        };
-        let mut route = self.routes.find(connection, &content.head)?;
+        let Some(headers) = properties.headers() else { return Ok(route) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let exchange = exchange_name(connection, &content.head)?;
         let view = HeaderView(headers);

@@ -24,7 +24,10 @@
 //! - After a restart, what was not durably settled is there again; what may have been delivered before it is
 //!   marked redelivered.
 //!
-//! Deliberately absent: any wire protocol; time to live, dead letters, length limits, priorities of messages,
+//! - A message whose time is over, or that is too many, leaves from the head of its queue; see
+//!   `docs/adr/0007-time-and-length-in-queues.md`.
+//!
+//! Deliberately absent: any wire protocol; dead letters, priorities of messages,
 //! policies: an argument that asks for one is refused as unsupported.
 
 pub mod ack;
@@ -38,10 +41,13 @@ mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+mod idle;
 mod logs;
+mod measure;
 pub mod open;
 mod records;
 pub mod session;
+pub mod settings;
 mod shard;
 pub mod sink;
 mod topology;
@@ -49,12 +55,13 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
-pub use error::{BadValue, Entity, Property, QueueError};
+pub use error::{Entity, Property, QueueError};
 pub use exchange::{Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use session::Session;
+pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueKind, QueueSpec, QueueStat, Routed, Settle,
+    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
 };

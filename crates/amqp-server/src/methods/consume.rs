@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{ReplyCode, Table};
-use ferrymq_broker::queues::{BadValue, Credit, Entity, NewConsumer, QueueError, QueueKind, Settle, Value};
+use ferrymq_broker::queues::{Credit, Entity, NewConsumer, QueueError, QueueType, Settle, Value, Wrong};
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
 use crate::args::from_value;
@@ -142,8 +142,8 @@ impl Reader<'_> {
 }
 
 /// Arguments that only consumers of some types of queue have, and whether a type has one.
-const OF_SOME: [(&str, fn(QueueKind) -> bool); 4] = [
-    ("x-consumer-timeout", |kind| kind == QueueKind::Quorum),
+const OF_SOME: [(&str, fn(QueueType) -> bool); 4] = [
+    ("x-consumer-timeout", |kind| kind == QueueType::Quorum),
     ("x-stream-offset", |_| false),
     ("x-stream-filter", |_| false),
     ("x-stream-match-unfiltered", |_| false),
@@ -158,26 +158,28 @@ impl Reader<'_> {
         let connection = self.connection;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let kind = queues.kind(&connection.session, vhost, name)?;
-        let error = |argument: &str, why| QueueError::BadArgument {
+        let wrong = |argument, value, wrong| QueueError::WrongArgument {
             vhost: vhost.clone(),
             name: name.clone(),
-            argument: argument.to_owned(),
-            why,
+            argument,
+            value,
+            wrong,
         };
-        let priority = match arguments.get(PRIORITY.as_bytes()).map(from_value) {
+        let given = |argument: &str| arguments.get(argument.as_bytes()).map(from_value);
+        let priority = match given(PRIORITY) {
             None => 0,
             Some(Value::Int(priority, _)) => priority,
-            Some(other) => return Err(error(PRIORITY, BadValue::NotInteger(other)).into()),
+            Some(other) => return Err(wrong(PRIORITY, other, Wrong::NotAnInteger).into()),
         };
-        let given = |argument: &str| arguments.get(argument.as_bytes());
         for (argument, is_of) in OF_SOME {
             let Some(value) = given(argument) else { continue };
-            let (vhost, name, argument) = (vhost.clone(), name.clone(), argument.to_owned());
-            return Err(match is_of(kind) {
-                true => QueueError::Unsupported { entity: Entity::Queue, argument, value: from_value(value) },
-                false => QueueError::NotForKind { vhost, name, argument, kind },
-            }
-            .into());
+            let error = match is_of(kind) {
+                true => {
+                    QueueError::Unsupported { entity: Entity::Queue, argument: argument.to_owned(), value }
+                }
+                false => wrong(argument, value, Wrong::NotOf(kind)),
+            };
+            return Err(error.into());
         }
         Ok(priority)
     }

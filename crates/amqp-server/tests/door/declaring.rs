@@ -223,8 +223,6 @@ async fn unserved_arguments_are_refused_and_dead_ones_ignored() {
     let server = Server::start().await;
     let mut client = server.channel().await;
     for (name, value, told) in [
-        ("x-message-ttl", ValueRef::I32(1000), "'1000' of type 'signedint'"),
-        ("x-max-length", ValueRef::I64(5), "'5' of type 'long'"),
         ("x-dead-letter-exchange", ValueRef::LongString(b"dlx"), "'dlx' of type 'longstr'"),
         ("x-max-priority", ValueRef::U8(3), "'3' of type 'unsignedbyte'"),
     ] {
@@ -242,6 +240,66 @@ async fn unserved_arguments_are_refused_and_dead_ones_ignored() {
     client.ask(1, &with, &ok("dead-ones", 0, 0)).await;
     let text = "PRECONDITION_FAILED - unknown exchange type 'x-odd'";
     client.channel_error(&exchange("x", "x-odd"), 406, text).await;
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_told_in_rabbitmqs_words() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    let quorum = ("x-queue-type", ValueRef::LongString(b"quorum"));
+    for (given, name, why) in [
+        (
+            &[("x-message-ttl", ValueRef::LongString(b"5"))][..],
+            "x-message-ttl",
+            ": \"expected integer, got longstr\"",
+        ),
+        (&[("x-message-ttl", ValueRef::I32(-1))], "x-message-ttl", ": {value_negative,-1}"),
+        (&[("x-expires", ValueRef::U8(0))], "x-expires", ": {value_zero,0}"),
+        (&[("x-expires", ValueRef::I64(315_360_000_001))], "x-expires", ": {value_too_large,315360000001}"),
+        (&[("x-max-length", ValueRef::F64(5.0))], "x-max-length", ": \"expected integer, got double\""),
+        (&[("x-overflow", ValueRef::Bool(true))], "x-overflow", ": {unacceptable_type,bool}"),
+        (&[("x-overflow", ValueRef::LongString(b"burst"))], "x-overflow", ": invalid_overflow"),
+        (
+            &[("x-queue-type", ValueRef::LongString(b"odd"))],
+            "x-queue-type",
+            ": \"unsupported queue type 'odd'\"",
+        ),
+        (
+            &[("x-max-priority", ValueRef::U8(3)), quorum],
+            "x-max-priority",
+            " of queue type rabbit_quorum_queue",
+        ),
+        (&[("x-delivery-limit", ValueRef::U8(3))], "x-delivery-limit", " of queue type rabbit_classic_queue"),
+    ] {
+        let mut arguments = TableBuilder::new();
+        for (name, value) in given {
+            arguments.push(name.as_bytes(), *value).unwrap();
+        }
+        let with = queue::Declare { arguments: arguments.as_table(), durable: true, ..declare("args") };
+        let text = format!("PRECONDITION_FAILED - invalid arg '{name}' for queue 'args' in vhost '/'{why}");
+        client.channel_error(&with, 406, &text).await;
+    }
+    let mut arguments = TableBuilder::new();
+    arguments.push(b"x-queue-type", ValueRef::LongString(b"quorum")).unwrap();
+    let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };
+    let text = "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'args' in vhost '/'";
+    client.channel_error(&with, 406, text).await;
+    // A bound is part of what a queue is, whatever the width of its number.
+    let bounded = |ttl| {
+        let mut arguments = TableBuilder::new();
+        arguments.push(b"x-message-ttl", ttl).unwrap();
+        arguments
+    };
+    for ttl in [ValueRef::I32(1000), ValueRef::I64(1000)] {
+        let arguments = bounded(ttl);
+        let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };
+        client.ask(1, &with, &ok("args", 0, 0)).await;
+    }
+    let arguments = bounded(ValueRef::I32(2000));
+    let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };
+    let text = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'args' in vhost '/': received the \
+                value '2000' of type 'signedint' but current is the value '1000' of type 'signedint'";
+    client.channel_error(&with, 406, text).await;
 }
 
 #[tokio::test]

@@ -9,5 +9,6 @@ mod consumers;
 mod consuming;
 mod declaring;
 mod hostile;
+mod limits;
 mod publishing;
 mod support;

@@ -19,7 +19,7 @@ fn body(channel: u16, part: &[u8]) -> Vec<u8> {
 }
 
 /// A content header frame.
-fn header(channel: u16, size: u64) -> Vec<u8> {
+pub(crate) fn header(channel: u16, size: u64) -> Vec<u8> {
     let mut out = bytes::BytesMut::new();
     put_content_header(&mut out, channel, size, Properties::EMPTY, 131_072).expect("it fits");
     out.to_vec()
@@ -185,10 +185,14 @@ async fn refused_messages_end_the_channel() {
     client.put_publish(1, "", "q", &foreign, b"").send().await;
     let text = "PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was 'guest'";
     client.channel_closes(406, text, id).await;
-    let expiring = properties(BasicProperties { expiration: Some(b"5"), ..BasicProperties::default() });
-    client.put_publish(1, "", "q", &expiring, b"").send().await;
-    let text = "PRECONDITION_FAILED - expiration '5': message expiration is not supported yet";
-    client.channel_closes(406, text, id).await;
+    for (expiration, why) in
+        [("soon", "no_integer"), ("5ms", "{leftover_string,\"ms\"}"), ("-1", "{value_negative,-1}")]
+    {
+        let wrong = BasicProperties { expiration: Some(expiration.as_bytes()), ..BasicProperties::default() };
+        client.put_publish(1, "", "q", &properties(wrong), b"").send().await;
+        let text = format!("PRECONDITION_FAILED - invalid expiration '{expiration}': {why}");
+        client.channel_closes(406, &text, id).await;
+    }
     assert_eq!(client.get("q").await, None);
     client.put(1, &basic::Publish { immediate: true, ..publish(b"q") }).send().await;
     client.connection_closes(540, "NOT_IMPLEMENTED - immediate=true", id).await;

@@ -26,6 +26,7 @@ use super::records::{
     binding_key, gone, key, put,
 };
 use super::session::Session;
+use super::settings::QueueSettings;
 use super::shard::message::{Attached, Refused, SMALL, ShardMessage};
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
@@ -116,10 +117,13 @@ impl Queues {
         vhost: &str,
         spec: QueueSpec,
     ) -> Result<Declared, QueueError> {
-        if let Some(queue) = self.check_declared(session, vhost, &spec)? {
+        while let Some(queue) = self.check_declared(session, vhost, &spec)? {
             drop(admin);
-            let stat = self.stat(&queue).await?;
-            return Ok(Declared { queue, created: false, stat });
+            match self.stat_declared(&queue).await {
+                // It was just deleted, for nobody used it, say: it is made again.
+                Err(QueueError::NotFound { .. }) => admin = self.admin.clone().lock_owned().await,
+                stat => return Ok(Declared { queue, created: false, stat: stat? }),
+            }
         }
         let spec = match &*spec.name {
             "" => QueueSpec { name: self.generated_name(), ..spec },
@@ -128,9 +132,8 @@ impl Queues {
                 spec
             }
         };
-        check_queue(&spec)?;
         let at = self.topology.read().vhost(vhost)?.name.clone();
-        super::consuming::check(&at, &spec)?;
+        check_queue(&at, &spec)?;
         let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
         let log = if durable { self.new_log(&mut admin).await? } else { self.pooled_log(&mut admin).await? };
@@ -148,6 +151,8 @@ impl Queues {
             always_durable: always_durable(&spec),
             consuming: Consuming::of(&spec),
             acks: AckState::new(log.next),
+            settings: QueueSettings::of(&spec),
+            ready_bytes: 0,
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
@@ -181,7 +186,7 @@ impl Queues {
     /// [`QueueError`].
     pub async fn queue(&self, session: &Session, vhost: &str, name: &str) -> Result<Declared, QueueError> {
         let queue = self.find(session, vhost, name)?;
-        let stat = self.stat(&queue).await?;
+        let stat = self.stat_declared(&queue).await?;
         Ok(Declared { queue, created: false, stat })
     }
 
@@ -194,7 +199,13 @@ impl Queues {
         only_if: DeleteIf,
     ) -> Result<u64, QueueError> {
         let entry = self.topology.read().vhost(vhost)?.queue_for(name, session)?.clone();
-        self.delete(admin, entry, only_if).await
+        self.delete(admin, entry, only_if, false).await
+    }
+
+    /// What is in a queue that is being declared, which is a use of it.
+    async fn stat_declared(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), declared: true, reply };
+        self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 
     /// Is done with all messages that are ready; how many.
@@ -212,17 +223,33 @@ impl Queues {
         admin: &mut Admin,
         queue: &QueueHandle,
     ) -> Result<(), QueueError> {
-        let entry = {
-            let topology = self.topology.read();
-            topology.vhost(queue.vhost()).ok().and_then(|vhost| vhost.queues.get(queue.name()).cloned())
-        };
-        let Some(entry) = entry.filter(|entry| entry.handle == *queue && entry.spec.auto_delete) else {
+        let Some(entry) = self.entry_of(queue).filter(|entry| entry.spec.auto_delete) else {
             return Ok(());
         };
-        match self.delete(admin, entry, DeleteIf { unused: true, empty: false }).await {
+        match self.delete(admin, entry, DeleteIf { unused: true, empty: false }, false).await {
             Ok(_) | Err(QueueError::InUse { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) async fn delete_if_unused_now(
+        &self,
+        admin: &mut Admin,
+        queue: &QueueHandle,
+    ) -> Result<bool, QueueError> {
+        let Some(entry) = self.entry_of(queue) else { return Ok(false) };
+        match self.delete(admin, entry, DeleteIf::default(), true).await {
+            Ok(_) => Ok(true),
+            Err(QueueError::InUse { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A queue that is still there.
+    fn entry_of(&self, queue: &QueueHandle) -> Option<QueueEntry> {
+        let topology = self.topology.read();
+        let entry = topology.vhost(queue.vhost()).ok()?.queues.get(queue.name())?;
+        (entry.handle == *queue).then(|| entry.clone())
     }
 
     pub(super) async fn delete_exclusive_now(&self, admin: &mut Admin, session: u64) {
@@ -233,7 +260,7 @@ impl Queues {
                 topology.vhost(&vhost).ok().and_then(|vhost| vhost.queues.get(&name).cloned())
             };
             let Some(entry) = entry.filter(|entry| entry.owner == Some(session)) else { continue };
-            if let Err(error) = self.delete(admin, entry, DeleteIf::default()).await {
+            if let Err(error) = self.delete(admin, entry, DeleteIf::default(), false).await {
                 tracing::warn!(queue = %name, %error, "an exclusive queue could not be deleted");
             }
         }
@@ -244,9 +271,10 @@ impl Queues {
         admin: &mut Admin,
         entry: QueueEntry,
         only_if: DeleteIf,
+        idle: bool,
     ) -> Result<u64, QueueError> {
         let (queue, log) = (&entry.handle, entry.handle.log());
-        let close = |reply| ShardMessage::Close { queue: queue.clone(), only_if, reply };
+        let close = |reply| ShardMessage::Close { queue: queue.clone(), only_if, idle, reply };
         let count = match self.ask(queue, close).await? {
             Ok(count) => count,
             Err(why @ (Refused::InUse | Refused::NotEmpty | Refused::Storage(_))) => {

@@ -103,6 +103,16 @@ impl Queues {
             .await
     }
 
+    /// Deletes a queue that has been unused for as long as it may be, if it still is; whether it was deleted.
+    pub(super) async fn delete_if_unused(
+        self: &Arc<Queues>,
+        queue: &QueueHandle,
+    ) -> Result<bool, QueueError> {
+        let queue = queue.clone();
+        self.in_turn(|queues, mut turn| async move { queues.delete_if_unused_now(&mut turn, &queue).await })
+            .await
+    }
+
     /// Deletes the exclusive queues of a session that has ended.
     pub(super) async fn delete_exclusive(self: &Arc<Queues>, session: u64) -> Result<(), QueueError> {
         self.in_turn(move |queues, mut turn| async move {

@@ -6,22 +6,16 @@
 //! | `x-single-active-consumer` | all | true or false |
 //! | `x-delivery-limit` | quorum | failures a message may have, 20 if not given; below 0: no limit |
 //!
-//! **Invariants.** What is not of its type is refused, and so is what another type of queue serves.
+//! **Invariant.** Parsing never fails: what was stored was checked.
 //!
-//! Deliberately absent: RabbitMQ takes a delivery limit that is no integer and goes by the default; here it is
-//! refused.
-
-use std::sync::Arc;
+//! Deliberately absent: the checks (`settings`).
 
 use super::args::Value;
-use super::error::{BadValue, QueueError};
-use super::types::{QueueKind, QueueSpec};
+use super::settings::QueueType;
+use super::types::QueueSpec;
 
-/// Arguments that are read here, and compared when a queue is declared again.
-pub(super) const ARGUMENTS: [&str; 2] = [SINGLE_ACTIVE, DELIVERY_LIMIT];
-
-const SINGLE_ACTIVE: &str = "x-single-active-consumer";
-const DELIVERY_LIMIT: &str = "x-delivery-limit";
+pub(super) const SINGLE_ACTIVE: &str = "x-single-active-consumer";
+pub(super) const DELIVERY_LIMIT: &str = "x-delivery-limit";
 /// Failures that a message of a quorum queue may have unless its queue says otherwise.
 const DELIVERY_LIMIT_DEFAULT: u16 = 20;
 
@@ -39,7 +33,7 @@ pub(super) struct Consuming {
 impl Consuming {
     /// What a declaration says that was checked.
     pub(super) fn of(spec: &QueueSpec) -> Consuming {
-        let is_quorum = spec.kind() == QueueKind::Quorum;
+        let is_quorum = QueueType::of(&spec.arguments) == Some(QueueType::Quorum);
         let is_single = matches!(spec.arguments.get(SINGLE_ACTIVE), Some(Value::Bool(true)));
         let limit = match spec.arguments.get(DELIVERY_LIMIT).and_then(Value::as_int) {
             None => Some(DELIVERY_LIMIT_DEFAULT),
@@ -52,30 +46,6 @@ impl Consuming {
             // More cannot be counted: then it is no limit.
             delivery_limit: limit.filter(|limit| is_quorum && *limit < u16::MAX),
         }
-    }
-}
-
-/// Checks what is asked of a new queue.
-pub(super) fn check(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), QueueError> {
-    let bad = |argument: &str, why| QueueError::BadArgument {
-        vhost: vhost.clone(),
-        name: spec.name.clone(),
-        argument: argument.to_owned(),
-        why,
-    };
-    match spec.arguments.get(SINGLE_ACTIVE) {
-        None | Some(Value::Bool(_)) => {}
-        Some(value) => return Err(bad(SINGLE_ACTIVE, BadValue::Type(value.clone()))),
-    }
-    match (spec.arguments.get(DELIVERY_LIMIT), spec.kind()) {
-        (None, _) | (Some(Value::Int(..)), QueueKind::Quorum) => Ok(()),
-        (Some(value), QueueKind::Quorum) => Err(bad(DELIVERY_LIMIT, BadValue::NotInteger(value.clone()))),
-        (Some(_), kind) => Err(QueueError::NotForKind {
-            vhost: vhost.clone(),
-            name: spec.name.clone(),
-            argument: DELIVERY_LIMIT.to_owned(),
-            kind,
-        }),
     }
 }
 
@@ -107,7 +77,6 @@ mod tests {
         assert_eq!(Consuming::of(&spec(std::slice::from_ref(&quorum))), counting);
         for (given, limit) in [(0, Some(0)), (3, Some(3)), (-1, None), (70_000, None)] {
             let spec = spec(&[quorum.clone(), (DELIVERY_LIMIT, int(given))]);
-            assert!(check(&"/".into(), &spec).is_ok());
             assert_eq!(Consuming::of(&spec).delivery_limit, limit);
         }
         for (arguments, single) in [(vec![], Some(false)), (vec![quorum], Some(true))] {
@@ -115,17 +84,5 @@ mod tests {
             assert_eq!(Consuming::of(&spec(&[arguments, vec![on]].concat())).single, single);
         }
         assert_eq!(Consuming::of(&spec(&[(SINGLE_ACTIVE, Value::Bool(false))])).single, None);
-    }
-
-    #[test]
-    fn what_is_not_of_its_type_is_refused() {
-        let refused = |arguments: &[(&str, Value)]| check(&"/".into(), &spec(arguments)).unwrap_err();
-        let error = refused(&[(SINGLE_ACTIVE, int(1))]);
-        assert!(matches!(error, QueueError::BadArgument { why: BadValue::Type(_), .. }), "{error}");
-        let quorum = ("x-queue-type", Value::text("quorum"));
-        let error = refused(&[quorum, (DELIVERY_LIMIT, Value::text("5"))]);
-        assert!(matches!(error, QueueError::BadArgument { why: BadValue::NotInteger(_), .. }), "{error}");
-        let error = refused(&[(DELIVERY_LIMIT, int(5))]);
-        assert!(matches!(error, QueueError::NotForKind { kind: QueueKind::Classic, .. }), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! What may be declared: names, arguments, and whether a declaration says what is there.
 //!
-//! Arguments of a queue are of four sorts. *Served*: `x-queue-type` (`classic`, or `quorum`: the same queue, of
-//! which every message is durable) and those of `consuming`. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
+//! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, or `quorum`: the same
+//! queue, of which every message is durable. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
 //! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
 //! either and are kept as given. The first three sorts are compared when a queue is declared again.
 //!
@@ -14,7 +14,20 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use super::args::{Arguments, Value};
 use super::consuming;
 use super::error::{Entity, Property, QueueError};
-use super::types::{ExchangeSpec, QueueKind, QueueSpec};
+use super::settings::{self, QUEUE_TYPE, QueueType};
+use super::types::{ExchangeSpec, QueueSpec};
+
+/// Arguments that do what they say.
+pub const SERVED: [&str; 8] = [
+    QUEUE_TYPE,
+    "x-message-ttl",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-overflow",
+    consuming::SINGLE_ACTIVE,
+    consuming::DELIVERY_LIMIT,
+];
 
 /// Arguments without effect.
 pub const DEAD: [&str; 9] = [
@@ -30,15 +43,10 @@ pub const DEAD: [&str; 9] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 18] = [
-    "x-expires",
-    "x-message-ttl",
+pub const NOT_SERVED: [&str; 13] = [
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-dead-letter-strategy",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-overflow",
     "x-max-priority",
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
@@ -51,7 +59,6 @@ pub const NOT_SERVED: [&str; 18] = [
     "x-message-deduplication",
 ];
 
-const QUEUE_TYPE: &str = "x-queue-type";
 const ALTERNATE: &str = "alternate-exchange";
 
 /// Checks a name that a client chose for something new.
@@ -79,36 +86,35 @@ pub(super) fn check_arguments(arguments: &Arguments) -> Result<(), QueueError> {
 
 /// Whether each message of a queue declared so is durable.
 pub(super) fn always_durable(spec: &QueueSpec) -> bool {
-    spec.kind() == QueueKind::Quorum
+    QueueType::of(&spec.arguments) == Some(QueueType::Quorum)
 }
 
 /// Checks what is asked of a new queue.
-pub(super) fn check_queue(spec: &QueueSpec) -> Result<(), QueueError> {
+pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
+    let kind = settings::check(&spec.arguments).map_err(|(argument, wrong)| QueueError::WrongArgument {
+        vhost: vhost.clone(),
+        name: spec.name.clone(),
+        argument,
+        value: spec.arguments.get(argument).cloned().unwrap_or(Value::Void),
+        wrong,
+    })?;
     for (name, value) in spec.arguments.iter() {
-        if NOT_SERVED.contains(&name) {
+        if NOT_SERVED.contains(&name) || name == QUEUE_TYPE && kind == QueueType::Stream {
             let (argument, value) = (name.to_owned(), value.clone());
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
     }
-    let Some(kind) = spec.arguments.get(QUEUE_TYPE) else { return Ok(()) };
-    let argument = QUEUE_TYPE.to_owned();
-    let invalid = |why| QueueError::InvalidArgument {
-        entity: Entity::Queue,
-        argument: QUEUE_TYPE.to_owned(),
-        value: kind.clone(),
-        why,
-    };
-    match kind.as_text() {
-        Some("classic") => Ok(()),
-        Some("quorum") if !spec.durable => Err(invalid("a quorum queue must be durable")),
-        Some("quorum") if spec.exclusive => Err(invalid("a quorum queue cannot be exclusive")),
-        Some("quorum") if spec.auto_delete => Err(invalid("a quorum queue cannot be auto-delete")),
-        Some("quorum") => Ok(()),
-        Some("stream") => {
-            Err(QueueError::Unsupported { entity: Entity::Queue, argument, value: kind.clone() })
+    let properties = [
+        ("auto-delete", spec.auto_delete),
+        ("exclusive-owner", spec.exclusive),
+        ("non-durable", !spec.durable),
+    ];
+    match properties.into_iter().find(|(_, has)| *has && kind == QueueType::Quorum) {
+        Some((property, _)) => {
+            Err(QueueError::WrongProperty { vhost: vhost.clone(), name: spec.name.clone(), property })
         }
-        _ => Err(invalid("expected classic, quorum or stream")),
+        None => Ok(()),
     }
 }
 
@@ -131,8 +137,7 @@ pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) ->
     let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
-    let compared =
-        DEAD.iter().chain(&NOT_SERVED).chain(&consuming::ARGUMENTS).chain(std::iter::once(&QUEUE_TYPE));
+    let compared = DEAD.iter().chain(&NOT_SERVED).chain(&SERVED);
     compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
 }
 

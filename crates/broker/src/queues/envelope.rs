@@ -1,13 +1,17 @@
 //! A message as a record: value = body, and one header with everything else.
 //!
 //! ```text
-//! header "mq":  version 1 | flags (1: persistent) | length, exchange | length, routing key | properties
+//! header "mq":  version 1 | flags | what the flags name, in their order
+//!               | length, exchange | length, routing key | properties
+//! flags:        1 persistent | 2 time to live, ms (varint) | 4 priority (byte) | others: not known here
 //! ```
-//! The lengths are varints; the properties reach to the end. Record key: null. The records of a batch lie
-//! without gaps, so a record's offset is the batch's base plus its place.
+//! The lengths are varints; the properties reach to the end. Record key: null; record timestamp: when the message
+//! was enqueued, from which its time to live counts. The records of a batch lie without gaps, so a record's offset is
+//! the batch's base plus its place.
 //!
 //! **Invariants.** What was published reads back byte for byte. Reading yields slices of the batch, allocates
-//! nothing from a declared length and never panics. A newer version is refused and not skipped.
+//! nothing from a declared length and never panics. A newer version, or a flag that is not known, is refused and not
+//! skipped.
 //!
 //! Deliberately absent: compression, and what the properties mean.
 
@@ -23,6 +27,9 @@ use super::varint;
 /// The version written.
 const VERSION: u8 = 1;
 const PERSISTENT: u8 = 1;
+const TTL: u8 = 2;
+const PRIORITY: u8 = 4;
+const KNOWN: u8 = PERSISTENT | TTL | PRIORITY;
 /// The header that holds what is not the body.
 const HEADER: &[u8] = b"mq";
 
@@ -37,10 +44,27 @@ impl From<&str> for EnvelopeError {
     }
 }
 
+/// When a message was enqueued, and how long it may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// In the milliseconds of the shard that enqueued it.
+    pub(super) enqueued_ms: i64,
+    /// Its own time to live, in milliseconds.
+    pub(super) ttl_ms: Option<u64>,
+}
+
 /// Adds a message to a batch. `scratch` is where its envelope is put together.
 pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, scratch: &mut Vec<u8>) {
     scratch.clear();
-    scratch.extend_from_slice(&[VERSION, u8::from(message.persistent) * PERSISTENT]);
+    let flag = |on, flag| if on { flag } else { 0 };
+    let flags = flag(message.persistent, PERSISTENT)
+        | flag(message.ttl_ms.is_some(), TTL)
+        | flag(message.priority.is_some(), PRIORITY);
+    scratch.extend_from_slice(&[VERSION, flags]);
+    if let Some(ttl_ms) = message.ttl_ms {
+        varint::put(scratch, ttl_ms);
+    }
+    scratch.extend(message.priority);
     varint::put(scratch, message.exchange.len() as u64);
     scratch.extend_from_slice(&message.exchange);
     varint::put(scratch, message.routing_key.len() as u64);
@@ -59,6 +83,8 @@ pub(super) struct Messages {
     offset: u64,
     /// Behind the batch's last offset.
     next: u64,
+    /// What the records' timestamps count from.
+    base_ms: i64,
 }
 
 impl Messages {
@@ -76,7 +102,8 @@ impl Messages {
         let offset =
             u64::try_from(view.header.base_offset).map_err(|_| EnvelopeError::from("negative offset"))?;
         let next = offset + u64::from(view.header.span());
-        Ok(Messages { batch: view.bytes, at: HEADER_BYTES, offset, next })
+        let base_ms = view.header.base_timestamp;
+        Ok(Messages { batch: view.bytes, at: HEADER_BYTES, offset, next, base_ms })
     }
 
     /// The offset of the next message; [`Messages::next`] once there is none.
@@ -108,12 +135,7 @@ impl Messages {
         let record = self.record()?;
         let fields = Fields::of(&self.batch, record).ok_or("cut short")?;
         let envelope = fields.envelope.ok_or("it has no envelope")?;
-        let mut rest = &self.batch[envelope.clone()];
-        let [version, flags, after @ ..] = rest else { return Err("cut short".into()) };
-        if *version != VERSION {
-            return Err("it is of another version: a newer FerryMQ wrote it".into());
-        }
-        rest = after;
+        let (facts, mut rest) = Facts::of(&self.batch[envelope.clone()])?;
         let mut part = || {
             let length = varint::take(&mut rest).and_then(|length| usize::try_from(length).ok())?;
             let start = envelope.end - rest.len();
@@ -127,25 +149,70 @@ impl Messages {
             routing_key: self.batch.slice(routing_key),
             properties: self.batch.slice(properties),
             body: self.batch.slice(fields.body),
-            persistent: flags & PERSISTENT != 0,
+            persistent: facts.persistent,
+            ttl_ms: facts.ttl_ms,
+            priority: facts.priority,
         })
+    }
+
+    /// When the next message was enqueued and how long it may stay; it stays the next.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`], also behind the last one.
+    pub(super) fn stamp(&self) -> Result<Stamp, EnvelopeError> {
+        let fields = Fields::of(&self.batch, self.next_record()?).ok_or("cut short")?;
+        let envelope = fields.envelope.ok_or("it has no envelope")?;
+        let (facts, _) = Facts::of(&self.batch[envelope])?;
+        Ok(Stamp { enqueued_ms: self.base_ms.saturating_add(fields.delta_ms), ttl_ms: facts.ttl_ms })
     }
 
     /// Where the next record's content lies; it is passed over.
     fn record(&mut self) -> Result<Range<usize>, EnvelopeError> {
+        let record = self.next_record()?;
+        self.at = record.end;
+        self.offset += 1;
+        Ok(record)
+    }
+
+    fn next_record(&self) -> Result<Range<usize>, EnvelopeError> {
         if self.offset >= self.next {
             return Err("fewer messages than asked for".into());
         }
         let mut cursor = Cursor { batch: &self.batch, at: self.at, end: self.batch.len() };
-        let record = cursor.field().flatten().ok_or("cut short")?;
-        self.at = record.end;
-        self.offset += 1;
-        Ok(record)
+        Ok(cursor.field().flatten().ok_or("cut short")?)
+    }
+}
+
+/// What an envelope begins with.
+struct Facts {
+    persistent: bool,
+    ttl_ms: Option<u64>,
+    priority: Option<u8>,
+}
+
+impl Facts {
+    /// Reads them off the front.
+    #[inline]
+    fn of(envelope: &[u8]) -> Result<(Facts, &[u8]), EnvelopeError> {
+        let [version, flags, rest @ ..] = envelope else { return Err("cut short".into()) };
+        if *version != VERSION || flags & !KNOWN != 0 {
+            return Err("it is of another version: a newer FerryMQ wrote it".into());
+        }
+        let (mut rest, mut ttl_ms, mut priority) = (rest, None, None);
+        if flags & TTL != 0 {
+            ttl_ms = Some(varint::take(&mut rest).ok_or("cut short")?);
+        }
+        if flags & PRIORITY != 0 {
+            let (first, after) = rest.split_first().ok_or("cut short")?;
+            (priority, rest) = (Some(*first), after);
+        }
+        Ok((Facts { persistent: flags & PERSISTENT != 0, ttl_ms, priority }, rest))
     }
 }
 
 /// Where the fields of a record that matter lie.
 struct Fields {
+    delta_ms: i64,
     body: Range<usize>,
     envelope: Option<Range<usize>>,
 }
@@ -155,7 +222,7 @@ impl Fields {
     fn of(batch: &[u8], record: Range<usize>) -> Option<Fields> {
         // Without the attributes.
         let mut cursor = Cursor { batch, at: record.start + 1, end: record.end };
-        cursor.number()?;
+        let delta_ms = cursor.number()?;
         cursor.number()?;
         cursor.field()?;
         let body = cursor.field()?.unwrap_or(0..0);
@@ -168,7 +235,7 @@ impl Fields {
                 envelope = value;
             }
         }
-        Some(Fields { body, envelope })
+        Some(Fields { delta_ms, body, envelope })
     }
 }
 
@@ -214,6 +281,8 @@ mod tests {
             properties: Bytes::copy_from_slice(&vec![index; usize::from(index)]),
             body: Bytes::copy_from_slice(&vec![index; usize::from(index) * 3]),
             persistent,
+            ttl_ms: (index > 1).then(|| u64::from(index) * 1000),
+            priority: (index > 2).then_some(index),
         }
     }
 
@@ -221,7 +290,7 @@ mod tests {
         let mut builder = BatchBuilder::new(5);
         let mut scratch = Vec::new();
         for index in 0..4 {
-            push(&mut builder, &message(index, index % 2 == 0), 5, &mut scratch);
+            push(&mut builder, &message(index, index % 2 == 0), 5 + i64::from(index), &mut scratch);
         }
         builder.build()
     }
@@ -234,10 +303,12 @@ mod tests {
         messages.skip_to(1).unwrap();
         for index in 1..4 {
             assert_eq!(messages.offset(), u64::from(index));
+            let ttl_ms = message(index, true).ttl_ms;
+            assert_eq!(messages.stamp(), Ok(Stamp { enqueued_ms: 5 + i64::from(index), ttl_ms }));
             assert_eq!(messages.take().unwrap(), message(index, index % 2 == 0));
         }
         assert_eq!(messages.offset(), messages.next());
-        assert!(messages.take().is_err());
+        assert!(messages.take().is_err() && messages.stamp().is_err());
     }
 
     /// Stored bytes: another layout is another version.
@@ -251,6 +322,32 @@ mod tests {
         assert_eq!(record.headers[0].key, "mq");
         let envelope = [&[1, 1, 6][..], b"orders", &[50], &[0xff; 50], &[1]].concat();
         assert_eq!(record.headers[0].value.as_deref(), Some(&envelope[..]));
+    }
+
+    #[test]
+    fn optional_fields_are_pinned() {
+        let bytes = |ttl_ms, priority| {
+            let mut builder = BatchBuilder::new(5);
+            let message =
+                Message { ttl_ms, priority, routing_key: Bytes::from_static(b"k"), ..Message::default() };
+            push(&mut builder, &message, 5, &mut Vec::new());
+            let view = BatchView::split_from(&mut builder.build()).unwrap();
+            let record = Records::new(view.payload(), 1).next().unwrap().unwrap();
+            record.headers[0].value.clone().unwrap()
+        };
+        assert_eq!(bytes(None, None), [&[1, 0, 0, 1][..], b"k"].concat());
+        assert_eq!(bytes(Some(300), None), [&[1, 2, 0xac, 2, 0, 1][..], b"k"].concat());
+        assert_eq!(bytes(None, Some(9)), [&[1, 4, 9, 0, 1][..], b"k"].concat());
+        assert_eq!(bytes(Some(0), Some(0)), [&[1, 6, 0, 0, 0, 1][..], b"k"].concat());
+    }
+
+    /// What an unknown flag says may be what must not be ignored.
+    #[test]
+    fn an_unknown_flag_is_another_version() {
+        for flag in [8u8, 16, 32, 64, 128] {
+            assert!(Facts::of(&[VERSION, flag, 0, 0]).is_err());
+        }
+        assert!(Facts::of(&[VERSION, KNOWN, 0, 0, 0, 0]).is_ok());
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ferrymq_storage::StorageError;
 
 use super::args::Value;
-use super::types::{ExchangeKind, QueueKind};
+use super::settings::Wrong;
+use super::types::ExchangeKind;
 
 /// What an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +38,6 @@ pub enum Property {
     Kind(ExchangeKind),
     /// An argument; `None`: not given.
     Argument(Option<Value>),
-}
-
-/// What is wrong with the value of an argument.
-#[derive(Debug, Clone, PartialEq)]
-pub enum BadValue {
-    /// It is of a type that the argument does not have.
-    Type(Value),
-    /// It is no integer.
-    NotInteger(Value),
-    /// It is more than there may be.
-    TooLarge(i64),
-    /// It is below zero.
-    Negative(i64),
 }
 
 /// Why an operation failed. Unless said otherwise nothing changed.
@@ -171,30 +159,30 @@ pub enum QueueError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// An argument of a queue, or of a consumer of it, has a value that it cannot have. RabbitMQ: 406
-    /// PRECONDITION_FAILED, invalid arg.
-    #[error("argument is not legal: vhost={vhost} queue={name} argument={argument} why={why:?}")]
-    BadArgument {
+    /// An argument of a queue, or of a consumer of it, has a value that is never legal, or its type of queue does not
+    /// take it. RabbitMQ: 406 PRECONDITION_FAILED, invalid arg.
+    #[error("argument of queue {name} is not legal: {argument}={value:?} ({wrong})")]
+    WrongArgument {
         /// Where.
         vhost: Arc<str>,
         /// The queue.
         name: Arc<str>,
         /// The argument.
-        argument: String,
+        argument: &'static str,
+        /// Its value.
+        value: Value,
         /// What is wrong with it.
-        why: BadValue,
+        wrong: Wrong,
     },
-    /// An argument that queues of another type have. RabbitMQ: 406 PRECONDITION_FAILED, invalid arg.
-    #[error("argument is not for {kind:?} queues: vhost={vhost} queue={name} argument={argument}")]
-    NotForKind {
+    /// A queue of this type cannot have this property. RabbitMQ: 406 PRECONDITION_FAILED, invalid property.
+    #[error("queue {name} cannot be so: {property}")]
+    WrongProperty {
         /// Where.
         vhost: Arc<str>,
         /// The queue.
         name: Arc<str>,
-        /// The argument.
-        argument: String,
-        /// The type of the queue.
-        kind: QueueKind,
+        /// `auto-delete`, `exclusive-owner` or `non-durable`.
+        property: &'static str,
     },
     /// Single messages cannot be taken from a quorum queue that delivers to one consumer at a time. RabbitMQ: 405
     /// RESOURCE_LOCKED.
@@ -203,6 +191,14 @@ pub enum QueueError {
         /// Where.
         vhost: Arc<str>,
         /// Its name.
+        name: Arc<str>,
+    },
+    /// The queue has as many messages as it may and takes no more. RabbitMQ: `basic.nack` to the publisher.
+    #[error("queue is full and takes no more: vhost={vhost} name={name}")]
+    Full {
+        /// Where.
+        vhost: Arc<str>,
+        /// The queue.
         name: Arc<str>,
     },
     /// A documented limit was exceeded.

@@ -22,10 +22,11 @@ use super::error::{Entity, QueueError};
 use super::exchange::Headers;
 use super::logs::Admin;
 use super::session::Session;
+use super::settings::QueueType;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
 use super::topology::Topology;
-use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueKind, QueueStat, Routed, Settle};
+use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
 use crate::broker::Stores;
 
 /// How queues are set up.
@@ -212,8 +213,10 @@ impl Queues {
     ///
     /// # Errors
     /// [`QueueError`].
-    pub fn kind(&self, session: &Session, vhost: &str, queue: &str) -> Result<QueueKind, QueueError> {
-        Ok(self.topology.read().vhost(vhost)?.queue_for(queue, session.id())?.spec.kind())
+    pub fn kind(&self, session: &Session, vhost: &str, queue: &str) -> Result<QueueType, QueueError> {
+        let topology = self.topology.read();
+        let entry = topology.vhost(vhost)?.queue_for(queue, session.id())?;
+        Ok(QueueType::of(&entry.spec.arguments).unwrap_or(QueueType::Classic))
     }
 
     /// What is in a queue.
@@ -221,7 +224,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::NotFound`] if it has been deleted.
     pub async fn stat(&self, queue: &QueueHandle) -> Result<QueueStat, QueueError> {
-        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), reply };
+        let stat = |reply| ShardMessage::Stat { queue: queue.clone(), declared: false, reply };
         self.ask(queue, stat).await?.map_err(|why| refused(queue, why))
     }
 

@@ -27,11 +27,14 @@ use super::consuming::Consuming;
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
+use super::idle;
 use super::logs::{Admin, FIRST_POOL_LOG};
+use super::measure::ready_bytes;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
 };
+use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, Released};
 use super::shard::{self, ShardContext};
@@ -76,6 +79,7 @@ impl Queues {
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
+        let (unused, told) = idle::hints();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -87,6 +91,7 @@ impl Queues {
                 writer: rng.next_u64(),
                 tasks: tasks.clone(),
                 opened: opened.clone(),
+                unused: unused.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -107,7 +112,9 @@ impl Queues {
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;
         opened.store(true, Ordering::Release);
-        Ok(Arc::new(queues))
+        let queues = Arc::new(queues);
+        idle::start(&queues, told);
+        Ok(queues)
     }
 
     async fn load_queues(
@@ -123,11 +130,17 @@ impl Queues {
             let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
             async move {
                 let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
-                Ok::<_, StorageError>((handle, record.spec(), claim, acks))
+                let spec = record.spec();
+                let settings = QueueSettings::of(&spec);
+                let bytes = match settings.bytes_max {
+                    Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
+                    None => 0,
+                };
+                Ok::<_, StorageError>((handle, spec, claim, acks, settings, bytes))
             }
         });
         let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
-        for (handle, spec, claim, acks) in loads {
+        for (handle, spec, claim, acks, settings, ready_bytes) in loads {
             let attached = Attached {
                 handle: handle.clone(),
                 epoch: claim.epoch,
@@ -137,6 +150,8 @@ impl Queues {
                 always_durable: always_durable(&spec),
                 consuming: Consuming::of(&spec),
                 acks,
+                settings,
+                ready_bytes,
             };
             if !self.topology.read().has_vhost(handle.vhost()) {
                 return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));

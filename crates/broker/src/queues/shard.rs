@@ -12,20 +12,25 @@
 //! - No message of the mailbox waits for a client; a sink without room wakes the shard when it has some.
 //! - After an outcome that is unknown, or a fence, the shard takes nothing more: it says so to everybody, and a
 //!   restart reads what is there.
+//! - One timer for all its queues, and none if nothing can expire.
 //!
-//! Deliberately absent: the topology, and deleting logs (the admin's). Timers: nothing here expires yet.
+//! Deliberately absent: the topology, and deleting logs and queues (the admin's).
 
+mod ages;
 mod commit;
 mod consumers;
 mod discard;
 mod dispatch;
+mod expiry;
 pub(super) mod journal;
+mod limits;
 pub(super) mod message;
 mod queue;
 mod ready;
 mod requests;
 mod returns;
 mod serve;
+mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -38,15 +43,20 @@ use ferrymq_types::{LogId, OwnerId};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
+use ages::Ages;
 use commit::Lanes;
 use dispatch::ReadDone;
+use expiry::Heads;
 use journal::Journal;
 use message::{Refused, ShardMessage, ShardWaker};
 use queue::{OffsetHasher, Queue};
 use ready::ReadyBudget;
 use requests::Requests;
+use timers::Timers;
+use tokio::sync::mpsc;
 
 use super::handle::QueueOptions;
+use super::types::QueueHandle;
 
 /// Messages taken from the mailbox before deliveries and commits get their turn.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -61,6 +71,8 @@ pub(super) struct ShardContext {
     /// Whether every queue is here. Before, nothing may be said of the queues as a whole: no rewrite of the state
     /// log, no clean stop.
     pub(super) opened: Arc<AtomicBool>,
+    /// Who is to be told of queues that nobody uses.
+    pub(super) unused: mpsc::Sender<QueueHandle>,
 }
 
 /// Something that finished.
@@ -100,6 +112,9 @@ struct Owner {
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
     scratch: Vec<u8>,
+    ages: Ages,
+    timers: Timers,
+    heads: Heads,
 }
 
 /// Starts shard `index`.
@@ -110,7 +125,7 @@ pub(super) fn start(
     options: &QueueOptions,
 ) -> MailboxSender<ShardMessage> {
     let (sender, receiver) = mailbox(options.mailbox_bytes);
-    let tasks = context.tasks.clone();
+    let (tasks, ages) = (context.tasks.clone(), Ages::new(context.clock.clone()));
     let owner = Owner {
         context,
         index,
@@ -132,6 +147,9 @@ pub(super) fn start(
         stopped: None,
         closing: false,
         scratch: Vec::new(),
+        ages,
+        timers: Timers::default(),
+        heads: Heads::default(),
     };
     tasks.spawn(TaskKind::Owner, "queue shard", owner.run(receiver));
     sender
@@ -140,7 +158,7 @@ pub(super) fn start(
 impl Owner {
     /// Runs until nobody can ask any more or the process is stopping, then makes durable what was asked.
     async fn run(mut self, mut mailbox: Mailbox<ShardMessage>) {
-        let waker = self.waker.clone();
+        let (waker, clock) = (self.waker.clone(), self.context.clock.clone());
         let mut stopping = std::pin::pin!(self.context.tasks.stopping());
         loop {
             self.turn(&mut mailbox);
@@ -152,9 +170,12 @@ impl Owner {
                 }
                 continue;
             }
+            let ring = self.next_ring();
             tokio::select! {
                 biased;
                 () = &mut stopping => break,
+                // The turn does what is due.
+                () = clock.sleep(ring.unwrap_or_default()), if ring.is_some() => {}
                 Some(done) = self.done.next() => self.on_done(done),
                 message = mailbox.recv() => match message {
                     Some((message, permit)) => self.on_message(message, permit),
@@ -181,6 +202,7 @@ impl Owner {
             let Some((message, permit)) = mailbox.try_recv() else { break };
             self.on_message(message, permit);
         }
+        self.ring();
         for _ in 0..self.runnable.len() {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);

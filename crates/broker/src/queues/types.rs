@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
-use super::args::{Arguments, Value};
+use super::args::Arguments;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +27,10 @@ pub struct Message {
     pub body: Bytes,
     /// Whether it is to survive a restart, where the queue does.
     pub persistent: bool,
+    /// How long it may wait in a queue, in milliseconds; 0: for no longer than it takes to find a consumer.
+    pub ttl_ms: Option<u64>,
+    /// Its priority. Stored; nothing orders by it yet.
+    pub priority: Option<u8>,
 }
 
 impl Message {
@@ -183,26 +187,6 @@ pub struct QueueSpec {
     pub auto_delete: bool,
     /// Its arguments; see [`super::declare`] for those that are served.
     pub arguments: Arguments,
-}
-
-/// What sort of queue one is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueKind {
-    /// What is persistent in it is durable, if it is durable itself.
-    Classic,
-    /// Each message is durable, and what failed is counted.
-    Quorum,
-}
-
-impl QueueSpec {
-    /// What sort of queue is asked for.
-    #[must_use]
-    pub fn kind(&self) -> QueueKind {
-        match self.arguments.get("x-queue-type").and_then(Value::as_text) {
-            Some("quorum") => QueueKind::Quorum,
-            _ => QueueKind::Classic,
-        }
-    }
 }
 
 /// A binding: what reaches `source` and fits goes on to the destination.

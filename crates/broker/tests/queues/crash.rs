@@ -10,7 +10,7 @@ use std::time::Duration;
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::{
     Credit, Deliveries, Delivery, DeliverySink, Event, NewConsumer, NoHeaders, PendingPublish, Publish,
-    QueueHandle, Queues, Session, Settle, deliveries,
+    QueueHandle, QueueSpec, Queues, Session, Settle, deliveries,
 };
 use ferrymq_disk::SimDisk;
 use ferrymq_engine_local::{LocalStore, Options};
@@ -19,7 +19,7 @@ use ferrymq_storage::LogMeta;
 use ferrymq_types::{Offset, OwnerId};
 use futures_util::FutureExt as _;
 
-use crate::rig::{VHOST, body, durable, message, open, take};
+use crate::rig::{VHOST, arguments, body, durable, int, message, open, take};
 
 const QUEUES: [&str; 3] = ["a", "b", "c"];
 
@@ -361,5 +361,38 @@ async fn acks_behind_a_lost_head_outlive_another_crash() {
 async fn nothing_confirmed_is_lost() {
     for seed in 0..40 {
         one_seed(seed).await;
+    }
+}
+
+/// What had to go and was not durably gone goes again: the newest stay, and nobody is given what is too old.
+#[tokio::test]
+async fn what_had_to_go_goes_again_after_a_kill() {
+    for seed in 0..8 {
+        let disk = SimDisk::new(seed);
+        let life = Life::begin(&disk, seed).await;
+        let bounded = [("x-max-length", int(5)), ("x-max-length-bytes", int(100))];
+        for (name, list) in [("limited", &bounded[..]), ("old", &[("x-message-ttl", int(0))])] {
+            let spec = QueueSpec { arguments: arguments(list), ..durable(name) };
+            life.queues.declare_queue(&life.session, VHOST, spec).await.unwrap();
+        }
+        for number in 0..20 {
+            for name in ["limited", "old"] {
+                let to = life.queues.route(VHOST, "", name.as_bytes(), &NoHeaders).unwrap();
+                let message = message(name, &format!("{number} keep"), true);
+                let published = life.queues.publish(vec![Publish { message, to }]).await.await;
+                assert!(published.failed.is_empty(), "{published:?}");
+            }
+        }
+        let next = if seed % 2 == 0 { disk.kill() } else { disk.crash(seed) };
+        life.end(false).await;
+        let life = Life::begin(&next, seed + 100).await;
+        let mut left = Vec::new();
+        while let Some(got) = life.queues.get(&life.session, VHOST, "limited", true).await.unwrap() {
+            left.push(parse(&got.delivery).0);
+        }
+        assert_eq!(left, [15, 16, 17, 18, 19], "seed {seed}");
+        let old = life.queues.get(&life.session, VHOST, "old", true).await.unwrap();
+        assert!(old.is_none(), "seed {seed}: {old:?}");
+        life.end(true).await;
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ferrymq_broker::queues::{
     Arguments, BindingSpec, Credit, DeleteIf, Entity, ExchangeKind, ExchangeSpec, Property, Publish,
-    QueueError, QueueSpec, Routed, Value, Width, deliveries,
+    QueueError, QueueSpec, QueueType, Routed, Value, Width, Wrong, deliveries,
 };
 
 use crate::rig::{Rig, VHOST, arguments, binding, body, durable, exchange, message};
@@ -50,20 +50,37 @@ async fn names_and_arguments_are_checked() {
     assert!(matches!(reserved, QueueError::ReservedName { entity: Entity::Queue, .. }), "{reserved}");
     let long = declare(durable(&"x".repeat(256))).await.unwrap_err();
     assert!(matches!(long, QueueError::BadName { .. }), "{long}");
-    for unserved in ["x-message-ttl", "x-dead-letter-exchange", "x-max-length", "x-max-priority"] {
-        let spec =
-            QueueSpec { arguments: arguments(&[(unserved, Value::Int(1, Width::I32))]), ..durable("q") };
+    for unserved in ["x-max-priority", "x-message-deduplication"] {
+        let value = Value::Int(1, Width::I32);
+        let spec = QueueSpec { arguments: arguments(&[(unserved, value)]), ..durable("q") };
         let error = declare(spec).await.unwrap_err();
         assert!(
             matches!(&error, QueueError::Unsupported { argument, .. } if argument == unserved),
             "{error}"
         );
     }
-    for (kind, spec) in [("quorum", QueueSpec { durable: false, ..durable("q") }), ("nonsense", durable("q"))]
-    {
-        let spec = QueueSpec { arguments: arguments(&[("x-queue-type", Value::text(kind))]), ..spec };
+    let of_type =
+        |kind, spec| QueueSpec { arguments: arguments(&[("x-queue-type", Value::text(kind))]), ..spec };
+    for (spec, wrong) in [
+        (QueueSpec { durable: false, ..durable("q") }, "non-durable"),
+        (QueueSpec { auto_delete: true, ..durable("q") }, "auto-delete"),
+        (QueueSpec { exclusive: true, durable: false, ..durable("q") }, "exclusive-owner"),
+    ] {
+        let error = declare(of_type("quorum", spec)).await.unwrap_err();
+        assert!(
+            matches!(&error, QueueError::WrongProperty { property, .. } if *property == wrong),
+            "{error}"
+        );
+    }
+    for (name, value, expected) in [
+        ("x-queue-type", Value::text("nonsense"), Wrong::QueueType),
+        ("x-message-ttl", Value::text("5"), Wrong::NotAnInteger),
+        ("x-expires", Value::Int(0, Width::I32), Wrong::Zero),
+        ("x-delivery-limit", Value::Int(5, Width::I32), Wrong::NotOf(QueueType::Classic)),
+    ] {
+        let spec = QueueSpec { arguments: arguments(&[(name, value)]), ..durable("q") };
         let error = declare(spec).await.unwrap_err();
-        assert!(matches!(&error, QueueError::InvalidArgument { .. }), "{error}");
+        assert!(matches!(&error, QueueError::WrongArgument { wrong, .. } if *wrong == expected), "{error}");
     }
     let stream = arguments(&[("x-queue-type", Value::text("stream"))]);
     let error = declare(QueueSpec { arguments: stream, ..durable("q") }).await.unwrap_err();

@@ -8,7 +8,7 @@ use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::{
     Arguments, BindingSpec, Consumer, Credit, Declared, Deliveries, Delivery, DeliverySink, Event,
     ExchangeKind, ExchangeSpec, Message, NewConsumer, NoHeaders, Publish, Published, QueueHandle,
-    QueueOptions, QueueSpec, QueueStat, Queues, Routed, Session, Settle, Value,
+    QueueOptions, QueueSpec, QueueStat, Queues, Routed, Session, Settle, Value, Width,
 };
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::MetaStore;
@@ -23,15 +23,29 @@ pub(crate) struct Rig {
     pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) session: Session,
+    /// Goes on from where it was when the rig starts again.
+    pub(crate) clock: Clock,
     tasks: Tasks,
+    options: QueueOptions,
     starts: u64,
 }
 
 pub(crate) async fn open(stores: Stores, seed: u64, tasks: &Tasks) -> Arc<Queues> {
-    let options = QueueOptions { shards: 2, ..QueueOptions::default() };
-    Queues::open(stores, options, Clock::starting_at(1_000_000), Rng::seeded(seed), tasks.clone())
-        .await
-        .unwrap()
+    open_with(stores, options(), seed, tasks, &Clock::starting_at(1_000_000)).await
+}
+
+fn options() -> QueueOptions {
+    QueueOptions { shards: 2, ..QueueOptions::default() }
+}
+
+async fn open_with(
+    stores: Stores,
+    options: QueueOptions,
+    seed: u64,
+    tasks: &Tasks,
+    clock: &Clock,
+) -> Arc<Queues> {
+    Queues::open(stores, options, clock.clone(), Rng::seeded(seed), tasks.clone()).await.unwrap()
 }
 
 impl Rig {
@@ -44,10 +58,20 @@ impl Rig {
     }
 
     pub(crate) async fn with(store: MemoryStore, meta: Arc<dyn MetaStore>) -> Rig {
-        let tasks = Tasks::new();
+        Rig::with_options(store, meta, options()).await
+    }
+
+    /// With this many bytes of messages ready in memory.
+    pub(crate) async fn tight(ready_bytes: usize) -> Rig {
+        let options = QueueOptions { ready_bytes, ..options() };
+        Rig::with_options(MemoryStore::new(), Arc::new(MemoryMeta::new()), options).await
+    }
+
+    async fn with_options(store: MemoryStore, meta: Arc<dyn MetaStore>, options: QueueOptions) -> Rig {
+        let (tasks, clock) = (Tasks::new(), Clock::starting_at(1_000_000));
         let stores = Stores { logs: Arc::new(store.clone()), meta: meta.clone(), state: meta.clone() };
-        let queues = open(stores, 1, &tasks).await;
-        Rig { store, meta, session: queues.session(), queues, tasks, starts: 1 }
+        let queues = open_with(stores, options.clone(), 1, &tasks, &clock).await;
+        Rig { store, meta, session: queues.session(), queues, clock, tasks, options, starts: 1 }
     }
 
     pub(crate) fn stores(&self) -> Stores {
@@ -64,7 +88,9 @@ impl Rig {
     pub(crate) async fn start(&mut self) {
         self.starts += 1;
         self.tasks = Tasks::new();
-        self.queues = open(self.stores(), self.starts, &self.tasks).await;
+        self.clock = Clock::starting_at(self.clock.system_ms());
+        let options = self.options.clone();
+        self.queues = open_with(self.stores(), options, self.starts, &self.tasks, &self.clock).await;
         self.session = self.queues.session();
     }
 
@@ -130,6 +156,30 @@ impl Rig {
         self.queues.settle(&self.session, queue, what).await;
     }
 
+    /// A durable queue with these arguments.
+    pub(crate) async fn queue_with(&self, name: &str, list: &[(&str, Value)]) -> QueueHandle {
+        self.declare(QueueSpec { arguments: arguments(list), ..durable(name) }).await.queue
+    }
+
+    /// Publishes one persistent message with a time to live.
+    pub(crate) async fn publish_for(&self, queue: &str, body: &str, ttl_ms: u64) {
+        let message = Message { ttl_ms: Some(ttl_ms), ..message(queue, body, true) };
+        let published = self.queues.publish(vec![Publish { message, to: self.route("", queue) }]).await.await;
+        assert!(published.failed.is_empty(), "{:?}", published.failed);
+    }
+
+    /// How many messages are ready.
+    pub(crate) async fn ready(&self, queue: &QueueHandle) -> u64 {
+        quiet().await;
+        self.stat(queue).await.ready
+    }
+
+    /// The body of the first message, which is done with.
+    pub(crate) async fn get(&self, queue: &str) -> Option<String> {
+        let got = self.queues.get(&self.session, VHOST, queue, true).await.unwrap();
+        got.map(|got| body(&got.delivery))
+    }
+
     pub(crate) async fn stat(&self, queue: &QueueHandle) -> QueueStat {
         self.queues.stat(queue).await.unwrap()
     }
@@ -185,6 +235,7 @@ pub(crate) fn message(key: &str, body: &str, persistent: bool) -> Message {
         properties: Bytes::from_static(b"properties"),
         body: Bytes::copy_from_slice(body.as_bytes()),
         persistent,
+        ..Message::default()
     }
 }
 
@@ -211,6 +262,17 @@ pub(crate) fn bodies(deliveries: &[Delivery]) -> Vec<String> {
 
 pub(crate) fn offsets(deliveries: &[Delivery]) -> Vec<u64> {
     deliveries.iter().map(|delivery| delivery.offset.0).collect()
+}
+
+/// A number as an argument.
+pub(crate) fn int(value: i64) -> Value {
+    Value::Int(value, Width::I64)
+}
+
+/// Time passes, and what it brings happens.
+pub(crate) async fn pass(ms: u64) {
+    tokio::time::advance(Duration::from_millis(ms)).await;
+    quiet().await;
 }
 
 /// Lets everything happen that can without anybody doing anything.

@@ -18,6 +18,10 @@ pub(super) enum Reason {
     Rejected,
     /// It failed too often.
     DeliveryLimit,
+    /// Its time to live was over.
+    Expired,
+    /// The queue had more than it may.
+    MaxLength,
 }
 
 /// A message that has to go.

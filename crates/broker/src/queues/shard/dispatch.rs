@@ -11,6 +11,7 @@ use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
+use super::expiry::HEAD_BYTES;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
 use super::{Done, Owner};
@@ -24,7 +25,7 @@ const DELIVERIES_PER_TURN: usize = 2048;
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a queue can give now.
-enum Taken {
+pub(super) enum Taken {
     Message {
         offset: u64,
         acquired: Acquired,
@@ -39,6 +40,8 @@ enum Taken {
 /// A read that has come back.
 pub(super) struct ReadDone {
     queue: QueueHandle,
+    /// Nobody takes what was read; it is looked at.
+    idle: bool,
     returned: bool,
     from: u64,
     until: u64,
@@ -54,9 +57,25 @@ impl Owner {
             return;
         }
         let (mut done, mut must) = (0, false);
-        let mut left = DELIVERIES_PER_TURN;
+        let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
+        let now_ms = queue.watches().then(|| self.ages.now_ms());
         while left > 0 {
-            let Some((id, no_ack)) = queue.next_taker(&self.waker) else { break };
+            let taker = queue.next_taker(&self.waker);
+            match queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone) {
+                Ok(false) => {}
+                Ok(true) => {
+                    left -= 1;
+                    continue;
+                }
+                Err(error) => {
+                    queue.cannot_read(&error);
+                    break;
+                }
+            }
+            let Some((id, no_ack)) = taker else {
+                queue.offered();
+                break;
+            };
             let (offset, acquired, message) = match queue.take(no_ack) {
                 Ok(Taken::Message { offset, acquired, message }) => (offset, acquired, message),
                 Ok(Taken::Missing) => break,
@@ -72,6 +91,7 @@ impl Owner {
             left -= 1;
             let survives = queue.survives(&message);
             queue.bytes_since_trim += message.bytes() as u64;
+            queue.count_taken(offset, &message, no_ack);
             if no_ack {
                 done += 1;
                 must |= survives;
@@ -82,6 +102,7 @@ impl Owner {
             let (offset, failed) = (Offset(offset), queue.consuming.counts.then_some(failed));
             queue.hand_over(id, Delivery { token: 0, offset, redelivered, returned, failed, message });
         }
+        queue.drop_surplus(&mut left, &mut gone);
         queue.consumers.send();
         if queue.consumers.any_blocked() && !std::mem::replace(&mut queue.in_blocked_list, true) {
             self.blocked.push(log);
@@ -94,26 +115,32 @@ impl Owner {
         if again {
             self.run_soon(log);
         } else {
+            self.watch_head(log);
             self.read_ahead(log);
         }
+        self.discard(log, gone);
     }
 
     /// Reads what is wanted and not in memory.
     fn read_ahead(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        if queue.reading || queue.getters.is_empty() && queue.consumers.active() == 0 {
+        let idle = queue.getters.is_empty() && queue.consumers.active() == 0;
+        let head = queue.wants_head();
+        if queue.reading || idle && !head || idle && !self.heads.enter(queue) {
             return;
         }
-        let wanted = !queue.getters.is_empty() || queue.consumers.any_ready();
+        let wanted = head || !queue.getters.is_empty() || queue.consumers.any_ready();
         let (returned, from, until, bytes) = match queue.acks.first_available() {
             Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
                 (true, offset, queue.acks.fresh(), RETURNED_BYTES)
             }
             _ => match queue.ready.missing(queue.acks.end(), wanted) {
                 Some((from, bytes)) => (false, from, queue.acks.end(), bytes),
+                None if idle => return self.head_was_read(),
                 None => return,
             },
         };
+        let bytes = if idle { HEAD_BYTES } else { bytes };
         queue.reading = true;
         let read = self.context.store.read(log, Offset(from), Offset(until), bytes);
         let (clock, queue) = (self.context.clock.clone(), queue.handle.clone());
@@ -122,12 +149,15 @@ impl Owner {
             if result.as_ref().is_err_and(|error| !matches!(error.kind(), ErrorKind::Corrupt { .. })) {
                 clock.sleep(READ_PAUSE).await;
             }
-            Done::Read(ReadDone { queue, returned, from, until, result })
+            Done::Read(ReadDone { queue, idle, returned, from, until, result })
         }));
     }
 
     pub(super) fn on_read(&mut self, done: ReadDone) {
-        let ReadDone { queue, returned, from, until, result } = done;
+        let ReadDone { queue, idle, returned, from, until, result } = done;
+        if idle {
+            self.head_was_read();
+        }
         let Some((log, queue)) = self.here(&queue) else { return };
         queue.reading = false;
         match result {
@@ -182,7 +212,7 @@ impl Queue {
     }
 
     /// Acquires the next message, or is done with it.
-    fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
+    pub(super) fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
         let (offset, returned) = match self.acks.first_available() {
             None => return Ok(Taken::Nothing),
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
@@ -252,7 +282,7 @@ impl Queue {
         // Else what lies before the damage is delivered first, and then it is read again.
     }
 
-    fn cannot_read(&mut self, error: &EnvelopeError) {
+    pub(super) fn cannot_read(&mut self, error: &EnvelopeError) {
         tracing::error!(queue = %self.handle.name(), log = self.handle.log().0, %error, "a queue stands still");
         self.unreadable = true;
         self.answer_empty();

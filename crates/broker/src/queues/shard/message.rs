@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::error::QueueError;
+use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{
     DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle,
@@ -42,6 +43,10 @@ pub(in crate::queues) struct Attached {
     /// Who gets its messages, and how often they may fail.
     pub(in crate::queues) consuming: Consuming,
     pub(in crate::queues) acks: AckState,
+    /// What is asked of it.
+    pub(in crate::queues) settings: QueueSettings,
+    /// Bytes of bodies that are available; counted only where there is a limit of them.
+    pub(in crate::queues) ready_bytes: u64,
 }
 
 /// A log that nobody uses any more.
@@ -97,14 +102,15 @@ pub(in crate::queues) enum ShardMessage {
     Get { queue: QueueHandle, session: u64, no_ack: bool, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.
     Purge { queue: QueueHandle, reply: oneshot::Sender<Result<u64, Refused>> },
-    /// Checks and stops serving the queue; answers how many messages are ready.
-    Close { queue: QueueHandle, only_if: DeleteIf, reply: oneshot::Sender<Result<u64, Refused>> },
+    /// Checks and stops serving the queue; answers how many messages are ready. `idle`: only if it has been unused for as
+    /// long as it may be.
+    Close { queue: QueueHandle, only_if: DeleteIf, idle: bool, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Goes on serving a queue that was closed.
     Reopen { queue: QueueHandle },
     /// Lets go of a queue; answers when nothing is in flight any more.
     Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
-    /// What is in the queue.
-    Stat { queue: QueueHandle, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// What is in the queue; `declared`: asked by a declaration, which is a use of it.
+    Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }

@@ -18,11 +18,14 @@ use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, 
 use tokio::sync::oneshot;
 
 use super::consumers::Consumers;
+use super::expiry::Times;
+use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
+use crate::queues::settings::QueueSettings;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
 
 /// A batch is sealed when it has this many bytes.
@@ -41,6 +44,9 @@ struct Gathered {
     class: Durability,
     builder: BatchBuilder,
     parts: Vec<Part>,
+    body_bytes: u64,
+    /// Whether any has a time to live of its own.
+    expires: bool,
 }
 
 /// A sealed batch on its way.
@@ -50,6 +56,7 @@ struct Run {
     next: u64,
     bytes: Bytes,
     parts: Vec<Part>,
+    body_bytes: u64,
     done: bool,
 }
 
@@ -110,11 +117,26 @@ pub(super) struct Queue {
     pub(super) in_blocked_list: bool,
     /// Set once the shard has let go of it: who waits for what is in flight.
     pub(super) releasing: Option<oneshot::Sender<Released>>,
+    pub(super) settings: QueueSettings,
+    pub(super) limits: Option<Box<Limits>>,
+    pub(super) times: Times,
 }
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached { handle, epoch, start, next, durable, always_durable, consuming, acks } = attached;
+        let Attached {
+            handle,
+            epoch,
+            start,
+            next,
+            durable,
+            always_durable,
+            consuming,
+            acks,
+            settings,
+            ready_bytes,
+        } = attached;
+        let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
             epoch,
@@ -147,6 +169,9 @@ impl Queue {
             in_gather_list: false,
             in_blocked_list: false,
             releasing: None,
+            limits: Limits::of(&settings, ready_bytes),
+            settings,
+            times,
         }
     }
 
@@ -184,10 +209,13 @@ impl Queue {
         };
         if !self.gathered.back().is_some_and(fits) {
             let builder = BatchBuilder::with_capacity(now_ms, 1024 + message.bytes());
-            self.gathered.push_back(Gathered { class, builder, parts: Vec::new() });
+            let parts = Vec::new();
+            self.gathered.push_back(Gathered { class, builder, parts, body_bytes: 0, expires: false });
         }
         let last = self.gathered.back_mut().expect("one was just made sure of");
         envelope::push(&mut last.builder, message, now_ms, scratch);
+        last.body_bytes += message.body.len() as u64;
+        last.expires |= message.ttl_ms.is_some();
         match last.parts.last_mut() {
             Some(part) if part.request == request => {
                 part.messages.push(index);
@@ -214,8 +242,9 @@ impl Queue {
     /// Gives out offsets to what is gathered: one operation and run number per batch.
     pub(super) fn seal(&mut self, owner: OwnerId, writer: u64, now_ms: i64, ops: &mut Vec<(Op, u64)>) {
         for gathered in std::mem::take(&mut self.gathered) {
-            let span = gathered.builder.count().cast_unsigned();
-            let mut bytes = batch::into_mut(gathered.builder.build());
+            let Gathered { class, builder, parts, body_bytes, expires } = gathered;
+            let span = builder.count().cast_unsigned();
+            let mut bytes = batch::into_mut(builder.build());
             let base = Offset(self.next);
             batch::set_position(&mut bytes, base, self.epoch);
             let bytes = bytes.freeze();
@@ -223,7 +252,7 @@ impl Queue {
             let append = Append {
                 expect_next: base,
                 commit_id: CommitId { writer, sequence: self.sequence },
-                class: gathered.class,
+                class,
                 space: Space::Normal,
                 batches: vec![Batch { base, span, max_timestamp: now_ms, bytes: bytes.clone() }],
             };
@@ -232,7 +261,10 @@ impl Queue {
             ops.push((Op { log, epoch, owner, action: Action::Append(append) }, number));
             self.next += u64::from(span);
             let (base, next) = (base.0, self.next);
-            self.runs.push_back(Run { base, next, bytes, parts: gathered.parts, done: false });
+            if expires {
+                self.times.own_until = next;
+            }
+            self.runs.push_back(Run { base, next, bytes, parts, body_bytes, done: false });
             self.in_flight += 1;
         }
     }
@@ -253,6 +285,7 @@ impl Queue {
             let end = self.acks.end();
             self.acks.extend(run.base..run.next);
             self.ready.publish(end, run.next, run.bytes);
+            self.count_visible(run.body_bytes);
         }
         self.recover();
         parts
@@ -278,6 +311,16 @@ impl Queue {
             self.runs.clear();
             self.failing = false;
         }
+    }
+
+    /// Messages, and bytes of their bodies, that were taken and are not visible.
+    pub(super) fn on_the_way(&self) -> (u64, u64) {
+        let count = |gathered: &Gathered| u64::from(gathered.builder.count().cast_unsigned());
+        let gathered = self.gathered.iter().fold((0, 0), |(messages, bytes), gathered| {
+            (messages + count(gathered), bytes + gathered.body_bytes)
+        });
+        let bytes: u64 = self.runs.iter().map(|run| run.body_bytes).sum();
+        (gathered.0 + (self.next - self.acks.end()), gathered.1 + bytes)
     }
 
     /// Whether nothing is on its way any more.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::queues::ack::AckState;
-use crate::queues::envelope::{EnvelopeError, Messages};
+use crate::queues::envelope::{EnvelopeError, Messages, Stamp};
 use crate::queues::types::Message;
 
 /// Bytes one queue keeps ready while its shard has room.
@@ -57,7 +57,7 @@ pub(super) struct Ready {
     budget: ReadyBudget,
     fresh: VecDeque<(Messages, usize)>,
     covered: u64,
-    returned: BTreeMap<u64, Message>,
+    returned: BTreeMap<u64, (Message, Stamp)>,
     bytes: usize,
     returned_bytes: usize,
     /// What follows is damaged: nothing is read ahead.
@@ -187,6 +187,28 @@ impl Ready {
         }
     }
 
+    /// When the message that [`Ready::first_fresh`] would tell was enqueued.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`].
+    pub(super) fn fresh_stamp(&mut self, fresh: u64) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
+        let Some(offset) = self.first_fresh(fresh)? else { return Ok(None) };
+        self.fresh.front().map(|(messages, _)| Ok((offset, messages.stamp()?))).transpose()
+    }
+
+    /// When a returned message was enqueued, if it is here.
+    pub(super) fn returned_stamp(&self, offset: u64) -> Option<Stamp> {
+        self.returned.get(&offset).map(|(_, stamp)| *stamp)
+    }
+
+    /// Leaves everything from `fresh` on, and what was returned, to the log if the shard has much in memory.
+    pub(super) fn unload_if_crowded(&mut self, fresh: u64) {
+        if self.budget.used.load(Ordering::Relaxed) >= self.budget.limit {
+            self.clear(fresh);
+            self.covered = fresh;
+        }
+    }
+
     /// Whether a returned message is here.
     pub(super) fn has_returned(&self, offset: u64) -> bool {
         self.returned.contains_key(&offset)
@@ -194,7 +216,7 @@ impl Ready {
 
     /// Takes a returned message.
     pub(super) fn take_returned(&mut self, offset: u64) -> Option<Message> {
-        let message = self.returned.remove(&offset)?;
+        let (message, _) = self.returned.remove(&offset)?;
         self.returned_bytes -= message.bytes();
         Some(message)
     }
@@ -220,11 +242,11 @@ impl Ready {
                 while messages.offset() < messages.next() {
                     let offset = messages.offset();
                     first = first.or(Some(offset));
-                    let message = messages.take()?;
+                    let (stamp, message) = (messages.stamp()?, messages.take()?);
                     let fits = self.returned.is_empty() || self.returned_bytes < RETURNED_BYTES;
                     if fits && acks.is_returned(offset) {
                         self.returned_bytes += message.bytes();
-                        self.returned.insert(offset, message);
+                        self.returned.insert(offset, (message, stamp));
                     }
                 }
             }

@@ -33,10 +33,16 @@ impl Requests {
         self.last + 1
     }
 
-    /// Adds a request of which this many parts are to be answered.
-    pub(super) fn add(&mut self, parts: usize, reply: oneshot::Sender<Failed>, permit: BytePermit) {
+    /// Adds a request of which this many parts are to be answered, and these messages have failed already.
+    pub(super) fn add(
+        &mut self,
+        parts: usize,
+        failed: Failed,
+        reply: oneshot::Sender<Failed>,
+        permit: BytePermit,
+    ) {
         self.last += 1;
-        let request = Request { missing: parts, failed: Vec::new(), reply, _permit: permit };
+        let request = Request { missing: parts, failed, reply, _permit: permit };
         if parts == 0 {
             request.answer();
         } else {

@@ -14,14 +14,17 @@ impl Queue {
     /// Gives a message back to its place; `failed`: whoever had it failed on it. If that was once too often, what is
     /// to be discarded instead.
     pub(super) fn give_back(&mut self, offset: u64, survives: bool, failed: bool) -> Option<Discarded> {
-        if !failed || !self.consuming.counts {
-            self.acks.release(offset, true);
-            return None;
-        }
-        if self.consuming.delivery_limit.is_some_and(|limit| self.acks.failed(offset) >= limit) {
+        let counts = failed && self.consuming.counts;
+        let too_often = |limit| counts && self.acks.failed(offset) >= limit;
+        let is_gone = self.consuming.delivery_limit.is_some_and(too_often);
+        self.count_settled(offset, !is_gone);
+        if is_gone {
             return Some(Discarded { offset, reason: Reason::DeliveryLimit, survives, message: None });
         }
-        self.acks.fail(offset);
+        match counts {
+            true => self.acks.fail(offset),
+            false => self.acks.release(offset, true),
+        };
         None
     }
 }

@@ -13,7 +13,7 @@ use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
-use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, Settle};
+use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, QueueStat, Settle};
 
 /// Marks, in an entry of the unacked, a message that survives a restart.
 const SURVIVES: u32 = 1 << 31;
@@ -33,7 +33,11 @@ impl Owner {
                 let ended = here.map(|(log, queue)| (log, queue.consumers.cancel(consumer)));
                 // Somebody may come after him.
                 ended.iter().for_each(|(log, _)| self.run_soon(*log));
-                answer(reply, ended.is_some_and(|(_, was_last)| was_last));
+                let last = ended.is_some_and(|(_, last)| last);
+                if last {
+                    self.used(queue.log());
+                }
+                answer(reply, last);
             }
             ShardMessage::Credit { queue, consumer, more } => {
                 if let Some((log, queue)) = self.here(&queue) {
@@ -49,12 +53,15 @@ impl Owner {
                     queue.getters.push_back(Getter { session, no_ack, reply });
                     queue.sessions.insert(session);
                     self.sessions.entry(session).or_default().insert(log);
+                    self.used(log);
                     self.run_soon(log);
                 }
                 Err(why) => answer(reply, Err(why)),
             },
             ShardMessage::Purge { queue, reply } => self.purge(&queue, reply),
-            ShardMessage::Close { queue, only_if, reply } => answer(reply, self.close(&queue, only_if)),
+            ShardMessage::Close { queue, only_if, idle, reply } => {
+                answer(reply, self.close(&queue, only_if, idle));
+            }
             ShardMessage::Reopen { queue } => {
                 if let Some((log, queue)) = self.here(&queue) {
                     queue.gone = false;
@@ -62,9 +69,7 @@ impl Owner {
                 }
             }
             ShardMessage::Detach { queue, reply } => self.detach(&queue, reply),
-            ShardMessage::Stat { queue, reply } => {
-                answer(reply, self.open_queue(&queue).map(|(_, queue)| queue.stat()));
-            }
+            ShardMessage::Stat { queue, declared, reply } => answer(reply, self.stat(&queue, declared)),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
@@ -73,10 +78,24 @@ impl Owner {
         let log = attached.handle.log();
         let queue = Queue::new(attached, self.budget.clone());
         let lost_the_head = queue.owes_a_trim();
+        let filled = queue.acks.ready() > 0;
         self.queues.insert(log, queue);
+        self.used(log);
+        if filled {
+            // Its head may have expired meanwhile.
+            self.run_soon(log);
+        }
         if lost_the_head {
             self.owe(log, Debt::Lazy, 0);
         }
+    }
+
+    fn stat(&mut self, queue: &QueueHandle, declared: bool) -> Result<QueueStat, Refused> {
+        let (log, _) = self.open_queue(queue)?;
+        if declared {
+            self.used(log);
+        }
+        self.open_queue(queue).map(|(_, queue)| queue.stat())
     }
 
     /// A queue that is here: not whatever else has its log by now.
@@ -85,10 +104,17 @@ impl Owner {
         self.queues.get_mut(&log).filter(|here| here.handle == *queue).map(|here| (log, here))
     }
 
-    /// A queue that can be used.
+    /// A queue that can be used, as somebody is to see it.
     fn open_queue(&mut self, queue: &QueueHandle) -> Result<(LogId, &mut Queue), Refused> {
         if let Some(error) = &self.stopped {
             return Err(refused(error));
+        }
+        if let Some((log, here)) = self.here(queue)
+            && here.in_run_list
+            && (here.watches() || here.is_over())
+        {
+            // What has to go is gone before it can be counted or taken.
+            self.dispatch(log);
         }
         self.here(queue).filter(|(_, queue)| !queue.gone).ok_or(Refused::Gone)
     }
@@ -99,9 +125,9 @@ impl Owner {
             let failed = items.into_iter().map(|item| (item.index, error.clone())).collect();
             return answer(reply, failed);
         }
-        let now_ms = self.context.clock.wall_ms();
+        let now_ms = self.ages.stamp();
         let request = self.requests.next();
-        let mut parts = 0;
+        let (mut parts, mut refused) = (0, Vec::new());
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == self.index) {
                 // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier; also
@@ -109,6 +135,11 @@ impl Owner {
                 // may fail or be given up, and what was confirmed must be there then.
                 let here = self.queues.get_mut(&to.0.log).filter(|here| here.handle == *to);
                 let Some(queue) = here else { continue };
+                if queue.is_full_for(&item.message) {
+                    let (vhost, name) = (to.vhost().clone(), to.name().clone());
+                    refused.push((item.index, QueueError::Full { vhost, name }));
+                    continue;
+                }
                 let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
                 parts += usize::from(begun);
                 if !std::mem::replace(&mut queue.in_gather_list, true) {
@@ -116,7 +147,7 @@ impl Owner {
                 }
             }
         }
-        self.requests.add(parts, reply, permit);
+        self.requests.add(parts, refused, reply, permit);
     }
 
     fn consume(
@@ -149,6 +180,9 @@ impl Owner {
             }
             queue.unacked.remove(&offset.0);
             queue.consumers.settled(id);
+            if matches!(how, Settle::Ack | Settle::Reject) {
+                queue.count_settled(offset.0, false);
+            }
             match how {
                 Settle::Ack => {
                     queue.acks.finish(offset.0);
@@ -184,6 +218,7 @@ impl Owner {
         let count = queue.acks.finish_available();
         let end = queue.acks.end();
         queue.ready.clear(end);
+        queue.count_none();
         if count == 0 || !queue.durable {
             self.owe(log, Debt::Lazy, count);
             return answer(reply, Ok(count));
@@ -192,7 +227,11 @@ impl Owner {
         self.purges.push((reply, count));
     }
 
-    fn close(&mut self, queue: &QueueHandle, only_if: DeleteIf) -> Result<u64, Refused> {
+    fn close(&mut self, queue: &QueueHandle, only_if: DeleteIf, idle: bool) -> Result<u64, Refused> {
+        let (log, _) = self.open_queue(queue)?;
+        if idle && !self.queues.get(&log).is_some_and(|queue| self.is_unused(queue)) {
+            return Err(Refused::InUse);
+        }
         let (_, queue) = self.open_queue(queue)?;
         if only_if.unused && queue.consumers.active() > 0 {
             return Err(Refused::InUse);
@@ -207,6 +246,7 @@ impl Owner {
     fn detach(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Released>) {
         let Some((log, _)) = self.here(queue) else { return };
         let Some(mut queue) = self.queues.remove(&log) else { return };
+        self.unwatch(log, &mut queue);
         queue.consumers.cancel_all();
         for session in queue.sessions.drain() {
             if let Some(logs) = self.sessions.get_mut(&session) {
@@ -238,7 +278,8 @@ impl Owner {
                 queue.unacked.iter().map(|(offset, entry)| (*offset, *entry)).collect();
             held.retain(|(_, entry)| ids.contains(&(entry & !SURVIVES)));
             held.sort_unstable();
-            if ids.into_iter().filter(|id| queue.consumers.cancel(*id)).count() > 0 {
+            let last = ids.into_iter().filter(|id| queue.consumers.cancel(*id)).count() > 0;
+            if last {
                 unused.push(queue.handle.clone());
             }
             let (mut debt, mut gone) = (Debt::Lazy, Vec::new());
@@ -253,6 +294,9 @@ impl Owner {
             queue.consumers.forget(session);
             queue.sessions.remove(&session);
             self.owe(log, debt, 0);
+            if last {
+                self.used(log);
+            }
             self.run_soon(log);
             self.discard(log, gone);
         }

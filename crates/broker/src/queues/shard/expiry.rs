@@ -1,0 +1,266 @@
+//! Messages and queues whose time is over.
+//!
+//! **Invariants.** A message goes when it is the first that a consumer would get and its time to live is over; behind
+//! one that may stay it waits, as RabbitMQ's does. One that has just become visible goes to a consumer who can take it
+//! at once, however old it is. A queue that holds nothing that could expire has no timer. For a head that is not in
+//! memory, its batch is read and nothing ahead of it; so many queues are looked at so at a time.
+//!
+//! Deliberately absent: what becomes of what leaves (`discard`); deleting a queue (the admin does, and asks again).
+
+use ferrymq_types::LogId;
+
+use super::Owner;
+use super::ages::Ages;
+use super::discard::{Discarded, Reason};
+use super::dispatch::Taken;
+use super::queue::Queue;
+use super::timers::{Kind, Slot};
+use crate::queues::ack::Next;
+use crate::queues::envelope::{EnvelopeError, Stamp};
+
+/// Queues looked at in a turn because of a deadline.
+const TIMERS_PER_TURN: usize = 256;
+/// How long to wait until a queue that nobody uses is told of again.
+const TELL_AGAIN_MS: i64 = 1000;
+/// Bytes read to look at a head that nobody takes; a whole batch at least.
+pub(super) const HEAD_BYTES: usize = 64 * 1024;
+/// Queues whose head is read, for nobody who wants it, at a time.
+const HEADS_AT_A_TIME: usize = 32;
+
+/// What a queue knows of time.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// Offsets below were given out in an earlier life.
+    earlier: u64,
+    /// At and above, no message has a time to live of its own.
+    pub(super) own_until: u64,
+    /// Messages at and above have not been offered to anybody yet, nor delivered.
+    new_from: u64,
+    /// When it was last used.
+    used_ms: i64,
+    head: Slot,
+    /// For which head that is known.
+    head_for: Option<Next>,
+    /// Whether it waits to read its head.
+    waits: bool,
+    unused: Slot,
+}
+
+impl Times {
+    /// Of a queue whose next offset is `next`; `filled`: it may hold anything.
+    pub(super) fn new(next: u64, filled: bool) -> Times {
+        Times { earlier: next, own_until: if filled { next } else { 0 }, new_from: next, ..Times::default() }
+    }
+}
+
+/// Queues whose head has to be read.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    reading: usize,
+    waiting: std::collections::VecDeque<LogId>,
+}
+
+impl Heads {
+    /// Whether a queue may read its head now; else it is run when it may.
+    pub(super) fn enter(&mut self, queue: &mut Queue) -> bool {
+        if self.reading < HEADS_AT_A_TIME {
+            self.reading += 1;
+            return true;
+        }
+        if !std::mem::replace(&mut queue.times.waits, true) {
+            self.waiting.push_back(queue.handle.log());
+        }
+        false
+    }
+}
+
+impl Owner {
+    /// A head was read: whoever waits to read his may.
+    pub(super) fn head_was_read(&mut self) {
+        self.heads.reading -= 1;
+        while let Some(log) = self.heads.waiting.pop_front() {
+            if let Some(queue) = self.queues.get_mut(&log)
+                && std::mem::take(&mut queue.times.waits)
+            {
+                return self.run_soon(log);
+            }
+        }
+    }
+
+    /// Looks at the queues whose time has come.
+    pub(super) fn ring(&mut self) {
+        if self.timers.first().is_none() || self.stopped.is_some() {
+            return;
+        }
+        let now_ms = self.ages.now_ms();
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((log, kind)) = self.timers.due(now_ms) else { return };
+            let Some(queue) = self.queues.get_mut(&log) else { continue };
+            match kind {
+                Kind::Head => {
+                    (queue.times.head, queue.times.head_for) = (None, None);
+                    self.run_soon(log);
+                }
+                Kind::Unused => {
+                    queue.times.unused = None;
+                    self.look_for_use(log, now_ms);
+                }
+            }
+        }
+    }
+
+    /// How long until the next one's time has come.
+    pub(super) fn next_ring(&self) -> Option<std::time::Duration> {
+        // A shard that has stopped changes nothing any more.
+        let at_ms = self.timers.first().filter(|_| self.stopped.is_none())?;
+        let left_ms = at_ms.saturating_sub(self.ages.now_ms());
+        Some(std::time::Duration::from_millis(u64::try_from(left_ms).unwrap_or(0)))
+    }
+
+    /// Notes that a queue is used now, or was until now.
+    pub(super) fn used(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let Some(expires_ms) = queue.expires_ms() else { return };
+        queue.times.used_ms = self.ages.now_ms();
+        let at = queue.times.used_ms.saturating_add(expires_ms);
+        // An earlier deadline stays: it will see that there is time left.
+        if queue.consumers.active() == 0 && queue.times.unused.is_none_or(|before| before > at) {
+            self.timers.set(&mut queue.times.unused, log, Kind::Unused, Some(at));
+        }
+    }
+
+    fn look_for_use(&mut self, log: LogId, now_ms: i64) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let Some(expires_ms) = queue.expires_ms() else { return };
+        if queue.consumers.active() > 0 {
+            // The last of them begins anew.
+            return;
+        }
+        let mut at = queue.times.used_ms.saturating_add(expires_ms);
+        if at <= now_ms {
+            // Told of again, should the deletion fail or nobody listen.
+            at = now_ms.saturating_add(TELL_AGAIN_MS);
+            let _told_again_later = self.context.unused.try_send(queue.handle.clone()).is_err();
+        }
+        self.timers.set(&mut queue.times.unused, log, Kind::Unused, Some(at));
+    }
+
+    /// Whether nobody has used a queue for as long as it may be unused.
+    pub(super) fn is_unused(&self, queue: &Queue) -> bool {
+        let over = |expires_ms| queue.times.used_ms.saturating_add(expires_ms) <= self.ages.now_ms();
+        queue.consumers.active() == 0 && queue.expires_ms().is_some_and(over)
+    }
+
+    /// Has a queue looked at when its head's time is over.
+    pub(super) fn watch_head(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        if !queue.watches() && queue.times.head.is_none() {
+            return;
+        }
+        let next = queue.acks.first_available();
+        // What cannot be read is found out by whoever takes it.
+        let deadline = match queue.head() {
+            Ok(Some((offset, stamp))) => queue.deadline(offset, stamp, &self.ages),
+            // It is known and was left to the log since.
+            _ if next.is_some() && queue.times.head_for == next => return,
+            _ => {
+                queue.times.head_for = None;
+                return self.timers.set(&mut queue.times.head, log, Kind::Head, None);
+            }
+        };
+        queue.times.head_for = next;
+        self.timers.set(&mut queue.times.head, log, Kind::Head, deadline);
+        if queue.consumers.active() == 0 {
+            queue.ready.unload_if_crowded(queue.acks.fresh());
+        }
+    }
+
+    /// Forgets the deadlines of a queue that goes.
+    pub(super) fn unwatch(&mut self, log: LogId, queue: &mut Queue) {
+        self.timers.set(&mut queue.times.head, log, Kind::Head, None);
+        self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+    }
+}
+
+impl Queue {
+    fn expires_ms(&self) -> Option<i64> {
+        self.settings.expires_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX))
+    }
+
+    /// Whether anything in it may expire.
+    #[inline]
+    pub(super) fn watches(&self) -> bool {
+        self.settings.ttl_ms.is_some() || self.acks.floor() < self.times.own_until
+    }
+
+    /// Whether its head must be read although nobody takes it.
+    pub(super) fn wants_head(&mut self) -> bool {
+        if !self.watches() && !self.is_over() {
+            return false;
+        }
+        let next = self.acks.first_available();
+        let unknown = next.is_some() && (next != self.times.head_for || self.is_over());
+        unknown && matches!(self.head(), Ok(None))
+    }
+
+    /// The first message that is available and when it was enqueued; `None` if it is not in memory, or there is none.
+    fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
+        match self.acks.first_available() {
+            None => Ok(None),
+            Some(Next::Returned(offset)) => {
+                Ok(self.ready.returned_stamp(offset).map(|stamp| (offset, stamp)))
+            }
+            Some(Next::Fresh(from)) => self.ready.fresh_stamp(from),
+        }
+    }
+
+    /// When the time of a message is over; `None`: it may stay for good.
+    fn deadline(&self, offset: u64, stamp: Stamp, ages: &Ages) -> Slot {
+        let ttl_ms = self.settings.ttl_ms.into_iter().chain(stamp.ttl_ms).min()?;
+        let at = ages.stamped_at(stamp.enqueued_ms, offset < self.times.earlier);
+        // Readings are rounded down: never early, but with no time at all at once.
+        let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX).saturating_add(i64::from(ttl_ms > 0));
+        Some(at.saturating_add(ttl_ms))
+    }
+
+    /// Takes the head out if its time is over at `now_ms` (`None`: nothing in the queue expires); whether it was.
+    /// `taken`: somebody would take it now.
+    #[inline]
+    pub(super) fn expire_head(
+        &mut self,
+        ages: &Ages,
+        now_ms: Option<i64>,
+        taken: bool,
+        gone: &mut Vec<Discarded>,
+    ) -> Result<bool, EnvelopeError> {
+        let Some(now_ms) = now_ms else { return Ok(false) };
+        let Some((offset, stamp)) = self.head()? else { return Ok(false) };
+        // Who gets one message is no consumer who was there before it.
+        let in_time =
+            taken && self.getters.is_empty() && offset >= self.times.new_from.max(self.acks.fresh());
+        if in_time || self.deadline(offset, stamp, ages).is_none_or(|at| now_ms < at) {
+            return Ok(false);
+        }
+        self.take_out(Reason::Expired, gone)
+    }
+
+    /// What is here was offered to everybody who could have taken it.
+    #[inline]
+    pub(super) fn offered(&mut self) {
+        self.times.new_from = self.acks.end();
+    }
+
+    /// Acquires the head for nobody, to be discarded; false if it is not in memory, or there is none.
+    pub(super) fn take_out(
+        &mut self,
+        reason: Reason,
+        gone: &mut Vec<Discarded>,
+    ) -> Result<bool, EnvelopeError> {
+        let Taken::Message { offset, message, .. } = self.take(false)? else { return Ok(false) };
+        self.bytes_since_trim += message.bytes() as u64;
+        self.count_taken(offset, &message, true);
+        let survives = self.survives(&message);
+        gone.push(Discarded { offset, reason, survives, message: Some(message) });
+        Ok(true)
+    }
+}

@@ -1,0 +1,131 @@
+//! How many messages, and bytes of bodies, a queue may have ready.
+//!
+//! **Invariants.** Only what is available counts, not what a consumer holds. A queue without a limit pays nothing, one
+//! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
+//! there: the bound is never passed by publishing, only by what consumers give back.
+//!
+//! Deliberately absent: dead-lettering what is refused: until there are dead letters, `reject-publish-dlx` has none to
+//! send and is `reject-publish`, as RabbitMQ's without a dead letter exchange.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use super::discard::{Discarded, Reason};
+use super::queue::{OffsetHasher, Queue};
+use crate::queues::settings::{Overflow, QueueSettings};
+use crate::queues::types::Message;
+
+/// The limits of one queue.
+#[derive(Debug)]
+pub(super) struct Limits {
+    length_max: u64,
+    refuses: bool,
+    bytes: Option<Bytes>,
+}
+
+/// What is counted for a limit of bytes.
+#[derive(Debug)]
+struct Bytes {
+    max: u64,
+    ready: u64,
+    /// Of what consumers hold.
+    held: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
+}
+
+impl Limits {
+    /// The limits that are asked for, if any; `ready_bytes` are there.
+    pub(super) fn of(settings: &QueueSettings, ready_bytes: u64) -> Option<Box<Limits>> {
+        if settings.length_max.is_none() && settings.bytes_max.is_none() {
+            return None;
+        }
+        Some(Box::new(Limits {
+            length_max: settings.length_max.unwrap_or(u64::MAX),
+            refuses: !matches!(settings.overflow, None | Some(Overflow::DropHead)),
+            bytes: settings.bytes_max.map(|max| Bytes { max, ready: ready_bytes, held: HashMap::default() }),
+        }))
+    }
+}
+
+impl Queue {
+    /// Whether a new message is refused.
+    #[inline]
+    pub(super) fn is_full_for(&self, message: &Message) -> bool {
+        self.limits.as_ref().is_some_and(|limits| limits.refuses && self.would_pass(limits, message))
+    }
+
+    fn would_pass(&self, limits: &Limits, message: &Message) -> bool {
+        let (count, bytes) = self.on_the_way();
+        let length = self.acks.ready() + count + 1;
+        let too_many_bytes =
+            |counted: &Bytes| counted.ready.saturating_add(bytes + message.body.len() as u64) > counted.max;
+        length > limits.length_max || limits.bytes.as_ref().is_some_and(too_many_bytes)
+    }
+
+    /// Whether more is ready than may be and the oldest has to go.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        let over = |limits: &Limits| {
+            let bytes = limits.bytes.as_ref().is_some_and(|bytes| bytes.ready > bytes.max);
+            !limits.refuses && (self.acks.ready() > limits.length_max || bytes && self.acks.ready() > 0)
+        };
+        self.limits.as_deref().is_some_and(over)
+    }
+
+    /// Takes out the oldest that are too many, at most `left` of them.
+    pub(super) fn drop_surplus(&mut self, left: &mut usize, gone: &mut Vec<Discarded>) {
+        while *left > 0 && !self.unreadable && self.is_over() {
+            match self.take_out(Reason::MaxLength, gone) {
+                Ok(true) => *left -= 1,
+                Ok(false) => return,
+                Err(error) => self.cannot_read(&error),
+            }
+        }
+    }
+
+    fn counted(&mut self) -> Option<&mut Bytes> {
+        self.limits.as_mut()?.bytes.as_mut()
+    }
+
+    /// These bytes of bodies have become available.
+    pub(super) fn count_visible(&mut self, bytes: u64) {
+        if let Some(counted) = self.counted() {
+            counted.ready += bytes;
+        }
+    }
+
+    /// A message is no longer available; `done`: it does not come back.
+    #[inline]
+    pub(super) fn count_taken(&mut self, offset: u64, message: &Message, done: bool) {
+        if self.limits.is_none() {
+            return;
+        }
+        let none_left = self.acks.ready() == 0;
+        let Some(counted) = self.counted() else { return };
+        let bytes = message.body.len();
+        // What damage has taken away was not known: at the latest now it is.
+        counted.ready = if none_left { 0 } else { counted.ready.saturating_sub(bytes as u64) };
+        if !done {
+            counted.held.insert(offset, u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Nobody holds a message any more; `back`: it is available again.
+    #[inline]
+    pub(super) fn count_settled(&mut self, offset: u64, back: bool) {
+        if self.limits.is_none() {
+            return;
+        }
+        let Some(counted) = self.counted() else { return };
+        let bytes = counted.held.remove(&offset).unwrap_or(0);
+        if back {
+            counted.ready += u64::from(bytes);
+        }
+    }
+
+    /// Nothing is available any more.
+    pub(super) fn count_none(&mut self) {
+        if let Some(counted) = self.counted() {
+            counted.ready = 0;
+        }
+    }
+}
