@@ -1030,7 +1030,7 @@ def wrong_arguments_of_queues_are_told():
             text = f"PRECONDITION_FAILED - invalid arg '{argument}' for queue '{key}' in vhost '/': {why}"
             channel_closes(other, 406, text, lambda: queue_named(other, key, {argument: value}))
         key = queue(channel, arguments={"x-message-ttl": 1000})
-        text = f"inequivalent arg 'x-message-ttl' for queue '{key}' in vhost '/': received the value '2000'"
+        text = f"inequivalent arg 'x-message-ttl' for queue '{key}' in vhost '/': received '2000' but current is '1000'"
         channel_closes(channel, 406, text, lambda: queue_named(channel, key, {"x-message-ttl": 2000}))
 
 

@@ -60,8 +60,8 @@ impl From<QueueError> for Failure {
                 format_args!(
                     "inequivalent arg '{property}' for {entity} '{name}' in vhost '{vhost}': \
                      received {} but current is {}",
-                    shown(&asked),
-                    shown(&current)
+                    shown(&asked, &current),
+                    shown(&current, &asked)
                 ),
             ),
             E::ReservedName { entity, name } => Failure::new(
@@ -143,9 +143,12 @@ pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
 }
 
-/// A property as RabbitMQ tells it in `inequivalent arg`.
-fn shown(property: &Property) -> String {
+/// A property as RabbitMQ tells it in `inequivalent arg`: with its type only where the other one has none.
+fn shown(property: &Property, other: &Property) -> String {
     match property {
+        Property::Argument(Some(value)) if !matches!(other, Property::Argument(None)) => {
+            format!("'{}'", crate::args::to_wire(value))
+        }
         Property::Flag(flag) => format!("'{flag}'"),
         Property::Kind(kind) => format!("'{}'", kind.name()),
         Property::Argument(None) => "none".to_owned(),
@@ -217,6 +220,14 @@ mod tests {
             Scope::Channel,
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received the value '5' \
              of type 'signedint' but current is none",
+        );
+        let seconds = |seconds| Property::Argument(Some(Value::Int(seconds, Width::I32)));
+        check(
+            inequivalent(seconds(1), seconds(2)),
+            406,
+            Scope::Channel,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received '2' but current \
+             is '1'",
         );
         let wrong = |argument, value, wrong| QueueError::WrongArgument {
             vhost: "/".into(),

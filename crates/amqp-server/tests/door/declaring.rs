@@ -297,8 +297,8 @@ async fn wrong_arguments_are_told_in_rabbitmqs_words() {
     }
     let arguments = bounded(ValueRef::I32(2000));
     let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };
-    let text = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'args' in vhost '/': received the \
-                value '2000' of type 'signedint' but current is the value '1000' of type 'signedint'";
+    let text = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'args' in vhost '/': received \
+                '2000' but current is '1000'";
     client.channel_error(&with, 406, text).await;
 }
 

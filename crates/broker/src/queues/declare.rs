@@ -137,7 +137,10 @@ pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) ->
     let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
-    let compared = DEAD.iter().chain(&NOT_SERVED).chain(&SERVED);
+    if QueueType::of(&is.arguments) != QueueType::of(&asked.arguments) {
+        return differs.argument(QUEUE_TYPE, &is.arguments, &asked.arguments);
+    }
+    let compared = DEAD.iter().chain(&NOT_SERVED).chain(SERVED.iter().filter(|name| **name != QUEUE_TYPE));
     compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
 }
 

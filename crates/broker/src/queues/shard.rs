@@ -174,14 +174,14 @@ impl Owner {
             tokio::select! {
                 biased;
                 () = &mut stopping => break,
-                // The turn does what is due.
-                () = clock.sleep(ring.unwrap_or_default()), if ring.is_some() => {}
                 Some(done) = self.done.next() => self.on_done(done),
                 message = mailbox.recv() => match message {
                     Some((message, permit)) => self.on_message(message, permit),
                     None => break,
                 },
                 () = waker.notified() => self.unblock(),
+                // The turn does what is due.
+                () = async { clock.sleep(ring.unwrap_or_default()).await }, if ring.is_some() => {}
             }
         }
         if self.context.opened.load(Ordering::Acquire) {

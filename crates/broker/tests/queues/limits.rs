@@ -174,6 +174,9 @@ async fn bytes_are_counted_over_restarts() {
 async fn limits_are_part_of_what_a_queue_is() {
     let rig = Rig::new().await;
     rig.queue_with("q", &[("x-max-length", int(3))]).await;
+    // The default type is a type.
+    let classic = ("x-queue-type", Value::text("classic"));
+    rig.queue_with("q", &[("x-max-length", int(3)), classic]).await;
     let error = rig.queues.declare_queue(&rig.session, VHOST, durable("q")).await.unwrap_err();
     assert!(
         matches!(&error, QueueError::Inequivalent { property, .. } if property == "x-max-length"),

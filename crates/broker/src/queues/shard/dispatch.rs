@@ -118,7 +118,9 @@ impl Owner {
             self.watch_head(log);
             self.read_ahead(log);
         }
-        self.discard(log, gone);
+        if !gone.is_empty() {
+            self.discard(log, gone);
+        }
     }
 
     /// Reads what is wanted and not in memory.
