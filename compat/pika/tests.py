@@ -1152,7 +1152,80 @@ def direct_reply_to():
 @test
 def consumer_priorities():
     with opened() as channel:
-        channel.basic_consume(queue(channel), lambda *_: None, arguments={"x-priority": 3})
+        assert channel.connection._impl.server_capabilities["consumer_priorities"] is True
+        key = queue(channel)
+        channel.basic_qos(prefetch_count=2)
+        found = {
+            priority: consumer(channel, key, arguments={"x-priority": priority})[1] for priority in (-1, 0, 5)
+        }
+        send(channel, key, *(b"%d" % n for n in range(5)))
+        until(channel.connection, "all of them", lambda: sum(map(len, found.values())) == 5)
+        bodies = {priority: [body for _, _, body in got] for priority, got in found.items()}
+        assert bodies == {5: [b"0", b"1"], 0: [b"2", b"3"], -1: [b"4"]}, bodies
+
+
+@test
+def consumer_arguments_are_checked():
+    with opened() as channel:
+        key = queue(channel)
+        channel_closes(
+            channel,
+            406,
+            f"invalid arg 'x-priority' for queue '{key}' in vhost '/'",
+            lambda: channel.basic_consume(key, lambda *_: None, arguments={"x-priority": "high"}),
+        )
+
+
+@test
+def single_active_consumer():
+    arguments = {"x-single-active-consumer": True}
+    with opened() as owner, opened() as first, opened() as second:
+        key = name("single")
+        owner.queue_declare(key, arguments=arguments, durable=True)
+        try:
+            _, one = consumer(first, key)
+            _, two = consumer(second, key)
+            send(owner, key, b"a", b"b", b"c")
+            until(first.connection, "all of them", lambda: len(one) == 3)
+            quiet(second.connection)
+            assert two == []
+            first.basic_ack(one[1][0].delivery_tag)
+            first.connection.close()
+            until(second.connection, "what is left", lambda: len(two) == 2)
+            assert [(body, method.redelivered) for method, _, body in two] == [(b"a", True), (b"c", True)]
+            channel_closes(
+                owner, 403, "in exclusive use", lambda: owner.basic_consume(key, lambda *_: None, exclusive=True)
+            )
+        finally:
+            with opened() as channel:
+                channel.queue_delete(key)
+
+
+@test
+def delivery_counts_and_limit():
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 2}
+    with opened() as channel:
+        key = name("limited")
+        channel.queue_declare(key, durable=True, arguments=arguments)
+        try:
+            send(channel, key, b"a", headers={"mine": 1})
+            seen = []
+            for _ in range(3):
+                method, properties, _ = channel.basic_get(key)
+                seen.append((method.redelivered, properties.headers.get("x-delivery-count")))
+                channel.basic_reject(method.delivery_tag, requeue=True)
+            assert seen == [(False, None), (True, 1), (True, 2)], seen
+            assert channel.basic_get(key)[0] is None, "the third failure was once too often"
+            if OLD_RABBITMQ:
+                return
+            send(channel, key, b"b")
+            for count in range(10):
+                method, properties, _ = channel.basic_get(key)
+                headers = properties.headers or {}
+                assert headers.get("x-acquired-count", 0) == count and "x-delivery-count" not in headers
+                channel.basic_nack(method.delivery_tag, requeue=True)
+        finally:
+            channel.queue_delete(key)
 
 
 # Durability.

@@ -16,6 +16,7 @@ use ferrymq_amqp_codec::{EncodeError, Properties, ReplyCode};
 use ferrymq_broker::queues::{Delivery, Event, Message};
 
 use crate::channel::{Channel, Consumer};
+use crate::counts;
 use crate::failure::Failure;
 use crate::state::{Connection, State};
 use crate::unacked::Unacked;
@@ -60,28 +61,23 @@ impl Connection {
         delivery: Delivery,
         out: &mut BytesMut,
     ) -> Result<(), Failure> {
-        let Delivery { offset, redelivered, message, .. } = delivery;
+        let told = counts::told(&delivery, self.opened.frame_max);
+        let properties = counts::properties(&delivery, told.as_ref());
+        let Delivery { offset, redelivered, message, .. } = &delivery;
         let tag = channel.next_delivery_tag();
         if let (false, Some(queue)) = (consumer.no_ack, consumer.queue()) {
-            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset });
+            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset: *offset });
         }
         let deliver = basic::Deliver {
             consumer_tag: &consumer.tag,
             delivery_tag: tag,
-            redelivered,
+            redelivered: *redelivered,
             exchange: &message.exchange,
             routing_key: &message.routing_key,
         };
         self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
-        put_message(
-            out,
-            consumer.channel,
-            &deliver,
-            properties_of(&message),
-            &message.body,
-            self.opened.frame_max,
-        )
-        .map_err(undeliverable)
+        put_message(out, consumer.channel, &deliver, properties, &message.body, self.opened.frame_max)
+            .map_err(undeliverable)
     }
 
     /// Sends what was held on a channel, as far as it may go now.

@@ -106,6 +106,13 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
             ),
+            E::SingleActive { vhost, name } => Failure::new(
+                C::ResourceLocked,
+                format_args!(
+                    "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get operations are \
+                     not supported by <<\"quorum\">> queues with single active consumer"
+                ),
+            ),
             E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
                 C::PreconditionFailed,
                 format_args!(

@@ -6,8 +6,8 @@
 //! **Invariants.** Until it is through, a client is believed nothing: frames are small, one is read at a time,
 //! and the caller keeps a deadline. Offers are RabbitMQ's; less is accepted down to the specification's least.
 //!
-//! Deliberately absent: capabilities that we do not have (`connection.blocked`, `consumer_priorities`,
-//! `direct_reply_to`): they are not claimed.
+//! Deliberately absent: capabilities that we do not have (`connection.blocked`, `direct_reply_to`): they
+//! are not claimed.
 
 use std::net::SocketAddr;
 
@@ -35,6 +35,7 @@ const CAPABILITIES: &[&[u8]] = &[
     b"exchange_exchange_bindings",
     b"basic.nack",
     b"consumer_cancel_notify",
+    b"consumer_priorities",
     b"authentication_failure_close",
     b"per_consumer_qos",
 ];

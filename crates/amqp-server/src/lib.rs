@@ -19,7 +19,7 @@
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
 //! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS,
-//! `connection.blocked`, direct reply-to, consumer priorities, streams.
+//! `connection.blocked`, direct reply-to, streams.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ mod connection;
 mod content;
 pub mod context;
 pub mod dead_letters;
+mod counts;
 mod deliver;
 mod expiration;
 mod failure;

@@ -272,13 +272,13 @@ impl Reader<'_> {
                 settlements.push(unacked.queue, unacked.offset, Settle::Requeue);
             }
             for unacked in channel.unacked.take_all() {
-                settlements.push(unacked.queue, unacked.offset, Settle::Requeue);
+                settlements.push(unacked.queue, unacked.offset, Settle::Fail);
             }
             for (token, delivery) in channel.held.drain(..) {
                 if let Some(consumer) = state.consumers.get(&token).filter(|consumer| !consumer.no_ack)
                     && let Some(queue) = consumer.queue()
                 {
-                    settlements.push(queue.clone(), delivery.offset, Settle::Requeue);
+                    settlements.push(queue.clone(), delivery.offset, Settle::Fail);
                 }
             }
             for token in &consumers {

@@ -29,8 +29,8 @@
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
-//! Deliberately absent: any wire protocol; priorities, delivery limits, single active consumers, policies: an
-//! argument that asks for one is refused as unsupported.
+//! Deliberately absent: any wire protocol; priorities of messages, policies: an argument that asks for one is
+//! refused as unsupported.
 
 pub mod ack;
 mod admin;
@@ -38,6 +38,7 @@ pub mod args;
 mod bind;
 mod changes;
 pub mod dead_letters;
+mod consuming;
 pub mod declare;
 mod envelope;
 pub mod error;

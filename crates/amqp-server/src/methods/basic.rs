@@ -11,7 +11,8 @@ use ferrymq_amqp_codec::method::basic;
 use ferrymq_broker::queues::{Got, Settle};
 
 use super::queue::counted;
-use crate::deliver::{properties_of, undeliverable};
+use crate::counts;
+use crate::deliver::undeliverable;
 use crate::failure::Failure;
 use crate::reader::Reader;
 use crate::unacked::Unacked;
@@ -27,7 +28,8 @@ impl Reader<'_> {
     }
 
     pub(crate) fn reject(&mut self, number: u16, reject: &basic::Reject) -> Result<(), Failure> {
-        let how = if reject.requeue { Settle::Requeue } else { Settle::Reject };
+        // To reject says that the consumer failed; to nack, that it would rather not.
+        let how = if reject.requeue { Settle::Fail } else { Settle::Reject };
         self.settle(number, reject.delivery_tag, false, how)
     }
 
@@ -147,9 +149,11 @@ impl Reader<'_> {
         };
         connection.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
         let frame_max = connection.opened.frame_max;
+        let told = counts::told(&delivery, frame_max);
+        let properties = counts::properties(&delivery, told.as_ref());
         connection
             .output
-            .with(|out| put_message(out, number, &ok, properties_of(message), &message.body, frame_max))
+            .with(|out| put_message(out, number, &ok, properties, &message.body, frame_max))
             .map_err(undeliverable)
     }
 }

@@ -3,18 +3,23 @@
 //! **Invariants.** `basic.consume-ok` precedes the first delivery; whatever was sent to a consumer before it
 //! was cancelled precedes `basic.cancel-ok`, or is available again.
 //!
-//! Deliberately absent: consumer priorities, which are refused rather than ignored; `no_local`, which RabbitMQ
+//! Deliberately absent: consumer timeouts, which are refused rather than ignored; `no_local`, which RabbitMQ
 //! ignores as well.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{ReplyCode, Table};
-use ferrymq_broker::queues::{Credit, NewConsumer, Settle};
+use ferrymq_broker::queues::{Credit, Entity, NewConsumer, QueueError, QueueType, Settle, Value, Wrong};
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
+use crate::args::from_value;
 use crate::channel::Consumer;
 use crate::failure::Failure;
 use crate::reader::Reader;
+
+const PRIORITY: &str = "x-priority";
 
 /// How far a queue may send ahead for a consumer that names no prefetch, on a channel with this global one.
 pub(super) fn window(prefetch_global: u16) -> u32 {
@@ -23,11 +28,12 @@ pub(super) fn window(prefetch_global: u16) -> u32 {
 
 impl Reader<'_> {
     pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
-        check_arguments(consume.arguments)?;
         let connection = self.connection;
         let name = self.queue_name(number, consume.queue)?;
+        let priority = self.priority(&name, consume.arguments)?;
         let (token, tag, credit) = self.register(number, consume)?;
-        let new = NewConsumer { token, credit, no_ack: consume.no_ack, exclusive: consume.exclusive };
+        let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
+        let new = NewConsumer { no_ack, exclusive, priority, ..NewConsumer::new(token, credit) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let begun = queues.consume(&connection.session, vhost, &name, new, &connection.sink).await;
         let mut state = connection.state.lock();
@@ -135,11 +141,46 @@ impl Reader<'_> {
     }
 }
 
-/// What a consumer asks for and does not get is refused.
-fn check_arguments(arguments: Table<'_>) -> Result<(), Failure> {
-    if arguments.get(b"x-priority").is_some() {
-        let text = "invalid arg 'x-priority' for consumer: consumer priorities are not supported yet";
-        return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+/// Arguments that only consumers of some types of queue have, and whether a type has one.
+const OF_SOME: [(&str, fn(QueueType) -> bool); 4] = [
+    ("x-consumer-timeout", |kind| kind == QueueType::Quorum),
+    ("x-stream-offset", |_| false),
+    ("x-stream-filter", |_| false),
+    ("x-stream-match-unfiltered", |_| false),
+];
+
+impl Reader<'_> {
+    /// What a consumer's arguments say of its priority. What it asks for and does not get is refused.
+    fn priority(&self, name: &Arc<str>, arguments: Table<'_>) -> Result<i64, Failure> {
+        if arguments.is_empty() {
+            return Ok(0);
+        }
+        let connection = self.connection;
+        let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        let kind = queues.kind(&connection.session, vhost, name)?;
+        let wrong = |argument, value, wrong| QueueError::WrongArgument {
+            vhost: vhost.clone(),
+            name: name.clone(),
+            argument,
+            value,
+            wrong,
+        };
+        let given = |argument: &str| arguments.get(argument.as_bytes()).map(from_value);
+        let priority = match given(PRIORITY) {
+            None => 0,
+            Some(Value::Int(priority, _)) => priority,
+            Some(other) => return Err(wrong(PRIORITY, other, Wrong::NotAnInteger).into()),
+        };
+        for (argument, is_of) in OF_SOME {
+            let Some(value) = given(argument) else { continue };
+            let error = match is_of(kind) {
+                true => {
+                    QueueError::Unsupported { entity: Entity::Queue, argument: argument.to_owned(), value }
+                }
+                false => wrong(argument, value, Wrong::NotOf(kind)),
+            };
+            return Err(error.into());
+        }
+        Ok(priority)
     }
-    Ok(())
 }

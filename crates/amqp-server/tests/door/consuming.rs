@@ -1,7 +1,7 @@
 //! Consumers: deliveries, settlement, prefetch, cancellation.
 
 use ferrymq_amqp_codec::method::{basic, queue};
-use ferrymq_amqp_codec::{Method, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_amqp_codec::{Method, WireMethod as _};
 
 use crate::support::{Client, Server};
 
@@ -219,17 +219,6 @@ async fn a_get_without_acknowledgement_needs_none() {
     client.expect(1, &ok).await;
     assert_eq!(&client.content(1).await.1[..], b"a");
     client.channel_error(&ack(1, false), 406, "PRECONDITION_FAILED - unknown delivery tag 1").await;
-}
-
-#[tokio::test]
-async fn priorities_of_consumers_are_refused() {
-    let server = Server::start().await;
-    let mut client = filled(&server, &[]).await;
-    let mut arguments = TableBuilder::new();
-    arguments.push(b"x-priority", ValueRef::I32(1)).unwrap();
-    let consume = basic::Consume { queue: b"q", arguments: arguments.as_table(), ..Default::default() };
-    let text = "PRECONDITION_FAILED - invalid arg 'x-priority' for consumer: consumer priorities are not supported yet";
-    client.channel_error(&consume, 406, text).await;
 }
 
 #[tokio::test]

@@ -224,7 +224,6 @@ async fn unserved_arguments_are_refused_and_dead_ones_ignored() {
     let mut client = server.channel().await;
     for (name, value, told) in [
         ("x-max-priority", ValueRef::U8(3), "'3' of type 'unsignedbyte'"),
-        ("x-single-active-consumer", ValueRef::Bool(true), "'true' of type 'bool'"),
     ] {
         let mut arguments = TableBuilder::new();
         arguments.push(name.as_bytes(), value).unwrap();

@@ -5,6 +5,7 @@
 
 mod channels;
 mod connections;
+mod consumers;
 mod consuming;
 mod dead_letters;
 mod declaring;

@@ -9,8 +9,8 @@
 //! bits is not there. Ten million untouched messages therefore cost nothing, and a long tail of done ones
 //! behind a stuck one costs the stuck one's chunk.
 //!
-//! What must be durable leaves through [`AckState::take_delta`]: offsets done above the floor and counts of
-//! returned ones. What is below the floor is told by the log's start. [`Replay`] takes deltas and snapshots
+//! What must be durable leaves through [`AckState::take_delta`]: offsets done above the floor and how often others
+//! were returned and failed. What is below the floor is told by the log's start. [`Replay`] takes deltas and snapshots
 //! in and becomes the state again: nothing is acquired, what was not done is available.
 //!
 //! **Invariants.**
@@ -30,7 +30,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use chunk::{Chunk, SIZE};
@@ -58,8 +58,8 @@ pub struct AckState {
     lowest_returned: u64,
     /// Done since the last delta, unsorted, neighbours joined.
     done: Vec<Range<u64>>,
-    /// Counts changed since the last delta.
-    counted: BTreeMap<u64, u16>,
+    /// Whose counts changed since the last delta.
+    counted: BTreeSet<u64>,
 }
 
 /// What is to be delivered next.
@@ -78,6 +78,16 @@ pub struct Acquired {
     pub redelivered: bool,
     /// How often it was returned.
     pub returned: u16,
+    /// How often of that because it failed.
+    pub failed: u16,
+}
+
+/// How often one was returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Counts {
+    returned: u16,
+    /// Of that, because it failed.
+    failed: u16,
 }
 
 /// There are as many chunks as there may be; something must be done first.
@@ -91,13 +101,26 @@ pub struct Delta {
     pub done: Vec<Range<u64>>,
     /// How often each of these was returned, ascending.
     pub counts: Vec<(Range<u64>, u16)>,
+    /// How often each of these failed, ascending.
+    pub failures: Vec<(Range<u64>, u16)>,
 }
 
 impl Delta {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.counts.is_empty()
+        self.done.is_empty() && self.counts.is_empty() && self.failures.is_empty()
+    }
+
+    /// Adds how often one was returned and failed; offsets ascend.
+    fn count(&mut self, offset: u64, counts: Counts) {
+        for (runs, count) in [(&mut self.counts, counts.returned), (&mut self.failures, counts.failed)] {
+            match runs.last_mut() {
+                Some((range, same)) if range.end == offset && *same == count => range.end += 1,
+                _ if count > 0 => runs.push((offset..offset + 1, count)),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -117,7 +140,7 @@ impl AckState {
             fresh_ready: 0,
             lowest_returned: start,
             done: Vec::new(),
-            counted: BTreeMap::new(),
+            counted: BTreeSet::new(),
         }
     }
 
@@ -212,12 +235,13 @@ impl AckState {
             let chunk = self.chunks.get_mut(&(offset / SIZE));
             debug_assert!(chunk.is_some(), "only what is available is acquired");
             let Some(chunk) = chunk.filter(|chunk| chunk.is_returned(offset % SIZE)) else {
-                return Ok(Acquired { redelivered: true, returned: 0 });
+                return Ok(Acquired { redelivered: true, returned: 0, failed: 0 });
             };
-            let returned = chunk.acquire_returned(offset % SIZE);
+            chunk.acquire_returned(offset % SIZE);
+            let Counts { returned, failed } = chunk.counts_of(offset % SIZE);
             self.returned -= 1;
             self.acquired += 1;
-            return Ok(Acquired { redelivered: true, returned });
+            return Ok(Acquired { redelivered: true, returned, failed });
         }
         debug_assert!(offset < self.end, "only what exists is acquired");
         let number = offset / SIZE;
@@ -231,18 +255,38 @@ impl AckState {
         self.fresh = offset + 1;
         self.fresh_ready = self.fresh_ready.saturating_sub(1);
         self.acquired += 1;
-        Ok(Acquired { redelivered: offset < self.delivered, returned: 0 })
+        Ok(Acquired { redelivered: offset < self.delivered, returned: 0, failed: 0 })
     }
 
-    /// Gives an acquired one back to its place; `counted`: as a failure of its own. False if it was not acquired.
+    /// Gives an acquired one back to its place; `counted`: it counts as returned. False if it was not acquired.
     pub fn release(&mut self, offset: u64, counted: bool) -> bool {
+        self.give_back(offset, counted, false)
+    }
+
+    /// Gives an acquired one back to its place, counted as returned and as failed. False if it was not acquired.
+    pub fn fail(&mut self, offset: u64) -> bool {
+        self.give_back(offset, true, true)
+    }
+
+    /// How often an acquired one failed.
+    #[must_use]
+    pub fn failed(&self, offset: u64) -> u16 {
+        self.chunks.get(&(offset / SIZE)).map_or(0, |chunk| chunk.failed(offset % SIZE))
+    }
+
+    fn give_back(&mut self, offset: u64, counted: bool, failed: bool) -> bool {
         let Some(chunk) = self.chunks.get_mut(&(offset / SIZE)) else { return false };
         if !chunk.is_acquired(offset % SIZE) {
             return false;
         }
-        let count = chunk.release(offset % SIZE, counted);
+        let bit = offset % SIZE;
+        chunk.release(bit);
         if counted {
-            self.counted.insert(offset, count);
+            chunk.set_count(bit, chunk.count(bit).saturating_add(1));
+            self.counted.insert(offset);
+        }
+        if failed {
+            chunk.set_failed(bit, chunk.failed(bit).saturating_add(1));
         }
         self.lowest_returned = if self.returned == 0 { offset } else { self.lowest_returned.min(offset) };
         self.returned += 1;
@@ -313,17 +357,16 @@ impl AckState {
                 done.insert(range.start.max(self.floor)..range.end);
             }
         }
-        let mut counts: Vec<(Range<u64>, u16)> = Vec::new();
-        for (offset, count) in std::mem::take(&mut self.counted) {
+        let mut delta = Delta { done: done.iter().collect(), ..Delta::default() };
+        for offset in std::mem::take(&mut self.counted) {
             if offset < self.floor || !self.is_returned(offset) && !self.is_acquired(offset) {
                 continue;
             }
-            match counts.last_mut() {
-                Some((range, same)) if range.end == offset && *same == count => range.end += 1,
-                _ => counts.push((offset..offset + 1, count)),
+            if let Some(chunk) = self.chunks.get(&(offset / SIZE)) {
+                delta.count(offset, chunk.counts_of(offset % SIZE));
             }
         }
-        Delta { done: done.iter().collect(), counts }
+        delta
     }
 
     /// Whether anything is kept beside the floor that a snapshot must hold.
@@ -355,11 +398,7 @@ impl AckState {
         }
         for (number, chunk) in &self.chunks {
             for (bit, count) in chunk.counts() {
-                let offset = number * SIZE + bit;
-                match delta.counts.last_mut() {
-                    Some((range, same)) if range.end == offset && *same == count => range.end += 1,
-                    _ => delta.counts.push((offset..offset + 1, count)),
-                }
+                delta.count(number * SIZE + bit, count);
                 record::cut(&mut delta, &mut records);
             }
         }

@@ -13,12 +13,13 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
 use super::dead_letters;
+use super::consuming;
 use super::error::{Entity, Property, QueueError};
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 9] = [
+pub const SERVED: [&str; 11] = [
     QUEUE_TYPE,
     "x-message-ttl",
     "x-expires",
@@ -28,6 +29,8 @@ pub const SERVED: [&str; 9] = [
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
+    consuming::SINGLE_ACTIVE,
+    consuming::DELIVERY_LIMIT,
 ];
 
 /// Arguments without effect.
@@ -44,12 +47,10 @@ pub const DEAD: [&str; 9] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 12] = [
+pub const NOT_SERVED: [&str; 10] = [
     "x-max-priority",
-    "x-single-active-consumer",
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
-    "x-delivery-limit",
     "x-delayed-retry-type",
     "x-delayed-retry-min",
     "x-delayed-retry-max",

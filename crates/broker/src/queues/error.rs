@@ -159,8 +159,8 @@ pub enum QueueError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// An argument of a queue has a value that is never legal, or its type of queue does not take it. RabbitMQ: 406
-    /// PRECONDITION_FAILED, invalid arg.
+    /// An argument of a queue, or of a consumer of it, has a value that is never legal, or its type of queue does not
+    /// take it. RabbitMQ: 406 PRECONDITION_FAILED, invalid arg.
     #[error("argument of queue {name} is not legal: {argument}={value:?} ({wrong})")]
     WrongArgument {
         /// Where.
@@ -183,6 +183,15 @@ pub enum QueueError {
         name: Arc<str>,
         /// `auto-delete`, `exclusive-owner` or `non-durable`.
         property: &'static str,
+    },
+    /// Single messages cannot be taken from a quorum queue that delivers to one consumer at a time. RabbitMQ: 405
+    /// RESOURCE_LOCKED.
+    #[error("queue delivers to one consumer at a time: vhost={vhost} name={name}")]
+    SingleActive {
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
     },
     /// The queue has as many messages as it may and takes no more. RabbitMQ: `basic.nack` to the publisher.
     #[error("queue is full and takes no more: vhost={vhost} name={name}")]

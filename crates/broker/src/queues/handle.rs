@@ -24,6 +24,7 @@ use super::exchange::Headers;
 use super::joint::Joint;
 use super::logs::Admin;
 use super::session::Session;
+use super::settings::QueueType;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
 use super::topology::Topology;
@@ -222,6 +223,16 @@ impl Queues {
         self.tell(queue, settle).await;
     }
 
+    /// What sort of queue one is that this session may use.
+    ///
+    /// # Errors
+    /// [`QueueError`].
+    pub fn kind(&self, session: &Session, vhost: &str, queue: &str) -> Result<QueueType, QueueError> {
+        let topology = self.topology.read();
+        let entry = topology.vhost(vhost)?.queue_for(queue, session.id())?;
+        Ok(QueueType::of(&entry.spec.arguments).unwrap_or(QueueType::Classic))
+    }
+
     /// What is in a queue.
     ///
     /// # Errors
@@ -259,6 +270,7 @@ pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
     match why {
         Refused::Gone => QueueError::NotFound { entity: Entity::Queue, vhost, name },
         Refused::Exclusive => QueueError::ExclusiveConsumer { vhost, name },
+        Refused::SingleActive => QueueError::SingleActive { vhost, name },
         Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
         Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
         Refused::Full(queue) => QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() },

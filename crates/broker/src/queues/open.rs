@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::ack::{AckState, Replay};
 use super::dead_letters::{DeadLetterTo, MOVERS};
+use super::consuming::Consuming;
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
@@ -155,6 +156,7 @@ impl Queues {
                 next: claim.next.0,
                 durable: true,
                 always_durable: always_durable(&spec),
+                consuming: Consuming::of(&spec),
                 acks,
                 dead_letter: DeadLetterTo::of(&spec),
                 settings,

@@ -199,7 +199,7 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 21] = [
     ("x-stream-max-segment-size-bytes", STREAM, count),
     ("x-stream-filter-size-bytes", STREAM, count),
     ("x-initial-cluster-size", STREAM, any),
-    ("x-delivery-limit", QUORUM, any),
+    ("x-delivery-limit", QUORUM, integer),
     ("x-delayed-retry-type", QUORUM, any),
     ("x-delayed-retry-min", QUORUM, any),
     ("x-delayed-retry-max", QUORUM, any),
@@ -229,6 +229,11 @@ pub(super) fn check(arguments: &Arguments) -> Result<QueueType, (&'static str, W
 
 fn any(_value: &Value, _all: &Arguments) -> Result<(), Wrong> {
     Ok(())
+}
+
+/// RabbitMQ takes any delivery limit and goes by its default if it is no integer; here it is refused.
+fn integer(value: &Value, _all: &Arguments) -> Result<(), Wrong> {
+    value.as_int().map(drop).ok_or(Wrong::NotAnInteger)
 }
 
 fn count(value: &Value, _all: &Arguments) -> Result<(), Wrong> {
@@ -307,7 +312,7 @@ mod tests {
     #[test]
     fn wrong_values_are_told() {
         let quorum = || (QUEUE_TYPE, Value::text("quorum"));
-        let cases: [(&[(&str, Value)], &str, Wrong); 18] = [
+        let cases: [(&[(&str, Value)], &str, Wrong); 19] = [
             (&[("x-message-ttl", Value::text("5"))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", Value::F64(5.0))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", int(-1))], "x-message-ttl", Wrong::Negative),
@@ -321,6 +326,7 @@ mod tests {
             (&[("x-max-priority", int(256))], "x-max-priority", Wrong::Exceeds),
             (&[("x-max-priority", int(5)), quorum()], "x-max-priority", Wrong::NotOf(QueueType::Quorum)),
             (&[("x-delivery-limit", int(5))], "x-delivery-limit", Wrong::NotOf(QueueType::Classic)),
+            (&[("x-delivery-limit", Value::text("5")), quorum()], "x-delivery-limit", Wrong::NotAnInteger),
             (
                 &[("x-dead-letter-routing-key", Value::text("k"))],
                 "x-dead-letter-routing-key",

@@ -29,6 +29,7 @@ pub(super) mod message;
 mod queue;
 mod ready;
 mod requests;
+mod returns;
 mod serve;
 mod timers;
 

@@ -255,6 +255,16 @@ pub struct NewConsumer {
     pub no_ack: bool,
     /// Whether nobody else may consume.
     pub exclusive: bool,
+    /// Those of a higher priority get what they can take before all others; 0 unless said otherwise.
+    pub priority: i64,
+}
+
+impl NewConsumer {
+    /// One that acknowledges, shares, and is nothing special.
+    #[must_use]
+    pub fn new(token: u64, credit: Credit) -> NewConsumer {
+        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
+    }
 }
 
 /// A consumer; stays until it is cancelled, its session ends or its queue is deleted.
@@ -277,6 +287,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// How often it was given back.
     pub returned: u16,
+    /// How often whoever had it failed on it; `None`: its queue does not count.
+    pub failed: Option<u16>,
     /// The message.
     pub message: Message,
 }
@@ -297,8 +309,10 @@ pub struct Got {
 pub enum Settle {
     /// It is done with.
     Ack,
-    /// It goes back to its place in the queue.
+    /// It goes back to its place in the queue, through no fault of its own.
     Requeue,
+    /// The same, and whoever had it failed on it: where failures are limited, it may have been the last time.
+    Fail,
     /// It is done with, unwanted: it goes to the queue's dead letter exchange, or is dropped if there is none.
     Reject,
 }

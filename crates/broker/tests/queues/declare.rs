@@ -50,11 +50,8 @@ async fn names_and_arguments_are_checked() {
     assert!(matches!(reserved, QueueError::ReservedName { entity: Entity::Queue, .. }), "{reserved}");
     let long = declare(durable(&"x".repeat(256))).await.unwrap_err();
     assert!(matches!(long, QueueError::BadName { .. }), "{long}");
-    for unserved in ["x-single-active-consumer", "x-max-priority"] {
-        let value = match unserved {
-            "x-single-active-consumer" => Value::Bool(true),
-            _ => Value::Int(1, Width::I32),
-        };
+    for unserved in ["x-max-priority", "x-message-deduplication"] {
+        let value = Value::Int(1, Width::I32);
         let spec = QueueSpec { arguments: arguments(&[(unserved, value)]), ..durable("q") };
         let error = declare(spec).await.unwrap_err();
         assert!(
@@ -208,12 +205,7 @@ async fn what_nobody_needs_goes_with_what_needed_it() {
     rig.queues.bind_exchange(&rig.session, VHOST, binding("upstream", "auto", "")).await.unwrap();
     let (sink, _all) = deliveries(1024);
     let other = rig.queues.session();
-    let new = ferrymq_broker::queues::NewConsumer {
-        token: 1,
-        credit: Credit::Unlimited,
-        no_ack: false,
-        exclusive: false,
-    };
+    let new = ferrymq_broker::queues::NewConsumer::new(1, Credit::Unlimited);
     rig.queues.consume(&other, VHOST, "q", new, &sink).await.unwrap();
     let mine = rig.consume("q", Credit::Unlimited, &sink).await;
     let refused =

@@ -11,7 +11,7 @@ use crate::rig::{Rig, VHOST, arguments, bodies, body, durable, message, offsets,
 const MIB: usize = 1024 * 1024;
 
 fn consumer(token: u64, credit: Credit) -> NewConsumer {
-    NewConsumer { token, credit, no_ack: false, exclusive: false }
+    NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
 mod brute;
+mod consumers;
 mod crash;
 mod declare;
 mod deliver;
@@ -17,3 +18,4 @@ mod races;
 mod restart;
 mod rig;
 mod staged;
+mod turns;

@@ -139,7 +139,12 @@ impl Rig {
     }
 
     pub(crate) async fn consume(&self, queue: &str, credit: Credit, sink: &DeliverySink) -> Consumer {
-        self.consume_as(queue, NewConsumer { token: 7, credit, no_ack: false, exclusive: false }, sink).await
+        self.consume_as(
+            queue,
+            NewConsumer { token: 7, credit, no_ack: false, exclusive: false, priority: 0 },
+            sink,
+        )
+        .await
     }
 
     pub(crate) async fn consume_as(&self, queue: &str, new: NewConsumer, sink: &DeliverySink) -> Consumer {

@@ -1,7 +1,9 @@
 //! 1,024 offsets of an ack state: which are acquired, which were returned, how often.
 //!
 //! **Invariants.** A bit is in at most one of the two sets; in neither, the offset is done, or does not exist, or
-//! was never acquired. Counts are allocated by the first that is not zero.
+//! was never acquired. Counts are allocated by the first that is not zero; what failed was returned as well.
+
+use super::Counts;
 
 /// Offsets in a chunk.
 pub(super) const SIZE: u64 = 1024;
@@ -14,6 +16,7 @@ pub(super) struct Chunk {
     returned: [u64; WORDS],
     live: u32,
     counts: Option<Box<[u16; 1024]>>,
+    failures: Option<Box<[u16; 1024]>>,
 }
 
 fn place(bit: u64) -> (usize, u64) {
@@ -42,23 +45,18 @@ impl Chunk {
         self.live += 1;
     }
 
-    /// Returned before; how often.
-    pub(super) fn acquire_returned(&mut self, bit: u64) -> u16 {
+    /// Returned before.
+    pub(super) fn acquire_returned(&mut self, bit: u64) {
         let (word, mask) = place(bit);
         self.returned[word] &= !mask;
         self.acquired[word] |= mask;
-        self.count(bit)
     }
 
-    /// Acquired before; how often it was returned, this time included if it counts.
-    pub(super) fn release(&mut self, bit: u64, counted: bool) -> u16 {
+    /// Acquired before.
+    pub(super) fn release(&mut self, bit: u64) {
         let (word, mask) = place(bit);
         self.acquired[word] &= !mask;
         self.returned[word] |= mask;
-        if counted {
-            self.set_count(bit, self.count(bit).saturating_add(1));
-        }
-        self.count(bit)
     }
 
     /// Not done in an earlier life.
@@ -80,8 +78,18 @@ impl Chunk {
         self.live -= 1;
     }
 
-    fn count(&self, bit: u64) -> u16 {
+    /// How often it was returned.
+    pub(super) fn count(&self, bit: u64) -> u16 {
         self.counts.as_ref().map_or(0, |counts| counts[(bit % SIZE) as usize])
+    }
+
+    /// How often it failed.
+    pub(super) fn failed(&self, bit: u64) -> u16 {
+        self.failures.as_ref().map_or(0, |counts| counts[(bit % SIZE) as usize])
+    }
+
+    pub(super) fn set_failed(&mut self, bit: u64, count: u16) {
+        self.failures.get_or_insert_with(|| Box::new([0; 1024]))[(bit % SIZE) as usize] = count;
     }
 
     pub(super) fn set_count(&mut self, bit: u64, count: u16) {
@@ -108,10 +116,15 @@ impl Chunk {
         })
     }
 
-    /// Counts of what is acquired or returned, where they are not zero.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (u64, u16)> {
+    /// How often what is acquired or returned was returned and failed, where it was.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (u64, Counts)> {
         let some = self.counts.is_some();
-        self.live().filter(move |_| some).map(|bit| (bit, self.count(bit))).filter(|(_, count)| *count > 0)
+        let live = self.live().filter(move |_| some);
+        live.map(|bit| (bit, self.counts_of(bit))).filter(|(_, counts)| *counts != Counts::default())
+    }
+
+    pub(super) fn counts_of(&self, bit: u64) -> Counts {
+        Counts { returned: self.count(bit), failed: self.failed(bit) }
     }
 
     fn words(&self) -> impl Iterator<Item = u64> {

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  0  version   1
-//!  1  kind      1 delta, 2 reset
+//!  1  kind      1 delta, 2 reset, 3 delta with failures
 //!  2  delta: number of done ranges, each (offsets since the last end, length);
-//!            number of count runs, each (offsets since the last end, length, count)
+//!            number of count runs, each (offsets since the last end, length, count);
+//!            with failures: number of failure runs, each the same
 //!     reset: floor, delivered
 //! ```
 //! All numbers but the first two are varints (`varint`).
@@ -26,6 +27,7 @@ const RANGES_PER_RECORD: usize = 8192;
 
 const DELTA: u8 = 1;
 const RESET: u8 = 2;
+const DELTA_FAILURES: u8 = 3;
 
 /// One record of one log's ack state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub struct AckRecordError(&'static str);
 
 /// Moves the delta to the records if it is large enough.
 pub(super) fn cut(delta: &mut Delta, records: &mut Vec<AckRecord>) {
-    if delta.done.len() + delta.counts.len() >= RANGES_PER_RECORD {
+    if delta.done.len() + delta.counts.len() + delta.failures.len() >= RANGES_PER_RECORD {
         records.push(AckRecord::Delta(std::mem::take(delta)));
     }
 }
@@ -60,17 +62,16 @@ impl AckRecord {
         let mut out = BytesMut::with_capacity(32);
         match self {
             AckRecord::Delta(delta) => {
-                out.extend_from_slice(&[VERSION, DELTA]);
+                let kind = if delta.failures.is_empty() { DELTA } else { DELTA_FAILURES };
+                out.extend_from_slice(&[VERSION, kind]);
                 varint::put(&mut out, delta.done.len() as u64);
                 let mut at = 0;
                 for range in &delta.done {
                     at = put_range(&mut out, at, range);
                 }
-                varint::put(&mut out, delta.counts.len() as u64);
-                at = 0;
-                for (range, count) in &delta.counts {
-                    at = put_range(&mut out, at, range);
-                    varint::put(&mut out, u64::from(*count));
+                put_counts(&mut out, &delta.counts);
+                if kind == DELTA_FAILURES {
+                    put_counts(&mut out, &delta.failures);
                 }
             }
             AckRecord::Reset { floor, delivered } => {
@@ -93,7 +94,11 @@ impl AckRecord {
         }
         let mut rest = rest;
         let record = match *kind {
-            DELTA => AckRecord::Delta(Delta { done: take_done(&mut rest)?, counts: take_counts(&mut rest)? }),
+            DELTA | DELTA_FAILURES => AckRecord::Delta(Delta {
+                done: take_done(&mut rest)?,
+                counts: take_counts(&mut rest)?,
+                failures: if *kind == DELTA { Vec::new() } else { take_counts(&mut rest)? },
+            }),
             RESET => AckRecord::Reset { floor: take(&mut rest)?, delivered: take(&mut rest)? },
             _ => return Err(AckRecordError("unknown kind")),
         };
@@ -105,6 +110,15 @@ fn put_range(out: &mut BytesMut, at: u64, range: &Range<u64>) -> u64 {
     varint::put(out, range.start - at);
     varint::put(out, range.end - range.start);
     range.end
+}
+
+fn put_counts(out: &mut BytesMut, counts: &[(Range<u64>, u16)]) {
+    varint::put(out, counts.len() as u64);
+    let mut at = 0;
+    for (range, count) in counts {
+        at = put_range(out, at, range);
+        varint::put(out, u64::from(*count));
+    }
 }
 
 fn take(rest: &mut &[u8]) -> Result<u64, AckRecordError> {

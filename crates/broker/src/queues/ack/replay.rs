@@ -13,6 +13,7 @@ use super::{AckRecord, AckState, Delta, Ranges};
 pub struct Replay {
     done: Ranges,
     counts: Vec<(Range<u64>, u16)>,
+    failures: Vec<(Range<u64>, u16)>,
     delivered: u64,
 }
 
@@ -20,9 +21,10 @@ impl Replay {
     /// Takes the next record in.
     pub fn apply(&mut self, record: AckRecord) {
         match record {
-            AckRecord::Delta(Delta { done, counts }) => {
+            AckRecord::Delta(Delta { done, counts, failures }) => {
                 done.into_iter().for_each(|range| self.done.insert(range));
                 self.counts.extend(counts);
+                self.failures.extend(failures);
             }
             AckRecord::Reset { floor, delivered } => {
                 *self = Replay { delivered, ..Replay::default() };
@@ -67,6 +69,13 @@ impl Replay {
             for offset in state.live_in(range.clone(), |_, _| true) {
                 if let Some(chunk) = state.chunks.get_mut(&(offset / SIZE)) {
                     chunk.set_count(offset % SIZE, *count);
+                }
+            }
+        }
+        for (range, count) in &self.failures {
+            for offset in state.live_in(range.clone(), |_, _| true) {
+                if let Some(chunk) = state.chunks.get_mut(&(offset / SIZE)) {
+                    chunk.set_failed(offset % SIZE, *count);
                 }
             }
         }

@@ -17,6 +17,7 @@ enum Place {
 struct Naive {
     place: Place,
     returned: u16,
+    failed: u16,
     delivered: bool,
 }
 
@@ -68,7 +69,7 @@ impl World {
         self.end = start + 1 + self.rng.below(60);
         self.state.extend(start..self.end);
         self.existing.push(start..self.end);
-        let fresh = Naive { place: Place::Available, returned: 0, delivered: false };
+        let fresh = Naive { place: Place::Available, returned: 0, failed: 0, delivered: false };
         self.naive.extend((start..self.end).map(|offset| (offset, fresh)));
     }
 
@@ -84,7 +85,8 @@ impl World {
             Some(Next::Fresh(at)) => assert!(at <= offset, "{at} {offset}"),
             None => panic!("{offset} is available"),
         }
-        let told = Acquired { redelivered: message.delivered, returned: message.returned };
+        let told =
+            Acquired { redelivered: message.delivered, returned: message.returned, failed: message.failed };
         assert_eq!(self.state.acquire(offset), Ok(told), "{offset}");
         message.place = Place::Acquired;
         message.delivered = true;
@@ -114,12 +116,18 @@ impl World {
 
     fn release(&mut self) {
         for offset in self.some_acquired() {
-            let counted = self.rng.below(2) == 0;
-            assert!(self.state.release(offset, counted));
-            assert!(!self.state.release(offset, counted), "only once");
             let message = self.naive.get_mut(&offset).unwrap();
+            assert_eq!(self.state.failed(offset), message.failed);
+            let (failed, counted) = (self.rng.below(3) == 0, self.rng.below(2) == 0);
+            if failed {
+                assert!(self.state.fail(offset));
+            } else {
+                assert!(self.state.release(offset, counted));
+            }
+            assert!(!self.state.release(offset, counted) && !self.state.fail(offset), "only once");
             message.place = Place::Available;
-            message.returned += u16::from(counted);
+            message.returned += u16::from(counted || failed);
+            message.failed += u16::from(failed);
         }
     }
 
@@ -244,7 +252,7 @@ fn beyond_its_bound_it_pushes_back() {
     assert_eq!(state.first_available(), Some(Next::Returned(7)), "what has a place goes on");
     state.acquire(7).unwrap();
     assert_eq!(state.finish_range(0..1024), 1024);
-    assert_eq!(state.acquire(2048), Ok(Acquired { redelivered: false, returned: 0 }));
+    assert_eq!(state.acquire(2048), Ok(Acquired { redelivered: false, returned: 0, failed: 0 }));
 }
 
 #[test]
@@ -263,19 +271,26 @@ fn a_clean_stop_remembers_what_was_delivered() {
 
 #[test]
 fn bytes_that_are_no_record_are_refused() {
-    let whole = AckRecord::Delta(super::Delta { done: vec![5..9, 12..13], counts: vec![(10..11, 300)] });
-    let bytes = whole.encode();
-    assert_eq!(&bytes[..], [1, 1, 2, 5, 4, 3, 1, 1, 10, 1, 0xac, 2]);
-    assert_eq!(AckRecord::decode(&bytes), Ok(whole));
-    for end in 0..bytes.len() {
-        assert!(AckRecord::decode(&bytes[..end]).is_err(), "{end}");
+    let mut delta = super::Delta { done: vec![5..9, 12..13], counts: vec![(10..11, 300)], failures: vec![] };
+    let pinned = [1, 1, 2, 5, 4, 3, 1, 1, 10, 1, 0xac, 2];
+    for pinned in [&pinned[..], &[1, 3, 2, 5, 4, 3, 1, 1, 10, 1, 0xac, 2, 1, 10, 1, 7]] {
+        let whole = AckRecord::Delta(delta.clone());
+        let bytes = whole.encode();
+        assert_eq!(&bytes[..], pinned);
+        assert_eq!(AckRecord::decode(&bytes), Ok(whole));
+        for end in 0..bytes.len() {
+            assert!(AckRecord::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        delta.failures.push((10..11, 7));
     }
-    for bad in [&[2, 1, 0, 0][..], &[1, 9], &[1, 1, 0, 0, 0], &[1, 1, 0xff, 0xff, 0xff, 0x7f, 0, 0]] {
+    for bad in
+        [&[2, 1, 0, 0][..], &[1, 9], &[1, 1, 0, 0, 0], &[1, 3, 0, 0], &[1, 1, 0xff, 0xff, 0xff, 0x7f, 0, 0]]
+    {
         assert!(AckRecord::decode(bad).is_err(), "{bad:?}");
     }
     let rng = Rng::seeded(1);
     for _ in 0..20_000 {
-        let mut bytes = vec![1, 1 + u8::try_from(rng.below(2)).unwrap()];
+        let mut bytes = vec![1, 1 + u8::try_from(rng.below(3)).unwrap()];
         bytes.extend(rng.next_u128().to_le_bytes().iter().take(usize::try_from(rng.below(17)).unwrap()));
         if let Ok(record) = AckRecord::decode(&bytes) {
             let mut replay = Replay::default();

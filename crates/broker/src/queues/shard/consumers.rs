@@ -1,12 +1,19 @@
 //! The consumers of one queue: whose turn it is, how much each may still have, and what is on its way.
 //!
-//! **Invariants.** Those that can take a message stand in one ring and take turns. A consumer without credit is
-//! in no list; one whose sink is full waits for the shard to be woken. A cancelled one stays, inactive, until
-//! nothing is unacked by it. What is gathered for a sink in a turn is sent at the turn's end or earlier.
+//! **Invariants.** Those that can take a message stand in the ring of their priority (`rings`) and take turns. A
+//! consumer without credit is in no list; one whose sink is full waits for the shard to be woken. A cancelled one
+//! stays, inactive, until nothing is unacked by it. What is gathered for a sink in a turn is sent at the turn's end
+//! or earlier.
 //!
-//! Deliberately absent: priorities among consumers, a single active one.
+//! Deliberately absent: who is the only one where there is one at a time (`single`).
 
-use std::collections::{HashMap, VecDeque};
+mod rings;
+mod single;
+
+use std::collections::HashMap;
+
+use rings::Rings;
+use single::Single;
 
 use super::message::ShardWaker;
 use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
@@ -22,6 +29,9 @@ pub(super) struct Consumer {
     pub(super) no_ack: bool,
     token: u64,
     exclusive: bool,
+    priority: i64,
+    /// Which one it is in the order of their coming.
+    joined: u64,
     active: bool,
     sink: Option<DeliverySink>,
     /// `None`: no bound.
@@ -41,13 +51,21 @@ pub(super) struct Consumer {
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     all: HashMap<u32, Consumer>,
-    ring: VecDeque<u32>,
+    rings: Rings,
+    /// Who has the queue to himself, where one at a time does.
+    single: Option<Single>,
     active: usize,
     blocked: usize,
+    joined: u64,
     last: u32,
 }
 
 impl Consumers {
+    /// Nobody yet; `single`: deliver to one at a time, and whether a higher priority takes over from a lower one.
+    pub(super) fn new(single: Option<bool>) -> Consumers {
+        Consumers { single: single.map(Single::new), ..Consumers::default() }
+    }
+
     /// How many consume.
     pub(super) fn active(&self) -> usize {
         self.active
@@ -55,11 +73,14 @@ impl Consumers {
 
     /// Whether any could take a message now.
     pub(super) fn any_ready(&self) -> bool {
-        !self.ring.is_empty()
+        !self.rings.is_empty()
     }
 
     /// Whether another one, exclusive or not, may not join.
     pub(super) fn refuses(&self, exclusive: bool) -> bool {
+        if self.single.is_some() {
+            return exclusive;
+        }
         self.active > 0
             && (exclusive || self.all.values().any(|consumer| consumer.active && consumer.exclusive))
     }
@@ -76,6 +97,8 @@ impl Consumers {
             no_ack: new.no_ack,
             token: new.token,
             exclusive: new.exclusive,
+            priority: new.priority,
+            joined: self.joined,
             active: true,
             sink: Some(sink),
             credit,
@@ -88,8 +111,10 @@ impl Consumers {
             room: 0,
         };
         self.active += 1;
+        self.joined += 1;
         let id = self.insert(consumer);
         self.enter(id);
+        self.elect();
         id
     }
 
@@ -104,6 +129,8 @@ impl Consumers {
             no_ack: false,
             token: 0,
             exclusive: false,
+            priority: 0,
+            joined: 0,
             active: false,
             sink: None,
             credit: Some(0),
@@ -137,12 +164,26 @@ impl Consumers {
         self.all.get(&id).is_some_and(|consumer| consumer.active && consumer.session == session)
     }
 
-    /// Puts a consumer into the ring if it can take something.
+    /// Puts a consumer into its ring if it can take something.
     fn enter(&mut self, id: u32) {
         let Some(consumer) = self.all.get_mut(&id) else { return };
-        if consumer.active && !consumer.in_ring && !consumer.blocked && consumer.credit != Some(0) {
+        let is_admitted = self.single.as_ref().is_none_or(|single| single.admits(id));
+        if is_admitted
+            && consumer.active
+            && !consumer.in_ring
+            && !consumer.blocked
+            && consumer.credit != Some(0)
+        {
             consumer.in_ring = true;
-            self.ring.push_back(id);
+            self.rings.push(consumer.priority, id);
+        }
+    }
+
+    /// Takes a consumer out of its ring.
+    fn leave(&mut self, id: u32) {
+        let Some(consumer) = self.all.get_mut(&id) else { return };
+        if std::mem::take(&mut consumer.in_ring) {
+            self.rings.remove(id);
         }
     }
 
@@ -155,9 +196,9 @@ impl Consumers {
 
     /// Who takes the next message. Looks for room; a consumer without waits until its sink has some.
     pub(super) fn turn(&mut self, waker: &ShardWaker) -> Option<u32> {
-        while let Some(id) = self.ring.front().copied() {
+        while let Some(id) = self.rings.first() {
             let Some(consumer) = self.all.get_mut(&id) else {
-                self.ring.pop_front();
+                self.rings.pop();
                 continue;
             };
             if consumer.room > 0 || consumer.look_for_room(waker) {
@@ -166,14 +207,13 @@ impl Consumers {
             consumer.in_ring = false;
             consumer.blocked = true;
             self.blocked += 1;
-            self.ring.pop_front();
+            self.rings.pop();
         }
         None
     }
 
     /// Hands a delivery to the consumer whose turn it is; the next one's turn comes.
     pub(super) fn deliver(&mut self, id: u32, mut delivery: Delivery) {
-        let several = self.ring.len() > 1;
         let Some(consumer) = self.all.get_mut(&id) else { return };
         delivery.token = consumer.token;
         consumer.unacked += u64::from(!consumer.no_ack);
@@ -190,9 +230,9 @@ impl Consumers {
         });
         if spent {
             consumer.in_ring = false;
-            self.ring.pop_front();
-        } else if several {
-            self.ring.rotate_left(1);
+            self.rings.pop();
+        } else {
+            self.rings.rotate();
         }
     }
 
@@ -217,6 +257,7 @@ impl Consumers {
         } else if consumer.unacked == 0 {
             self.all.remove(&id);
         }
+        self.elect_if_done(id);
     }
 
     /// Sends everything gathered.
@@ -225,8 +266,8 @@ impl Consumers {
             consumer.send();
         }
         // The next turn looks anew.
-        for id in &self.ring {
-            if let Some(consumer) = self.all.get_mut(id) {
+        for id in self.rings.iter() {
+            if let Some(consumer) = self.all.get_mut(&id) {
                 consumer.room = 0;
             }
         }
@@ -262,12 +303,13 @@ impl Consumers {
         consumer.active = false;
         self.blocked -= usize::from(std::mem::take(&mut consumer.blocked));
         self.active -= 1;
-        if std::mem::take(&mut consumer.in_ring) {
-            self.ring.retain(|other| *other != id);
-        }
-        if consumer.unacked == 0 {
+        let is_forgotten = consumer.unacked == 0;
+        self.leave(id);
+        self.rings.tidy();
+        if is_forgotten {
             self.all.remove(&id);
         }
+        self.elect();
         self.active == 0
     }
 
@@ -283,7 +325,7 @@ impl Consumers {
                 sink.send(Event::Cancelled { token: consumer.token }, DELIVERY_OVERHEAD);
             }
         }
-        self.ring.clear();
+        self.rings.clear();
         (self.active, self.blocked) = (0, 0);
     }
 

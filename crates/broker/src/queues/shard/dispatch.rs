@@ -98,9 +98,9 @@ impl Owner {
             } else {
                 queue.unacked.insert(offset, id | u32::from(survives) << 31);
             }
-            let Acquired { redelivered, returned } = acquired;
-            queue
-                .hand_over(id, Delivery { token: 0, offset: Offset(offset), redelivered, returned, message });
+            let Acquired { redelivered, returned, failed } = acquired;
+            let (offset, failed) = (Offset(offset), queue.consuming.counts.then_some(failed));
+            queue.hand_over(id, Delivery { token: 0, offset, redelivered, returned, failed, message });
         }
         queue.drop_surplus(&mut left, &mut gone);
         queue.consumers.send();

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::joint::Prepare;
 use crate::queues::ack::AckState;
 use crate::queues::dead_letters::DeadLetterTo;
+use crate::queues::consuming::Consuming;
 use crate::queues::error::QueueError;
 use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
@@ -41,6 +42,8 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) durable: bool,
     /// Whether each of its messages does.
     pub(in crate::queues) always_durable: bool,
+    /// Who gets its messages, and how often they may fail.
+    pub(in crate::queues) consuming: Consuming,
     pub(in crate::queues) acks: AckState,
     /// Where its dead letters go.
     pub(in crate::queues) dead_letter: Option<Arc<DeadLetterTo>>,
@@ -65,6 +68,8 @@ pub(in crate::queues) enum Refused {
     Gone,
     /// Somebody has it to himself, or wants to and others are there.
     Exclusive,
+    /// It delivers to one consumer at a time, and only to consumers.
+    SingleActive,
     /// It has consumers.
     InUse,
     /// It has messages.

@@ -24,6 +24,7 @@ use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
 use crate::queues::ack::AckState;
+use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
 use crate::queues::settings::QueueSettings;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
@@ -84,6 +85,7 @@ pub(super) struct Queue {
     pub(super) epoch: Epoch,
     pub(super) durable: bool,
     always_durable: bool,
+    pub(super) consuming: Consuming,
     next: u64,
     sequence: u64,
     gathered: VecDeque<Gathered>,
@@ -127,14 +129,26 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
-        let Attached { dead_letter, settings, ready_bytes, .. } = attached;
+        let Attached {
+            handle,
+            epoch,
+            start,
+            next,
+            durable,
+            always_durable,
+            consuming,
+            dead_letter,
+            acks,
+            settings,
+            ready_bytes,
+        } = attached;
         let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
             epoch,
             durable,
             always_durable,
+            consuming,
             next,
             sequence: 0,
             gathered: VecDeque::new(),
@@ -146,7 +160,7 @@ impl Queue {
             ready: Ready::new(acks.fresh(), budget),
             trimmed: start,
             acks,
-            consumers: Consumers::default(),
+            consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
             letters: dead_letter.map(|to| Box::new(Letters::new(to))),
             getters: VecDeque::new(),

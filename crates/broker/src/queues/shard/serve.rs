@@ -30,7 +30,10 @@ impl Owner {
             ShardMessage::Cancel { queue, session, consumer, reply } => {
                 let here =
                     self.here(&queue).filter(|(_, queue)| queue.consumers.is_active(consumer, session));
-                let last = here.is_some_and(|(_, queue)| queue.consumers.cancel(consumer));
+                let ended = here.map(|(log, queue)| (log, queue.consumers.cancel(consumer)));
+                // Somebody may come after him.
+                ended.iter().for_each(|(log, _)| self.run_soon(*log));
+                let last = ended.is_some_and(|(_, last)| last);
                 if last {
                     self.used(queue.log());
                 }
@@ -43,6 +46,9 @@ impl Owner {
                 }
             }
             ShardMessage::Get { queue, session, no_ack, reply } => match self.open_queue(&queue) {
+                Ok((_, queue)) if queue.consuming.single == Some(true) => {
+                    answer(reply, Err(Refused::SingleActive));
+                }
                 Ok((log, queue)) => {
                     queue.getters.push_back(Getter { session, no_ack, reply });
                     queue.sessions.insert(session);
@@ -175,7 +181,9 @@ impl Owner {
             }
             queue.unacked.remove(&offset.0);
             queue.consumers.settled(id);
-            queue.count_settled(offset.0, how == Settle::Requeue);
+            if matches!(how, Settle::Ack | Settle::Reject) {
+                queue.count_settled(offset.0, false);
+            }
             match how {
                 Settle::Ack => {
                     queue.acks.finish(offset.0);
@@ -186,8 +194,12 @@ impl Owner {
                     rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
                     continue;
                 }
-                Settle::Requeue => {
-                    queue.acks.release(offset.0, true);
+                Settle::Requeue | Settle::Fail => {
+                    let gone = queue.give_back(offset.0, entry & SURVIVES != 0, how == Settle::Fail);
+                    if gone.is_some() {
+                        rejected.extend(gone);
+                        continue;
+                    }
                 }
             }
             if entry & SURVIVES != 0 {
@@ -272,11 +284,10 @@ impl Owner {
             if last {
                 unused.push(queue.handle.clone());
             }
-            let mut debt = Debt::Lazy;
+            let (mut debt, mut gone) = (Debt::Lazy, Vec::new());
             for (offset, entry) in held {
                 queue.unacked.remove(&offset);
-                queue.acks.release(offset, true);
-                queue.count_settled(offset, true);
+                gone.extend(queue.give_back(offset, entry & SURVIVES != 0, true));
                 queue.consumers.settled(entry & !SURVIVES);
                 if entry & SURVIVES != 0 {
                     debt = Debt::Must;
@@ -289,6 +300,7 @@ impl Owner {
                 self.used(log);
             }
             self.run_soon(log);
+            self.discard(log, gone);
         }
         unused
     }
