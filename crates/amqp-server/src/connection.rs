@@ -120,9 +120,10 @@ pub(crate) async fn run(
             }
         }
         Ended::Failed(failure) => {
-            let parting = part(&context, &failure, &mut input, &mut read, &mut writer);
-            // Both at once: others need not wait for a client that is slow to hear.
-            tokio::join!(session.close(), parting);
+            // First, so that a client that connects again at once finds nothing of its own left, and others need
+            // not wait for one that is slow to hear.
+            session.close().await;
+            part(&context, &failure, &mut input, &mut read, &mut writer).await;
         }
         _ => session.close().await,
     }

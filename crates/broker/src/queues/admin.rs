@@ -14,8 +14,8 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
-use super::dead_letters::DeadLetterTo;
 use super::consuming::Consuming;
+use super::dead_letters::DeadLetterTo;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
-use super::dead_letters;
 use super::consuming;
+use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};

@@ -23,8 +23,8 @@ use parking_lot::RwLock;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::ack::{AckState, Replay};
-use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::consuming::Consuming;
+use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};

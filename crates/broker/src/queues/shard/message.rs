@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::joint::Prepare;
 use crate::queues::ack::AckState;
-use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::consuming::Consuming;
+use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
 use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
