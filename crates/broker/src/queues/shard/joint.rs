@@ -237,14 +237,14 @@ impl Owner {
             for (offset, how) in what {
                 let Some(entry) = queue.let_go(offset.0, session) else { continue };
                 let becomes_a_letter = how == Settle::Reject && queue.letters.is_some();
-                let is_done = how != Settle::Requeue && !becomes_a_letter;
+                let is_done = matches!(how, Settle::Ack | Settle::Reject) && !becomes_a_letter;
                 if queue.durable && entry & SURVIVES != 0 && is_done {
                     done.entry(log).or_default().insert(offset.0..offset.0 + 1);
                 }
                 settling.push(Settling { queue: handle.clone(), session, offset: offset.0, entry, how });
             }
         }
-        let delta = |done: Ranges| Delta { done: done.iter().collect(), counts: Vec::new() };
+        let delta = |done: Ranges| Delta { done: done.iter().collect(), ..Delta::default() };
         let records = done.into_iter().map(|(log, done)| (log, AckRecord::Delta(delta(done))));
         (settling, records.collect())
     }
@@ -311,7 +311,7 @@ impl Owner {
         if let (None, Some(letters)) = (session, &mut queue.letters) {
             letters.arrived();
         }
-        let (mut done, mut debt) = (0, Debt::Lazy);
+        let (mut done, mut debt, mut gone) = (0, Debt::Lazy, None);
         match how {
             Settle::Reject if queue.letters.is_some() => {
                 queue.count_settled(offset, false);
@@ -321,17 +321,18 @@ impl Owner {
                 return self.discard(log, vec![gone]);
             }
             Settle::Ack | Settle::Reject => done += u64::from(queue.acks.finish(offset)),
-            Settle::Requeue => {
-                queue.acks.release(offset, true);
+            Settle::Requeue | Settle::Fail => {
+                gone = queue.give_back(offset, entry & SURVIVES != 0, how == Settle::Fail);
                 debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
             }
         }
-        if session.is_some() {
-            queue.count_settled(offset, how == Settle::Requeue);
+        if session.is_some() && matches!(how, Settle::Ack | Settle::Reject) {
+            queue.count_settled(offset, false);
         }
         queue.consumers.settled(entry & !SURVIVES);
         self.owe(log, debt, done);
         self.run_soon(log);
+        self.discard(log, gone.into_iter().collect());
     }
 
     /// A delivery is its session's again; or available, if that has ended.
@@ -344,12 +345,13 @@ impl Owner {
             queue.unacked.insert(offset, entry);
             return;
         }
-        queue.acks.release(offset, true);
-        queue.count_settled(offset, true);
+        // As with everything it held when it ended.
+        let gone = queue.give_back(offset, entry & SURVIVES != 0, true);
         queue.consumers.settled(entry & !SURVIVES);
         let debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
         self.owe(log, debt, 0);
         self.run_soon(log);
+        self.discard(log, gone.into_iter().collect());
     }
 }
 
