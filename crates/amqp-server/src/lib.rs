@@ -35,6 +35,7 @@ mod failure;
 mod handshake;
 mod input;
 mod methods;
+mod numbers;
 mod output;
 mod publish;
 mod reader;

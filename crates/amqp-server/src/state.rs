@@ -3,7 +3,6 @@
 //! **Invariants.** Both run in one task, so the lock is never waited for; it is not held across an await.
 //! Tokens name consumers of all channels and are never used twice.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,7 @@ use crate::channel::{Channel, Consumer};
 use crate::confirms::Confirms;
 use crate::context::Context;
 use crate::input::Life;
+use crate::numbers::Numbered;
 use crate::output::Output;
 
 /// What was agreed on while the connection was opened.
@@ -48,8 +48,8 @@ pub(crate) struct Connection {
 /// Channels and consumers.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) channels: HashMap<u16, Channel>,
-    pub(crate) consumers: HashMap<u64, Consumer>,
+    pub(crate) channels: Numbered<u16, Channel>,
+    pub(crate) consumers: Numbered<u64, Consumer>,
     last_token: u64,
     last_incarnation: u64,
 }
