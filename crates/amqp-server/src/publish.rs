@@ -21,7 +21,8 @@ use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Head};
 use crate::failure::Failure;
-use crate::state::Connection;
+use crate::state::{Connection, State};
+use crate::tx::Tx;
 
 /// Routes kept for a connection.
 const ROUTES_MAX: usize = 4096;
@@ -122,13 +123,24 @@ impl Gather {
         if to.is_empty() {
             counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
+                if let Some(tx) = transaction(&mut connection.state.lock(), number) {
+                    return tx
+                        .unroutable(connection, content)
+                        .map_err(|failure| failure.of(basic::Publish::ID));
+                }
                 give_back(connection, number, &content)?;
             }
             return Ok(());
         }
         let Content { facts, properties, body, room, .. } = content;
         let message = Message { exchange, routing_key, properties, body, persistent: facts.persistent };
-        self.messages.push(Publish { message, to });
+        let publish = Publish { message, to };
+        if confirm.is_none()
+            && let Some(tx) = transaction(&mut connection.state.lock(), number)
+        {
+            return tx.publish(connection, publish).map_err(|failure| failure.of(basic::Publish::ID));
+        }
+        self.messages.push(publish);
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
         Ok(())
@@ -210,6 +222,11 @@ impl Gather {
     }
 }
 
+/// The transaction that a message is published in.
+fn transaction(state: &mut State, number: u16) -> Option<&mut Tx> {
+    state.channels.get_mut(&number)?.tx.as_mut()
+}
+
 /// The routing keys of CC and BCC headers.
 fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
     let mut keys = Vec::new();
@@ -248,7 +265,7 @@ fn without_bcc(properties: Properties<'_>) -> Result<Bytes, Failure> {
 }
 
 /// Returns a message that goes nowhere.
-fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
+pub(crate) fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
     let returned = basic::Return {
         reply_code: ReplyCode::NoRoute.code(),
         reply_text: b"NO_ROUTE",

@@ -10,3 +10,4 @@ mod declaring;
 mod hostile;
 mod publishing;
 mod support;
+mod tx;

@@ -16,7 +16,7 @@ use crate::queues::sink::DeliverySink;
 use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, Settle};
 
 /// Marks, in an entry of the unacked, a message that survives a restart.
-const SURVIVES: u32 = 1 << 31;
+pub(super) const SURVIVES: u32 = 1 << 31;
 
 impl Owner {
     pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
@@ -59,6 +59,7 @@ impl Owner {
             ShardMessage::Stat { queue, reply } => {
                 answer(reply, self.open_queue(&queue).map(|(_, queue)| queue.stat()));
             }
+            ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
@@ -174,11 +175,12 @@ impl Owner {
         let count = queue.acks.finish_available();
         let end = queue.acks.end();
         queue.ready.clear(end);
-        if count == 0 || !queue.durable {
+        if !queue.durable {
             self.owe(log, Debt::Lazy, count);
             return answer(reply, Ok(count));
         }
-        self.owe(log, Debt::Must, count);
+        // Also if nothing was left: what an earlier purge did may be on its way.
+        self.owe(log, if count == 0 { Debt::Lazy } else { Debt::Must }, count);
         self.purges.push((reply, count));
     }
 
