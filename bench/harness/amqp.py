@@ -13,8 +13,11 @@ from . import client, servers
 RIVAL = "rabbitmq"
 # Of the client: nothing moved for so long, and it gives up.
 PATIENCE_SECONDS = 30
-# What servers are warmed with, before the workload's own settings for so long.
+# Servers are warmed with the workload's own settings for so long.
 WARM_SECONDS = 3
+WARM_SECONDS_SHORT = 2
+# The client's ceiling is measured for so long at most.
+CEILING_SECONDS = 3
 # Until servers have settled after many declarations.
 SETTLE_SECONDS = 3
 # The short run begins no measurement after the first and ends what is under way at the second.
@@ -25,7 +28,7 @@ BEGAN = time.monotonic()
 
 def named(options):
     """Name -> settings. What stands first is measured first: a run that is out of time has the bars' workloads."""
-    seconds = 2 if options.quick else 6 if options.short else 15
+    seconds = 2 if options.quick else 5 if options.short else 15
     found = dict(_of_the_bars(options, seconds))
     # RabbitMQ's other standard shapes have no bar; brief runs leave them out unless they are asked for.
     if options.only or not (options.quick or options.short):
@@ -60,13 +63,14 @@ def _of_the_bars(options, seconds):
         "kind": "flow", "bar": "backlog", "rounds": 1, "scaled": small, "ceiling": False, "timeout": 900,
         "flags": {"mode": "backlog", "message_bytes": 100, "ack_every": 100, "window": 20000}, "messages": messages,
     }
+    yield "idle-connections", {"kind": "idle-connections", "bar": "idle-connections", "rounds": 1,
+                               "connections": 200 if options.quick else 5000, "channels": 2}
+    yield "one-queue-4000", {**_flow(seconds, window=4000), "rounds": 1 if small else 3}
+    # Declaring takes as long as the disk wants: last, so that a run that is out of time has the others.
     queues = {"ferrymq": 2000, "rabbitmq": 200} if options.quick else {
         "ferrymq": 100_000, "rabbitmq": 2000 if options.short else 10_000}
     yield "idle-queues", {"kind": "idle-queues", "bar": "idle-queues", "rounds": 1, "queues": queues,
                           "scaled": options.quick}
-    yield "idle-connections", {"kind": "idle-connections", "bar": "idle-connections", "rounds": 1,
-                               "connections": 200 if options.quick else 5000, "channels": 2}
-    yield "one-queue-4000", {**_flow(seconds, window=4000), "rounds": 1 if small else 3}
 
 
 def _shapes(options, seconds):
@@ -201,7 +205,7 @@ def put_through(options, kind, load):
 def _flow_through(options, kind, load):
     taken = {"disk": client.disk(options)} if load.get("disk") else {}
     with SERVERS[kind](options) as (address, process):
-        _run(options, address, _warm(load), 120)
+        _run(options, address, _warm(options, load), 120)
         process.forget_peak()
         cpu, written = process.cpu_seconds(), process.written_bytes()
         answer = _run(options, address, _flags(load, kind), _timeout(load))
@@ -213,11 +217,12 @@ def _flow_through(options, kind, load):
     return taken
 
 
-def _warm(load):
+def _warm(options, load):
     """The same workload for a moment, both ways, on queues of its own."""
     flags = {name: value for name, value in load["flags"].items()
              if name not in ("mode", "until_empty", "expiration", "messages")}
-    return {**flags, "queue": "warm", "seconds": WARM_SECONDS}
+    seconds = WARM_SECONDS_SHORT if budget_seconds(options) else WARM_SECONDS
+    return {**flags, "queue": "warm", "seconds": seconds}
 
 
 def _kept(answer):
@@ -313,5 +318,5 @@ def ceiling(options, load):
     address = servers.free_address()
     words = [options.binary, "bench", "amqp-null-responder", "--listen", address]
     with servers.started(words, address, servers.CACHE / "bench-null.log"):
-        seconds = min(load["seconds"], 5)
+        seconds = min(load["seconds"], CEILING_SECONDS)
         return _kept(_run(options, address, {**_flags(load, "ferrymq"), "seconds": seconds}, _timeout(load)))

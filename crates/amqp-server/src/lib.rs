@@ -38,6 +38,7 @@ mod failure;
 mod handshake;
 mod input;
 mod methods;
+mod numbers;
 mod output;
 mod publish;
 mod reader;

@@ -3,7 +3,6 @@
 //! **Invariants.** Both run in one task, so the lock is never waited for; it is not held across an await.
 //! Tokens name consumers of all channels and are never used twice.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +17,7 @@ use crate::channel::{Channel, Consumer};
 use crate::confirms::Confirms;
 use crate::context::Context;
 use crate::input::Life;
+use crate::numbers::Numbered;
 use crate::output::Output;
 
 /// What was agreed on while the connection was opened.
@@ -49,8 +49,8 @@ pub(crate) struct Connection {
 /// Channels and consumers.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) channels: HashMap<u16, Channel>,
-    pub(crate) consumers: HashMap<u64, Consumer>,
+    pub(crate) channels: Numbered<u16, Channel>,
+    pub(crate) consumers: Numbered<u64, Consumer>,
     /// Channels and tags of consumers whose queue is gone, kept back while this connection deletes a queue: it
     /// hears `queue.delete-ok` first.
     pub(crate) cancels: Option<Vec<(u16, Bytes)>>,

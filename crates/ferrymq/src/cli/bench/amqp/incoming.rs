@@ -99,7 +99,9 @@ mod tests {
         message(&mut wire, 1, &7u64.to_be_bytes());
         message(&mut wire, 2, b"");
         wire.extend_from_slice(&ferrymq_amqp_codec::frame::HEARTBEAT);
-        message(&mut wire, 3, &[1; 10_000]);
+        let mut long = [2; 10_000];
+        long[..8].fill(1);
+        message(&mut wire, 3, &long);
         let expected = [(1, false, 7), (2, true, 0), (3, false, 0x0101_0101_0101_0101)];
         for cut in 0..wire.len() {
             let mut incoming = Incoming::new(FrameReader::new(FRAME_MAX));
