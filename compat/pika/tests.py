@@ -18,6 +18,7 @@ from pika.exceptions import (
 )
 
 HOST, PORT = BOOTSTRAP.rsplit(":", 1)
+PSEUDO = "amq.rabbitmq.reply-to"
 # RabbitMQ before 4.3, which the tests were written against, has other codes here and there.
 OLD_RABBITMQ = os.environ.get("COMPAT_PEER") == "rabbitmq"
 
@@ -903,9 +904,54 @@ def queue_arguments():
 
 
 @test
-def direct_reply_to():
+def direct_replies_reach_the_channel_that_asked():
+    with opened() as asks, opened() as answers:
+        assert asks.connection._impl.server_properties["capabilities"]["direct_reply_to"] is True
+        questions = queue(answers)
+
+        def answer(channel, method, properties, body):
+            channel.basic_ack(method.delivery_tag)
+            correlated = pika.BasicProperties(correlation_id=properties.correlation_id)
+            channel.basic_publish("", properties.reply_to, body.upper(), correlated, mandatory=True)
+
+        answers.basic_consume(questions, answer)
+        _, found = consumer(asks, PSEUDO, auto_ack=True)
+        for n in range(3):
+            send(asks, questions, b"question %d" % n, reply_to=PSEUDO, correlation_id=str(n))
+
+        def all_answered():
+            answers.connection.process_data_events(0.02)
+            return len(found) == 3
+
+        until(asks.connection, "three answers", all_answered)
+        for n, (method, properties, body) in enumerate(found):
+            assert (body, properties.correlation_id) == (b"QUESTION %d" % n, str(n)), found
+            assert method.exchange == "" and method.routing_key.startswith(f"{PSEUDO}."), method
+            assert method.delivery_tag == n + 1 and not method.redelivered
+        name_of_replies = found[0][0].routing_key
+        assert answers.queue_declare(name_of_replies, passive=True).method.consumer_count == 1
+        asks.close()
+        answers.confirm_delivery()
+        try:
+            answers.basic_publish("", name_of_replies, b"late", mandatory=True)
+            raise AssertionError("nobody is there any more")
+        except UnroutableError:
+            pass
+        channel_closes(answers, 404, "no queue 'amq.rabbitmq.reply-to.", lambda: answers.queue_declare(name_of_replies, passive=True))
+
+
+@test
+def direct_replies_have_rules():
     with opened() as channel:
-        channel.basic_consume("amq.rabbitmq.reply-to", lambda *_: None, auto_ack=True)
+        channel_closes(channel, 406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", lambda: consumer(channel, PSEUDO))
+    with opened() as channel:
+        consumer(channel, PSEUDO, auto_ack=True)
+        channel_closes(channel, 406, "reply consumer already set", lambda: consumer(channel, PSEUDO, auto_ack=True))
+    with opened() as channel:
+        text = "PRECONDITION_FAILED - fast reply consumer does not exist"
+        channel_closes(channel, 406, text, lambda: send(channel, "anywhere", b"", reply_to=PSEUDO))
+    with opened() as channel:
+        assert channel.queue_declare(PSEUDO, passive=True).method.consumer_count == 1
 
 
 @test

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
 
 use crate::content::Assembly;
+use crate::replies::ReplyConsumer;
 use crate::unacked::UnackedList;
 
 /// One channel.
@@ -37,6 +38,8 @@ pub(crate) struct Channel {
     pub(crate) confirms: Option<u64>,
     /// Consumers by tag.
     pub(crate) consumers: HashMap<Bytes, u64>,
+    /// Its consumer of direct replies.
+    pub(crate) replies: Option<ReplyConsumer>,
     /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
     pub(crate) held: VecDeque<(u64, Delivery)>,
 }

@@ -25,12 +25,12 @@ pub(crate) struct Head {
 pub(crate) struct Facts {
     /// Delivery mode 2.
     pub(crate) persistent: bool,
-    /// There is a property that must be looked at: headers, expiration or user id.
+    /// There is a property that must be looked at: headers, reply-to, expiration or user id.
     pub(crate) special: bool,
 }
 
-/// Flags of headers, expiration and user id.
-const SPECIAL: u16 = 0x2000 | 0x0100 | 0x0010;
+/// Flags of headers, reply-to, expiration and user id.
+const SPECIAL: u16 = 0x2000 | 0x0200 | 0x0100 | 0x0010;
 
 /// A message that is there whole.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ use ferrymq_broker::queues::Queues;
 use ferrymq_runtime::{ByteBudget, Clock, Rng};
 use ferrymq_types::limits::{AMQP_CHANNELS_MAX, AMQP_FRAME_BYTES_MAX, AMQP_MESSAGE_BYTES_MAX};
 
+use crate::replies::ReplyTargets;
+
 /// How the door presents itself. The defaults are RabbitMQ's.
 #[derive(Debug, Clone)]
 pub struct AmqpConfig {
@@ -57,7 +59,7 @@ pub struct Context {
     pub queues: Arc<Queues>,
     /// How the door presents itself.
     pub config: AmqpConfig,
-    /// Bytes of large messages that are being received, in all connections.
+    /// Bytes of large messages that are being received, and of direct replies that wait, in all connections.
     pub budget: ByteBudget,
     /// What happened so far.
     pub counters: Counters,
@@ -65,6 +67,8 @@ pub struct Context {
     pub clock: Clock,
     /// For names that must not be guessed or met twice.
     pub rng: Rng,
+    /// Who waits for direct replies.
+    pub(crate) replies: Arc<ReplyTargets>,
 }
 
 impl Context {
@@ -77,7 +81,8 @@ impl Context {
         clock: Clock,
         rng: Rng,
     ) -> Arc<Context> {
-        Arc::new(Context { queues, config, budget, counters: Counters::default(), clock, rng })
+        let (counters, replies) = (Counters::default(), Arc::default());
+        Arc::new(Context { queues, config, budget, counters, clock, rng, replies })
     }
 }
 

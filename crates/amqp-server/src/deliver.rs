@@ -16,6 +16,7 @@ use ferrymq_broker::queues::{Delivery, Event, Message};
 
 use crate::channel::{Channel, Consumer};
 use crate::failure::Failure;
+use crate::replies::Reply;
 use crate::state::{Connection, State};
 use crate::unacked::Unacked;
 
@@ -107,6 +108,37 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Writes a direct reply, if the consumer that it is for is still there.
+    pub(crate) fn take_reply(&self, reply: &Reply, out: &mut BytesMut) -> Result<(), Failure> {
+        let mut state = self.state.lock();
+        let Some(channel) = state.channels.get_mut(&reply.channel) else { return Ok(()) };
+        let is_its = channel.replies.as_ref().is_some_and(|consumer| consumer.token == reply.token);
+        if is_its && !channel.closing { self.send_reply(channel, reply, out) } else { Ok(()) }
+    }
+
+    /// Writes a direct reply to a channel that consumes them.
+    pub(crate) fn send_reply(
+        &self,
+        channel: &mut Channel,
+        reply: &Reply,
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let delivery_tag = channel.next_delivery_tag();
+        let Some(consumer) = &channel.replies else { return Ok(()) };
+        let message = &reply.message;
+        let deliver = basic::Deliver {
+            consumer_tag: &consumer.tag,
+            delivery_tag,
+            redelivered: false,
+            exchange: &message.exchange,
+            routing_key: &message.routing_key,
+        };
+        self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let frame_max = self.opened.frame_max;
+        put_message(out, reply.channel, &deliver, properties_of(message), &message.body, frame_max)
+            .map_err(undeliverable)
     }
 
     /// The queue of a consumer was deleted.

@@ -6,8 +6,8 @@
 //! **Invariants.** Until it is through, a client is believed nothing: frames are small, one is read at a time,
 //! and the caller keeps a deadline. Offers are RabbitMQ's; less is accepted down to the specification's least.
 //!
-//! Deliberately absent: capabilities that we do not have (`connection.blocked`, `consumer_priorities`,
-//! `direct_reply_to`): they are not claimed.
+//! Deliberately absent: capabilities that we do not have (`connection.blocked`, `consumer_priorities`): they are
+//! not claimed.
 
 use std::net::SocketAddr;
 
@@ -37,6 +37,7 @@ const CAPABILITIES: &[&[u8]] = &[
     b"consumer_cancel_notify",
     b"authentication_failure_close",
     b"per_consumer_qos",
+    b"direct_reply_to",
 ];
 
 /// Opens a connection.

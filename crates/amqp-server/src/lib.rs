@@ -5,10 +5,11 @@
 //!  socket ◀─ writer ◀─ output ◀─ replies, returns         reader, writer and heartbeat side by side
 //!                  ◀─ deliver ◀─ deliveries
 //!                  ◀─ confirms ◀─ pending publishes
+//!                  ◀─ replies ◀─ other connections' publishes (direct reply-to)
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `deliver`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `deliver`, `replies`, `writer`, `failure` (errors in RabbitMQ's codes and words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -19,7 +20,7 @@
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
 //! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
-//! (`tx`: 540), `connection.blocked`, direct reply-to, message expiration, consumer priorities, streams.
+//! (`tx`: 540), `connection.blocked`, message expiration, consumer priorities, streams.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +39,7 @@ mod methods;
 mod output;
 mod publish;
 mod reader;
+mod replies;
 pub mod server;
 mod state;
 mod unacked;

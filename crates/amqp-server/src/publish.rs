@@ -7,6 +7,7 @@
 //! Deliberately absent: message expiration, which is refused rather than ignored.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,7 @@ use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Head};
 use crate::failure::Failure;
+use crate::replies::{PSEUDO_QUEUE, Target, is_reply_name};
 use crate::state::Connection;
 
 /// Routes kept for a connection.
@@ -32,6 +34,8 @@ pub(crate) struct Gather {
     messages: Vec<Publish>,
     numbers: Vec<Option<(u16, u64)>>,
     spans: Vec<Span>,
+    /// Channel and number of direct replies that there was no room for.
+    refused: Vec<(u16, u64)>,
     room: Vec<BytePermit>,
     routes: Routes,
 }
@@ -105,15 +109,16 @@ impl Gather {
         mut content: Content,
     ) -> Result<(), Failure> {
         let counters = &connection.context.counters;
+        let mut replies = Vec::new();
         let route = if content.facts.special {
-            self.special(connection, &mut content)
+            self.special(connection, number, &mut content, &mut replies)
         } else {
-            self.routes.find(connection, &content.head).map_err(Failure::from)
+            self.route(connection, &content.head, &mut replies)
         };
         let Route { exchange, routing_key, to } = route.map_err(|failure| failure.of(basic::Publish::ID))?;
         counters.published_total.fetch_add(1, Ordering::Relaxed);
         let confirm = self.count(connection, number);
-        if to.is_empty() {
+        if to.is_empty() && replies.is_empty() {
             counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
                 give_back(connection, number, &content)?;
@@ -122,10 +127,34 @@ impl Gather {
         }
         let Content { facts, properties, body, room, .. } = content;
         let message = Message { exchange, routing_key, properties, body, persistent: facts.persistent };
+        let refused = replies.iter().filter(|target| !target.send(&message)).count();
+        if refused > 0 {
+            tracing::debug!(peer = %connection.peer, "whoever asked does not read; a direct reply is dropped");
+            self.refused.extend(confirm.map(|publish| (number, publish)));
+        }
+        if to.is_empty() {
+            return Ok(());
+        }
         self.messages.push(Publish { message, to });
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
         Ok(())
+    }
+
+    /// Where a message without anything special goes: to queues, and to those who wait for it as a reply.
+    fn route(
+        &mut self,
+        connection: &Connection,
+        head: &Head,
+        replies: &mut Vec<Arc<Target>>,
+    ) -> Result<Route, Failure> {
+        if is_reply(&head.exchange, &head.routing_key) {
+            find_reply(connection, &head.routing_key, replies);
+            // Not kept: the name goes with its channel.
+            let routing_key = Bytes::copy_from_slice(&head.routing_key);
+            return Ok(Route { exchange: Bytes::new(), routing_key, to: Routed::default() });
+        }
+        Ok(self.routes.find(connection, head)?)
     }
 
     /// Numbers a message, if its channel confirms.
@@ -143,10 +172,29 @@ impl Gather {
         Some(publish)
     }
 
-    /// A message with headers or with a property that is checked.
-    fn special(&mut self, connection: &Connection, content: &mut Content) -> Result<Route, Failure> {
+    /// A message with headers or with a property that is checked, in RabbitMQ's order.
+    fn special(
+        &mut self,
+        connection: &Connection,
+        number: u16,
+        content: &mut Content,
+        replies: &mut Vec<Arc<Target>>,
+    ) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
+        let mut route = self.route(connection, &content.head, replies)?;
+        let mut reply_to = None;
+        if properties.reply_to() == Some(PSEUDO_QUEUE.as_bytes()) {
+            reply_to = Some(reply_name(connection, number)?);
+        }
+        if let Some(expiration) = properties.expiration() {
+            let expiration = String::from_utf8_lossy(expiration);
+            let text = format!("expiration '{expiration}': message expiration is not supported yet");
+            return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+        }
+        let headers = properties.headers();
+        let copies = headers.map(|headers| [headers.get(b"CC"), headers.get(b"BCC")]).unwrap_or_default();
+        let keys = carbon_copies(copies)?;
         if let Some(user) = properties.user_id()
             && user != USER
         {
@@ -154,25 +202,24 @@ impl Gather {
             let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
             return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
-        if let Some(expiration) = properties.expiration() {
-            let expiration = String::from_utf8_lossy(expiration);
-            let text = format!("expiration '{expiration}': message expiration is not supported yet");
-            return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+        let blind = copies[1].is_some();
+        if reply_to.is_some() || blind {
+            content.properties = rewritten(properties, reply_to.as_deref(), blind)?;
         }
-        let Some(headers) = properties.headers() else {
-            return Ok(self.routes.find(connection, &content.head)?);
-        };
-        let mut route = self.routes.find(connection, &content.head)?;
+        let Some(headers) = headers else { return Ok(route) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let exchange = exchange_name(connection, &content.head)?;
         let view = HeaderView(headers);
         if queues.routes_by_headers(vhost, exchange) {
             route.to = queues.route(vhost, exchange, &content.head.routing_key, &view)?;
         }
-        let more = [headers.get(b"CC"), headers.get(b"BCC")];
-        if more.iter().any(Option::is_some) {
+        if !keys.is_empty() {
             let mut all: Vec<QueueHandle> = route.to.queues().to_vec();
-            for key in carbon_copies(more)? {
+            for key in keys {
+                if is_reply(&content.head.exchange, key) {
+                    find_reply(connection, key, replies);
+                    continue;
+                }
                 let also = queues.route(vhost, exchange, key, &view)?;
                 for queue in also.queues() {
                     if !all.contains(queue) {
@@ -181,9 +228,6 @@ impl Gather {
                 }
             }
             route.to = Routed::to(all);
-            if more[1].is_some() {
-                content.properties = without_bcc(properties)?;
-            }
         }
         Ok(route)
     }
@@ -198,7 +242,8 @@ impl Gather {
             if messages.is_empty() { None } else { Some(connection.context.queues.publish(messages).await) };
         self.room.clear();
         let (spans, numbers) = (std::mem::take(&mut self.spans), std::mem::take(&mut self.numbers));
-        connection.confirms.push(Batch { pending, spans, numbers });
+        let refused = std::mem::take(&mut self.refused);
+        connection.confirms.push(Batch { pending, spans, numbers, refused });
         connection.output.wake();
         connection.confirms.room().await;
     }
@@ -225,17 +270,40 @@ fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failu
     Ok(keys)
 }
 
-/// The properties less the BCC header, which receivers must not see.
-fn without_bcc(properties: Properties<'_>) -> Result<Bytes, Failure> {
+/// Whether the default exchange is asked to route to a name of direct replies.
+fn is_reply(exchange: &[u8], key: &[u8]) -> bool {
+    exchange.is_empty() && is_reply_name(key)
+}
+
+/// Adds whoever waits for replies under a name, once.
+fn find_reply(connection: &Connection, name: &[u8], replies: &mut Vec<Arc<Target>>) {
+    let found = connection.context.replies.find(&connection.opened.vhost, name);
+    replies.extend(found.filter(|target| !replies.iter().any(|known| known.is(target))));
+}
+
+/// What the pseudo-queue stands for as the `reply_to` of a message.
+fn reply_name(connection: &Connection, number: u16) -> Result<Bytes, Failure> {
+    let state = connection.state.lock();
+    let consumer = state.channels.get(&number).and_then(|channel| channel.replies.as_ref());
+    consumer
+        .map(|consumer| consumer.name.clone())
+        .ok_or_else(|| Failure::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"))
+}
+
+/// The properties with another `reply_to`, if one is given, and less the BCC header, which receivers must not see.
+fn rewritten(properties: Properties<'_>, reply_to: Option<&[u8]>, blind: bool) -> Result<Bytes, Failure> {
     let mut table = TableBuilder::new();
     let unencodable = |error| Failure::hard(ReplyCode::InternalError, error);
-    for entry in properties.headers().unwrap_or_default() {
-        if entry.name() != b"BCC" {
-            table.push_entry(entry).map_err(unencodable)?;
-        }
-    }
     let mut changed = properties.decode();
-    changed.headers = Some(table.as_table());
+    changed.reply_to = reply_to.or(changed.reply_to);
+    if blind {
+        for entry in properties.headers().unwrap_or_default() {
+            if entry.name() != b"BCC" {
+                table.push_entry(entry).map_err(unencodable)?;
+            }
+        }
+        changed.headers = Some(table.as_table());
+    }
     let mut out = BytesMut::new();
     changed.encode(&mut out).map_err(unencodable)?;
     Ok(out.freeze())

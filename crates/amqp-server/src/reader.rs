@@ -249,6 +249,7 @@ impl Reader<'_> {
             channel.closing = true;
             self.kept = self.kept.saturating_sub(channel.assembly.kept());
             channel.assembly = Assembly::Idle;
+            channel.replies = None;
             channel.consumers.drain().map(|(_, token)| token).collect()
         };
         for token in &consumers {

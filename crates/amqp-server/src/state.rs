@@ -18,6 +18,7 @@ use crate::confirms::Confirms;
 use crate::context::Context;
 use crate::input::Life;
 use crate::output::Output;
+use crate::replies::Inbox;
 
 /// What was agreed on while the connection was opened.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) life: Arc<Life>,
     pub(crate) output: Output,
     pub(crate) confirms: Confirms,
+    /// Direct replies to this client.
+    pub(crate) replies: Arc<Inbox>,
     pub(crate) state: Mutex<State>,
     drain_wanted: AtomicBool,
     drained: Notify,
@@ -75,6 +78,7 @@ impl Connection {
         life: Arc<Life>,
     ) -> Connection {
         let session = context.queues.session();
+        let replies = Inbox::new(context.budget.clone());
         Connection {
             context,
             peer,
@@ -84,6 +88,7 @@ impl Connection {
             life,
             output: Output::default(),
             confirms: Confirms::default(),
+            replies,
             state: Mutex::default(),
             drain_wanted: AtomicBool::new(false),
             drained: Notify::new(),

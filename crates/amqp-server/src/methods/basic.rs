@@ -119,6 +119,11 @@ impl Reader<'_> {
         self.settle_all().await;
         let connection = self.connection;
         let name = self.queue_name(number, get.queue)?;
+        if self.has_replies(&name)? {
+            let vhost = &connection.opened.vhost;
+            let text = format!("basic.get not supported by volatile queue '{name}' in vhost '{vhost}'");
+            return Err(Failure::new(ReplyCode::NotImplemented, text));
+        }
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let got = queues.get(&connection.session, vhost, &name, get.no_ack).await?;
         let Some(Got { delivery, ready, queue }) = got else {

@@ -13,8 +13,10 @@ use ferrymq_broker::queues::{Credit, NewConsumer, Settle};
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
 use crate::channel::Consumer;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::reader::Reader;
+use crate::replies::PSEUDO_QUEUE;
 
 /// How far a queue may send ahead for a consumer that names no prefetch, on a channel with this global one.
 pub(super) fn window(prefetch_global: u16) -> u32 {
@@ -23,9 +25,12 @@ pub(super) fn window(prefetch_global: u16) -> u32 {
 
 impl Reader<'_> {
     pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
-        check_arguments(consume.arguments)?;
         let connection = self.connection;
         let name = self.queue_name(number, consume.queue)?;
+        if name.starts_with(PSEUDO_QUEUE) {
+            return self.consume_replies(number, &name, consume);
+        }
+        check_arguments(consume.arguments)?;
         let (token, tag, credit) = self.register(number, consume)?;
         let new = NewConsumer { token, credit, no_ack: consume.no_ack, exclusive: consume.exclusive };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
@@ -67,21 +72,15 @@ impl Reader<'_> {
         let mut guard = connection.state.lock();
         let state = &mut *guard;
         if state.consumers.len() >= AMQP_CONSUMERS_MAX {
-            let text = format!("reached maximum ({AMQP_CONSUMERS_MAX}) of consumers per connection");
-            return Err(Failure::new(ReplyCode::NotAllowed, text));
+            return Err(too_many());
         }
         let token = state.next_token();
         let Some(channel) = state.channels.get_mut(&number) else {
             return Err(Failure::new(ReplyCode::ChannelError, "expected 'channel.open'"));
         };
-        let tag = if consume.consumer_tag.is_empty() {
-            Bytes::from(format!("amq.ctag-{:032x}", connection.context.rng.next_u128()))
-        } else {
-            Bytes::copy_from_slice(consume.consumer_tag)
-        };
+        let tag = tag_of(&connection.context, consume.consumer_tag);
         if channel.consumers.contains_key(&tag) {
-            let text = format!("attempt to reuse consumer tag '{}'", String::from_utf8_lossy(&tag));
-            return Err(Failure::new(ReplyCode::NotAllowed, text));
+            return Err(reused(&tag));
         }
         let ahead = window(channel.prefetch_global);
         let (credit, widening) = match (consume.no_ack, channel.prefetch) {
@@ -98,6 +97,12 @@ impl Reader<'_> {
 
     pub(crate) async fn cancel(&mut self, number: u16, tag: &[u8], nowait: bool) -> Result<(), Failure> {
         let connection = self.connection;
+        if self.cancel_replies(number, tag)? {
+            if !nowait {
+                connection.output.method(number, &basic::CancelOk { consumer_tag: tag });
+            }
+            return Ok(());
+        }
         let found = {
             let state = connection.state.lock();
             let token = state.channels.get(&number).and_then(|channel| channel.consumers.get(tag)).copied();
@@ -133,6 +138,25 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// The tag that was asked for, or a new one.
+pub(super) fn tag_of(context: &Context, asked: &[u8]) -> Bytes {
+    if asked.is_empty() {
+        Bytes::from(format!("amq.ctag-{:032x}", context.rng.next_u128()))
+    } else {
+        Bytes::copy_from_slice(asked)
+    }
+}
+
+pub(super) fn too_many() -> Failure {
+    let text = format!("reached maximum ({AMQP_CONSUMERS_MAX}) of consumers per connection");
+    Failure::new(ReplyCode::NotAllowed, text)
+}
+
+pub(super) fn reused(tag: &[u8]) -> Failure {
+    let text = format!("attempt to reuse consumer tag '{}'", String::from_utf8_lossy(tag));
+    Failure::new(ReplyCode::NotAllowed, text)
 }
 
 /// What a consumer asks for and does not get is refused.

@@ -11,6 +11,7 @@ use ferrymq_amqp_codec::{ReplyCode, Table};
 use ferrymq_broker::queues::{BindingSpec, DeleteIf, Entity, QueueError, QueueSpec};
 
 use super::exchange::check_not_default;
+use super::reply::check_bindable;
 use crate::args::from_table;
 use crate::failure::Failure;
 use crate::reader::Reader;
@@ -25,15 +26,16 @@ impl Reader<'_> {
         self.settle_all().await;
         let connection = self.connection;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        let asked = declared_name(Entity::Queue, declare.queue)?;
+        if self.declare_replies(number, &asked, declare.nowait)? {
+            return Ok(());
+        }
         let declared = if declare.passive {
-            let name = match declared_name(Entity::Queue, declare.queue)? {
-                empty if empty.is_empty() => self.queue_name(number, b"")?,
-                name => name.into(),
-            };
+            let name = if asked.is_empty() { self.queue_name(number, b"")? } else { asked.into() };
             queues.queue(&connection.session, vhost, &name).await?
         } else {
             let spec = QueueSpec {
-                name: declared_name(Entity::Queue, declare.queue)?.into(),
+                name: asked.into(),
                 // One that goes with its connection cannot outlive the broker.
                 durable: declare.durable && !declare.exclusive,
                 exclusive: declare.exclusive,
@@ -91,6 +93,7 @@ impl Reader<'_> {
         arguments: Table<'_>,
     ) -> Result<BindingSpec, Failure> {
         let destination = self.queue_name(number, queue)?;
+        check_bindable(&destination)?;
         let routing_key = if queue.is_empty() && routing_key.is_empty() {
             Bytes::copy_from_slice(destination.as_bytes())
         } else {
@@ -106,7 +109,11 @@ impl Reader<'_> {
         let connection = self.connection;
         let name = self.queue_name(number, purge.queue)?;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
-        let purged = queues.purge(&connection.session, vhost, &name).await?;
+        let purged = if self.has_replies(&name)? {
+            0
+        } else {
+            queues.purge(&connection.session, vhost, &name).await?
+        };
         if !purge.nowait {
             connection.output.method(number, &queue::PurgeOk { message_count: counted(purged) });
         }

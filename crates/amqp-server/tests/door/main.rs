@@ -9,4 +9,5 @@ mod consuming;
 mod declaring;
 mod hostile;
 mod publishing;
+mod replies;
 mod support;
