@@ -13,11 +13,11 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_message;
 use ferrymq_amqp_codec::method::basic;
-use ferrymq_amqp_codec::{Properties, ReplyCode, TableBuilder, ValueRef, WireMethod as _};
-use ferrymq_broker::queues::{Entity, Message, NoHeaders, Publish, QueueError, QueueHandle, Routed};
+use ferrymq_amqp_codec::{Properties, ReplyCode, TableBuilder, Value, ValueRef, WireMethod as _};
+use ferrymq_broker::queues::{Entity, Message, Publish, QueueError, Routed};
 use ferrymq_runtime::BytePermit;
 
-use crate::args::HeaderView;
+use crate::args::MessageView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Head};
@@ -57,7 +57,8 @@ struct Routes {
 }
 
 impl Routes {
-    fn find(&mut self, connection: &Connection, head: &Head) -> Result<Route, QueueError> {
+    /// Where a message without carbon copies goes.
+    fn find(&mut self, connection: &Connection, head: &Head, properties: &[u8]) -> Result<Route, QueueError> {
         let generation = connection.context.queues.generation();
         if generation != self.generation || self.count >= ROUTES_MAX {
             *self = Routes { generation, ..Routes::default() };
@@ -79,7 +80,7 @@ impl Routes {
         let route = Route {
             exchange: Bytes::copy_from_slice(&head.exchange),
             routing_key: Bytes::copy_from_slice(&head.routing_key),
-            to: queues.route(vhost, exchange, &head.routing_key, &NoHeaders)?,
+            to: queues.route(vhost, exchange, &head.routing_key, &view(properties))?,
         };
         if !queues.routes_by_headers(vhost, exchange) {
             let routes = self.kept.entry(route.exchange.clone()).or_default();
@@ -113,7 +114,7 @@ impl Gather {
         let route = if content.facts.special {
             self.special(connection, number, &mut content, &mut replies)
         } else {
-            self.route(connection, &content.head, &mut replies)
+            self.route(connection, &content, &mut replies)
         };
         let Route { exchange, routing_key, to } = route.map_err(|failure| failure.of(basic::Publish::ID))?;
         counters.published_total.fetch_add(1, Ordering::Relaxed);
@@ -145,16 +146,17 @@ impl Gather {
     fn route(
         &mut self,
         connection: &Connection,
-        head: &Head,
+        content: &Content,
         replies: &mut Vec<Arc<Target>>,
     ) -> Result<Route, Failure> {
+        let head = &content.head;
         if is_reply(&head.exchange, &head.routing_key) {
             find_reply(connection, &head.routing_key, replies);
             // Not kept: the name goes with its channel.
             let routing_key = Bytes::copy_from_slice(&head.routing_key);
             return Ok(Route { exchange: Bytes::new(), routing_key, to: Routed::default() });
         }
-        Ok(self.routes.find(connection, head)?)
+        Ok(self.routes.find(connection, head, &content.properties)?)
     }
 
     /// Numbers a message, if its channel confirms.
@@ -182,7 +184,7 @@ impl Gather {
     ) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
-        let mut route = self.route(connection, &content.head, replies)?;
+        let mut route = self.route(connection, content, replies)?;
         let mut reply_to = None;
         if properties.reply_to() == Some(PSEUDO_QUEUE.as_bytes()) {
             reply_to = Some(reply_name(connection, number)?);
@@ -206,28 +208,8 @@ impl Gather {
         if reply_to.is_some() || blind {
             content.properties = rewritten(properties, reply_to.as_deref(), blind)?;
         }
-        let Some(headers) = headers else { return Ok(route) };
-        let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
-        let exchange = exchange_name(connection, &content.head)?;
-        let view = HeaderView(headers);
-        if queues.routes_by_headers(vhost, exchange) {
-            route.to = queues.route(vhost, exchange, &content.head.routing_key, &view)?;
-        }
         if !keys.is_empty() {
-            let mut all: Vec<QueueHandle> = route.to.queues().to_vec();
-            for key in keys {
-                if is_reply(&content.head.exchange, key) {
-                    find_reply(connection, key, replies);
-                    continue;
-                }
-                let also = queues.route(vhost, exchange, key, &view)?;
-                for queue in also.queues() {
-                    if !all.contains(queue) {
-                        all.push(queue.clone());
-                    }
-                }
-            }
-            route.to = Routed::to(all);
+            route.to = with_copies(connection, content, keys, &bytes, replies)?;
         }
         Ok(route)
     }
@@ -249,22 +231,50 @@ impl Gather {
     }
 }
 
+/// Where a message with carbon copies goes, besides to those who are its own routing key's replies.
+fn with_copies(
+    connection: &Connection,
+    content: &Content,
+    copies: Vec<&[u8]>,
+    properties: &[u8],
+    replies: &mut Vec<Arc<Target>>,
+) -> Result<Routed, Failure> {
+    let head = &content.head;
+    let mut keys: Vec<&[u8]> = vec![&head.routing_key];
+    keys.extend(copies);
+    keys.retain(|key| {
+        let is_reply = is_reply(&head.exchange, key);
+        if is_reply {
+            find_reply(connection, key, replies);
+        }
+        !is_reply
+    });
+    let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+    Ok(queues.route_all(vhost, exchange_name(connection, head)?, &keys, &view(properties))?)
+}
+
+/// What exchanges may look at besides routing keys.
+fn view(properties: &[u8]) -> MessageView<'_> {
+    // They were checked when the content header was read.
+    MessageView::new(Properties::parse(properties).unwrap_or_default())
+}
+
 /// The routing keys of CC and BCC headers.
 fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
     let mut keys = Vec::new();
     for (name, value) in ["CC", "BCC"].into_iter().zip(headers) {
-        let wrong = |what: &str| {
-            Failure::new(ReplyCode::PreconditionFailed, format_args!("invalid message: {name} header {what}"))
-        };
         match value {
             None => {}
-            Some(ValueRef::Array(array)) => {
-                for key in array {
-                    let ValueRef::LongString(key) = key else { return Err(wrong("holds a non-string")) };
-                    keys.push(key);
-                }
+            // RabbitMQ looks over what is no text.
+            Some(ValueRef::Array(array)) => keys.extend(array.iter().filter_map(|key| match key {
+                ValueRef::LongString(key) => Some(key),
+                _ => None,
+            })),
+            Some(other) => {
+                let kind = Value::from(other).type_name();
+                let text = format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}");
+                return Err(Failure::new(ReplyCode::PreconditionFailed, text));
             }
-            Some(_) => return Err(wrong("is not an array")),
         }
     }
     Ok(keys)

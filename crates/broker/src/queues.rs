@@ -48,8 +48,8 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
-pub use error::{Entity, Property, QueueError};
-pub use exchange::{Headers, NoHeaders};
+pub use error::{Entity, Property, QueueError, Unfit};
+pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use session::Session;
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};

@@ -31,8 +31,7 @@ impl Reader<'_> {
             return Ok(());
         }
         let declared = if declare.passive {
-            let name = if asked.is_empty() { self.queue_name(number, b"")? } else { asked.into() };
-            queues.queue(&connection.session, vhost, &name).await?
+            queues.queue(&connection.session, vhost, &asked).await?
         } else {
             let spec = QueueSpec {
                 name: asked.into(),
@@ -92,14 +91,14 @@ impl Reader<'_> {
         routing_key: &[u8],
         arguments: Table<'_>,
     ) -> Result<BindingSpec, Failure> {
-        let destination = self.queue_name(number, queue)?;
+        let destination = without_line_ends(self.queue_name(number, queue)?);
         check_bindable(&destination)?;
         let routing_key = if queue.is_empty() && routing_key.is_empty() {
             Bytes::copy_from_slice(destination.as_bytes())
         } else {
             Bytes::copy_from_slice(routing_key)
         };
-        let source = name(self.connection, Entity::Exchange, exchange)?;
+        let source = without_line_ends(name(self.connection, Entity::Exchange, exchange)?);
         check_not_default(&source)?;
         Ok(BindingSpec { source, destination, routing_key, arguments: from_table(arguments)? })
     }
@@ -166,6 +165,11 @@ pub(super) fn name(connection: &Connection, entity: Entity, given: &[u8]) -> Res
             Err(QueueError::NotFound { entity, vhost, name }.into())
         }
     }
+}
+
+/// A name in a binding, without line ends.
+pub(super) fn without_line_ends(name: Arc<str>) -> Arc<str> {
+    if name.contains(['\r', '\n']) { name.replace(['\r', '\n'], "").into() } else { name }
 }
 
 /// A name to declare or delete, without line ends.

@@ -7,6 +7,7 @@ mod channels;
 mod connections;
 mod consuming;
 mod declaring;
+mod exchanges;
 mod hostile;
 mod publishing;
 mod replies;

@@ -284,7 +284,7 @@ async fn headers_route_and_copies_are_made() {
     headers.push(b"CC", ValueRef::I32(1)).unwrap();
     let with = properties(BasicProperties { headers: Some(headers.as_table()), ..Default::default() });
     client.put_publish(1, "", "a", &with, b"").send().await;
-    let text = "PRECONDITION_FAILED - invalid message: CC header is not an array";
+    let text = "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,\"CC\",signedint}";
     client.channel_closes(406, text, basic::Publish::ID).await;
 }
 

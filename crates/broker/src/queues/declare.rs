@@ -13,6 +13,7 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
 use super::error::{Entity, Property, QueueError};
+use super::exchange::check_kind;
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments without effect.
@@ -114,17 +115,21 @@ pub(super) fn check_queue(spec: &QueueSpec) -> Result<(), QueueError> {
 }
 
 /// Checks what is asked of a new exchange.
-pub(super) fn check_exchange(spec: &ExchangeSpec) -> Result<(), QueueError> {
+pub(super) fn check_exchange(vhost: &str, spec: &ExchangeSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
     match spec.arguments.get(ALTERNATE) {
-        Some(value) if value.as_text().is_none() => Err(QueueError::InvalidArgument {
-            entity: Entity::Exchange,
-            argument: ALTERNATE.to_owned(),
-            value: value.clone(),
-            why: "expected a name",
-        }),
-        _ => Ok(()),
+        Some(value) if value.as_text().is_none() => {
+            return Err(QueueError::ArgumentType {
+                entity: Entity::Exchange,
+                vhost: vhost.into(),
+                name: spec.name.clone(),
+                argument: ALTERNATE,
+                value: value.clone(),
+            });
+        }
+        _ => {}
     }
+    check_kind(spec.kind, &spec.arguments).map_err(QueueError::Unfit)
 }
 
 /// Whether a queue that is there is as asked.
@@ -180,6 +185,12 @@ impl Differs<'_> {
 
     fn argument(&self, name: &str, current: &Arguments, asked: &Arguments) -> Result<(), QueueError> {
         let (current, asked) = (current.get(name), asked.get(name));
+        // A queue of no type is a classic one.
+        let classic = Value::text("classic");
+        let implied = |value: Option<&'_ Value>| value.is_none_or(|value| *value == classic);
+        if name == QUEUE_TYPE && implied(current) && implied(asked) {
+            return Ok(());
+        }
         match (current, asked) {
             (None, None) => Ok(()),
             (Some(current), Some(asked)) if current.equivalent(asked) => Ok(()),

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ferrymq_storage::StorageError;
 
 use super::args::Value;
@@ -37,6 +38,29 @@ pub enum Property {
     Kind(ExchangeKind),
     /// An argument; `None`: not given.
     Argument(Option<Value>),
+}
+
+/// What an exchange of a certain kind does not take. RabbitMQ: 406 PRECONDITION_FAILED.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unfit {
+    /// The `x-match` of a binding to a headers exchange.
+    Match(Value),
+    /// The routing key of a binding to a consistent hash exchange is no integer.
+    Weight(Bytes),
+    /// It is less than 1.
+    WeightTooSmall,
+    /// It is more than this.
+    WeightTooLarge(u32),
+    /// A consistent hash exchange hashes a header or a property, not both.
+    TwoHashes,
+    /// It cannot hash this header or property.
+    Hash(Value),
+    /// The routing key of a binding to a local random exchange is not empty.
+    KeyNotEmpty(Bytes),
+    /// The queue of a binding to a local random exchange is not a classic one.
+    NotClassic,
+    /// A binding to a local random exchange does not lead to a queue.
+    NotAQueue,
 }
 
 /// Why an operation failed. Unless said otherwise nothing changed.
@@ -158,6 +182,23 @@ pub enum QueueError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// An argument that names something is no text. RabbitMQ: 406 PRECONDITION_FAILED, invalid type.
+    #[error("argument of the {entity} is no text: vhost={vhost} name={name} {argument}={value:?}")]
+    ArgumentType {
+        /// What was declared.
+        entity: Entity,
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// The argument.
+        argument: &'static str,
+        /// Its value.
+        value: Value,
+    },
+    /// The exchange is of a kind that does not take this.
+    #[error("the exchange does not take it: {0:?}")]
+    Unfit(Unfit),
     /// A documented limit was exceeded.
     #[error("{what} is beyond its limit: limit={limit}")]
     Limit {
