@@ -30,6 +30,8 @@ pub(crate) struct Channel {
     pub(crate) delivery_tag: u64,
     /// Deliveries not settled.
     pub(crate) unacked: UnackedList,
+    /// How many of them went to consumers: the global prefetch does not count what was got.
+    pub(crate) consumed: usize,
     /// Prefetch of consumers to come; 0 is none.
     pub(crate) prefetch: u16,
     /// Prefetch of all consumers together; 0 is none.
@@ -56,7 +58,7 @@ impl Channel {
 
     /// Whether the global prefetch is used up.
     pub(crate) fn is_full(&self) -> bool {
-        self.prefetch_global != 0 && self.unacked.len() >= usize::from(self.prefetch_global)
+        self.prefetch_global != 0 && self.consumed >= usize::from(self.prefetch_global)
     }
 }
 

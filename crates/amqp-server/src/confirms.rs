@@ -134,6 +134,9 @@ impl Acks {
         let mut failed = refused;
         for (index, error) in published.failed {
             tracing::debug!(peer = %connection.peer, error = %error, "a message was refused");
+            if error.is_full() {
+                connection.context.alarm.set(true);
+            }
             failed.extend(numbers.get(index).copied().flatten());
         }
         failed.sort_unstable();

@@ -6,6 +6,7 @@
 //! Deliberately absent: prefetch of a single consumer, which its queue keeps. A consumer under a global prefetch
 //! is sent that many ahead by each of its queues, and what may not go out is held here.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
@@ -44,8 +45,14 @@ impl Connection {
         let token = delivery.token;
         let Some(consumer) = state.consumers.get(&token) else { return Ok(()) };
         let Some(channel) = state.channels.get_mut(&consumer.channel) else { return Ok(()) };
-        let is_ready = consumer.inner.is_some() && !channel.closing && channel.held.is_empty();
-        if is_ready && (consumer.no_ack || !channel.is_full()) {
+        let is_ready = consumer.inner.is_some() && !channel.closing;
+        let may_go = if consumer.no_ack {
+            // Nothing limits it; it only waits for what of its own is held.
+            !channel.held.iter().any(|(held, _)| *held == token)
+        } else {
+            channel.held.is_empty() && !channel.is_full()
+        };
+        if is_ready && may_go {
             self.send(channel, consumer, delivery, out)
         } else {
             channel.held.push_back((token, delivery));
@@ -63,7 +70,8 @@ impl Connection {
         let Delivery { offset, redelivered, message, .. } = delivery;
         let tag = channel.next_delivery_tag();
         if let (false, Some(queue)) = (consumer.no_ack, consumer.queue()) {
-            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset });
+            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset, consumed: true });
+            channel.consumed += 1;
         }
         let deliver = basic::Deliver {
             consumer_tag: &consumer.tag,
@@ -98,16 +106,49 @@ impl Connection {
             }
             let Some((_, delivery)) = channel.held.pop_front() else { break };
             if let Some(consumer) = consumer {
-                let mut sent = Ok(());
-                let written = self.output.with(|out| {
-                    sent = self.send(channel, consumer, delivery, out);
-                    Ok::<(), EncodeError>(())
-                });
-                written.map_err(undeliverable)?;
-                sent?;
+                self.send_now(channel, consumer, delivery)?;
+            }
+        }
+        self.release_unlimited(channel, &state.consumers)
+    }
+
+    /// Sends what is held behind others for consumers that nothing limits.
+    fn release_unlimited(
+        &self,
+        channel: &mut Channel,
+        consumers: &HashMap<u64, Consumer>,
+    ) -> Result<(), Failure> {
+        let is_unlimited = |token: &u64| {
+            consumers.get(token).is_some_and(|consumer| consumer.no_ack && consumer.inner.is_some())
+        };
+        if channel.held.is_empty() || !channel.consumers.values().any(is_unlimited) {
+            return Ok(());
+        }
+        let (free, held) =
+            std::mem::take(&mut channel.held).into_iter().partition(|(token, _)| is_unlimited(token));
+        channel.held = held;
+        let free: VecDeque<(u64, Delivery)> = free;
+        for (token, delivery) in free {
+            if let Some(consumer) = consumers.get(&token) {
+                self.send_now(channel, consumer, delivery)?;
             }
         }
         Ok(())
+    }
+
+    fn send_now(
+        &self,
+        channel: &mut Channel,
+        consumer: &Consumer,
+        delivery: Delivery,
+    ) -> Result<(), Failure> {
+        let mut sent = Ok(());
+        let written = self.output.with(|out| {
+            sent = self.send(channel, consumer, delivery, out);
+            Ok::<(), EncodeError>(())
+        });
+        written.map_err(undeliverable)?;
+        sent
     }
 
     /// Writes a direct reply, if the consumer that it is for is still there.

@@ -9,7 +9,7 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `deliver`, `replies`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `deliver`, `replies`, `alarm`, `writer`, `failure` (errors in RabbitMQ's codes and words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -20,10 +20,11 @@
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
 //! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
-//! (`tx`: 540), `connection.blocked`, message expiration, consumer priorities, streams.
+//! (`tx`: 540), message expiration, consumer priorities, streams.
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod args;
 mod auth;
 mod channel;

@@ -29,6 +29,8 @@ pub(crate) struct Opened {
     pub(crate) heartbeat: u16,
     /// The client understands `basic.cancel` from the server.
     pub(crate) cancel_notify: bool,
+    /// The client understands `connection.blocked`.
+    pub(crate) blocked_notify: bool,
 }
 
 /// A connection that is open.

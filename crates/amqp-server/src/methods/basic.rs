@@ -41,14 +41,16 @@ impl Reader<'_> {
             (0, true) => channel.unacked.take_all(),
             (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,
             (_, false) => {
-                let Unacked { queue, offset } = channel.unacked.take(tag).ok_or_else(unknown)?;
+                let Unacked { queue, offset, consumed } = channel.unacked.take(tag).ok_or_else(unknown)?;
+                channel.consumed -= usize::from(consumed);
                 self.settlements.push(queue, offset, how);
                 connection.context.counters.settled_total.fetch_add(1, Ordering::Relaxed);
                 Vec::new()
             }
         };
         connection.context.counters.settled_total.fetch_add(settled.len() as u64, Ordering::Relaxed);
-        for Unacked { queue, offset } in settled {
+        for Unacked { queue, offset, consumed } in settled {
+            channel.consumed -= usize::from(consumed);
             self.settlements.push(queue, offset, how);
         }
         connection.release(&mut state, number)
@@ -67,7 +69,8 @@ impl Reader<'_> {
         {
             let mut state = connection.state.lock();
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
-            for Unacked { queue, offset } in channel.unacked.take_all() {
+            channel.consumed = 0;
+            for Unacked { queue, offset, .. } in channel.unacked.take_all() {
                 self.settlements.push(queue, offset, Settle::Requeue);
             }
         }
@@ -135,7 +138,7 @@ impl Reader<'_> {
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
             let tag = channel.next_delivery_tag();
             if !get.no_ack {
-                channel.unacked.push(tag, Unacked { queue, offset: delivery.offset });
+                channel.unacked.push(tag, Unacked { queue, offset: delivery.offset, consumed: false });
             }
             tag
         };

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_storage::StorageError;
+use ferrymq_storage::{ErrorKind, StorageError};
 
 use super::args::Value;
 use super::types::ExchangeKind;
@@ -216,4 +216,12 @@ pub enum QueueError {
     /// The broker is stopping.
     #[error("the broker is stopping")]
     Stopped,
+}
+
+impl QueueError {
+    /// Whether the store refused it for want of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, QueueError::Storage(error) if error.kind() == ErrorKind::Full)
+    }
 }
