@@ -32,6 +32,9 @@ pub(crate) struct Facts {
 /// Flags of headers, reply-to, expiration and user id.
 const SPECIAL: u16 = 0x2000 | 0x0200 | 0x0100 | 0x0010;
 
+/// A body that no setting allows, in bytes. RabbitMQ's.
+const CONTENT_BYTES_MAX: u64 = 536_870_912;
+
 /// A message that is there whole.
 #[derive(Debug)]
 pub(crate) struct Content {
@@ -133,6 +136,12 @@ impl Assembly {
             special: header.properties.flags() & SPECIAL != 0,
         };
         let properties = run.slice_ref(header.properties.as_bytes());
+        if size > CONTENT_BYTES_MAX {
+            return Err(of_publish(Failure::hard(
+                ReplyCode::FrameError,
+                format_args!("content body size {size} exceeds maximum allowed size {CONTENT_BYTES_MAX}"),
+            )));
+        }
         if size > bytes_max {
             return Err(of_publish(Failure::new(
                 ReplyCode::PreconditionFailed,

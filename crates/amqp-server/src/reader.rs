@@ -98,12 +98,12 @@ impl Reader<'_> {
 
     async fn frame(&mut self, frame: &FrameRef<'_>, run: &Bytes) -> Result<(), Halt> {
         match (frame.kind, frame.channel) {
-            (FrameKind::Heartbeat, _) => Ok(()),
+            (FrameKind::Heartbeat, 0) => Ok(()),
             (FrameKind::Method, 0) => {
                 let method = parse(frame.payload)?;
                 self.connection_method(&method)
             }
-            (kind, 0) => {
+            (kind @ FrameKind::Heartbeat, _) | (kind, 0) => {
                 let error = ferrymq_amqp_codec::DecodeError::UnexpectedFrame {
                     kind: kind as u8,
                     payload: ferrymq_amqp_codec::error::Snippet::of(frame.payload),
