@@ -13,6 +13,7 @@ use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
 
 use crate::content::Assembly;
 use crate::replies::ReplyConsumer;
+use crate::tx::Tx;
 use crate::unacked::UnackedList;
 
 /// One channel.
@@ -38,6 +39,8 @@ pub(crate) struct Channel {
     pub(crate) prefetch_global: u16,
     /// The number of the last message published, if they are confirmed.
     pub(crate) confirms: Option<u64>,
+    /// What waits for `tx.commit`, if the channel is transactional.
+    pub(crate) tx: Option<Tx>,
     /// Consumers by tag.
     pub(crate) consumers: HashMap<Bytes, u64>,
     /// Its consumer of direct replies.

@@ -9,7 +9,8 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `deliver`, `replies`, `alarm`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `tx`, `deliver`, `replies`, `alarm`, `writer`, `failure` (errors in RabbitMQ's codes and
+//! words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -19,8 +20,8 @@
 //!   message and a budget, what waits to be written by not reading on. Nothing of it panics.
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
-//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
-//! (`tx`: 540), message expiration, consumer priorities, streams.
+//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, message expiration,
+//! consumer priorities, streams.
 
 #![forbid(unsafe_code)]
 
@@ -43,6 +44,7 @@ mod reader;
 mod replies;
 pub mod server;
 mod state;
+mod tx;
 mod unacked;
 mod writer;
 

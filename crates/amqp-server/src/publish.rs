@@ -23,7 +23,8 @@ use crate::confirms::{Batch, Span};
 use crate::content::{Content, Head};
 use crate::failure::Failure;
 use crate::replies::{PSEUDO_QUEUE, Target, is_reply_name};
-use crate::state::Connection;
+use crate::state::{Connection, State};
+use crate::tx::Tx;
 
 /// Routes kept for a connection.
 const ROUTES_MAX: usize = 4096;
@@ -122,21 +123,32 @@ impl Gather {
         if to.is_empty() && replies.is_empty() {
             counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
+                if let Some(tx) = transaction(&mut connection.state.lock(), number) {
+                    return tx
+                        .unroutable(connection, content)
+                        .map_err(|failure| failure.of(basic::Publish::ID));
+                }
                 give_back(connection, number, &content)?;
             }
             return Ok(());
         }
         let Content { facts, properties, body, room, .. } = content;
         let message = Message { exchange, routing_key, properties, body, persistent: facts.persistent };
-        let refused = replies.iter().filter(|target| !target.send(&message)).count();
-        if refused > 0 {
-            tracing::debug!(peer = %connection.peer, "whoever asked does not read; a direct reply is dropped");
+        let publish = Publish { message, to };
+        if confirm.is_none()
+            && let Some(tx) = transaction(&mut connection.state.lock(), number)
+        {
+            return tx
+                .publish(connection, publish, replies)
+                .map_err(|failure| failure.of(basic::Publish::ID));
+        }
+        if !answer(connection, &replies, &publish.message) {
             self.refused.extend(confirm.map(|publish| (number, publish)));
         }
-        if to.is_empty() {
+        if publish.to.is_empty() {
             return Ok(());
         }
-        self.messages.push(Publish { message, to });
+        self.messages.push(publish);
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
         Ok(())
@@ -259,6 +271,11 @@ fn view(properties: &[u8]) -> MessageView<'_> {
     MessageView::new(Properties::parse(properties).unwrap_or_default())
 }
 
+/// The transaction that a message is published in.
+fn transaction(state: &mut State, number: u16) -> Option<&mut Tx> {
+    state.channels.get_mut(&number)?.tx.as_mut()
+}
+
 /// The routing keys of CC and BCC headers.
 fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
     let mut keys = Vec::new();
@@ -278,6 +295,15 @@ fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failu
         }
     }
     Ok(keys)
+}
+
+/// Gives a reply to all that wait for it; whether all had room.
+pub(crate) fn answer(connection: &Connection, replies: &[Arc<Target>], message: &Message) -> bool {
+    let refused = replies.iter().filter(|target| !target.send(message)).count();
+    if refused > 0 {
+        tracing::debug!(peer = %connection.peer, "whoever asked does not read; a direct reply is dropped");
+    }
+    refused == 0
 }
 
 /// Whether the default exchange is asked to route to a name of direct replies.
@@ -320,7 +346,7 @@ fn rewritten(properties: Properties<'_>, reply_to: Option<&[u8]>, blind: bool) -
 }
 
 /// Returns a message that goes nowhere.
-fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
+pub(crate) fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
     let returned = basic::Return {
         reply_code: ReplyCode::NoRoute.code(),
         reply_text: b"NO_ROUTE",

@@ -37,6 +37,7 @@ mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
+mod joint;
 mod logs;
 pub mod open;
 mod records;

@@ -13,3 +13,4 @@ mod hostile;
 mod publishing;
 mod replies;
 mod support;
+mod tx;

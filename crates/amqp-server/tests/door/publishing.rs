@@ -358,5 +358,5 @@ async fn heartbeats_have_no_channel() {
     let mut client = server.channel().await;
     client.put_bytes(b"\x08\0\0\0\0\0\0\xce").put_bytes(b"\x08\0\x01\0\0\0\0\xce").send().await;
     let text = "UNEXPECTED_FRAME - type 8, all octets = <<>>";
-    client.connection_closes(505, text, ferrymq_amqp_codec::MethodId::NONE).await;
+    client.connection_closes(505, text, MethodId::NONE).await;
 }

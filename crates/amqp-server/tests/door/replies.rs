@@ -1,7 +1,7 @@
 //! Direct reply-to: who is answered, what is told of the names, and what ends with the channel.
 
 use bytes::Bytes;
-use ferrymq_amqp_codec::method::{basic, channel, confirm, queue};
+use ferrymq_amqp_codec::method::{basic, channel, confirm, queue, tx};
 use ferrymq_amqp_codec::{
     ArrayBuilder, BasicProperties, Method, MethodId, Properties, TableBuilder, ValueRef, WireMethod as _,
 };
@@ -235,4 +235,18 @@ async fn replies_that_nobody_reads_are_bounded_and_refused() {
     answers.put_publish(1, "", &name, &properties(BasicProperties::default()), b"!").send().await;
     answers.expect(1, &basic::Ack { delivery_tag: 9, multiple: false }).await;
     assert_eq!(asks.answer().await.2, 1, "and then there is room again");
+}
+
+#[tokio::test]
+async fn replies_of_a_transaction_go_with_its_commit() {
+    let server = Server::start().await;
+    let (mut asks, mut answers) = (server.channel().await, server.channel().await);
+    asks.consume_replies().await;
+    let name = asks.reply_name().await;
+    answers.ask(1, &tx::Select {}, &tx::SelectOk {}).await;
+    answers.put_publish(1, "", &name, &properties(BasicProperties::default()), b"taken back").send().await;
+    answers.ask(1, &tx::Rollback {}, &tx::RollbackOk {}).await;
+    answers.put_publish(1, "", &name, &properties(BasicProperties::default()), b"kept").send().await;
+    answers.ask(1, &tx::Commit {}, &tx::CommitOk {}).await;
+    assert_eq!(asks.answer().await.2, 4);
 }

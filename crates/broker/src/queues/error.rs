@@ -224,4 +224,21 @@ impl QueueError {
     pub fn is_full(&self) -> bool {
         matches!(self, QueueError::Storage(error) if error.kind() == ErrorKind::Full)
     }
+
+    /// Whether what was asked certainly did not happen.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        match self {
+            QueueError::Storage(error) => matches!(
+                error.kind(),
+                ErrorKind::Full
+                    | ErrorKind::Unavailable
+                    | ErrorKind::LimitExceeded
+                    | ErrorKind::InvalidArgument
+                    | ErrorKind::Conflict
+            ),
+            QueueError::Stopped => false,
+            _ => true,
+        }
+    }
 }

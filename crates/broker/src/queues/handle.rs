@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::error::{Entity, QueueError};
 use super::exchange::{Headers, Routable};
+use super::joint::Joint;
 use super::logs::Admin;
 use super::session::Session;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
@@ -58,6 +59,8 @@ pub struct Queues {
     /// Changes of the topology are made one at a time.
     pub(super) admin: Arc<Mutex<Admin>>,
     pub(super) sessions: AtomicU64,
+    /// Joint commits are put together one at a time.
+    pub(super) joint: Joint,
 }
 
 impl Queues {

@@ -26,6 +26,7 @@ use super::ack::{AckState, Replay};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
+use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
@@ -102,6 +103,7 @@ impl Queues {
             shards: senders,
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
+            joint: Joint::default(),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;

@@ -17,7 +17,9 @@
 
 mod commit;
 mod consumers;
+mod discard;
 mod dispatch;
+pub(super) mod joint;
 pub(super) mod journal;
 pub(super) mod message;
 mod queue;
@@ -38,6 +40,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 
 use commit::Lanes;
 use dispatch::ReadDone;
+use joint::Joints;
 use journal::Journal;
 use message::{Refused, ShardMessage, ShardWaker};
 use queue::{OffsetHasher, Queue};
@@ -65,6 +68,7 @@ pub(super) struct ShardContext {
 enum Done {
     Commit(commit::Committed),
     Read(ReadDone),
+    Joint(joint::Told),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -80,6 +84,7 @@ struct Owner {
     sessions: HashMap<u64, HashSet<LogId>>,
     requests: Requests,
     journal: Journal,
+    joints: Joints,
     done: FuturesUnordered<Pending<Done>>,
     lanes: Lanes,
     /// Queues that have messages gathered.
@@ -118,6 +123,7 @@ pub(super) fn start(
         sessions: HashMap::new(),
         requests: Requests::default(),
         journal,
+        joints: Joints::default(),
         done: FuturesUnordered::new(),
         lanes: Lanes::default(),
         gathering: Vec::new(),
@@ -217,6 +223,7 @@ impl Owner {
         match done {
             Done::Commit(committed) => self.on_committed(committed),
             Done::Read(read) => self.on_read(read),
+            Done::Joint(told) => self.on_joint(told),
         }
     }
 

@@ -9,6 +9,7 @@ use ferrymq_storage::StorageError;
 use ferrymq_types::{Epoch, LogId, Offset};
 use tokio::sync::oneshot;
 
+use super::joint::Prepare;
 use crate::queues::ack::AckState;
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
@@ -100,6 +101,8 @@ pub(in crate::queues) enum ShardMessage {
     Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
     /// What is in the queue.
     Stat { queue: QueueHandle, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// Seals a part of a joint commit and holds what it touches until it is with the store.
+    Prepare(Box<Prepare>),
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }
@@ -115,6 +118,7 @@ impl ShardMessage {
                 SMALL + items.iter().map(|item| item.message.bytes() + 128).sum::<usize>()
             }
             ShardMessage::Settle { what, .. } => SMALL + what.len() * size_of::<(Offset, Settle)>(),
+            ShardMessage::Prepare(prepare) => prepare.bytes(),
             _ => SMALL,
         }
     }

@@ -84,6 +84,8 @@ pub(super) struct Queue {
     first_run: u64,
     in_flight: usize,
     failing: bool,
+    /// What was sealed last is not with the store yet: nothing may be sealed behind it.
+    held: bool,
     pub(super) acks: AckState,
     pub(super) ready: Ready,
     pub(super) consumers: Consumers,
@@ -125,6 +127,7 @@ impl Queue {
             first_run: 0,
             in_flight: 0,
             failing: false,
+            held: false,
             ready: Ready::new(acks.fresh(), budget),
             trimmed: start,
             acks,
@@ -199,7 +202,17 @@ impl Queue {
 
     /// Whether anything gathered could be sealed now.
     pub(super) fn can_seal(&self) -> bool {
-        !self.failing && !self.gathered.is_empty()
+        !self.failing && !self.held && !self.gathered.is_empty()
+    }
+
+    /// Whether a run failed and what else is in flight is not decided.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// A joint commit's runs are sealed and not with the store yet; or they are now.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// The strictest class gathered.

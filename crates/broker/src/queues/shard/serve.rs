@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Owner;
 use super::commit::refused;
+use super::discard::{Discarded, Reason};
 use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
 use crate::queues::error::QueueError;
@@ -15,7 +16,7 @@ use crate::queues::sink::DeliverySink;
 use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, Settle};
 
 /// Marks, in an entry of the unacked, a message that survives a restart.
-const SURVIVES: u32 = 1 << 31;
+pub(super) const SURVIVES: u32 = 1 << 31;
 
 impl Owner {
     pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
@@ -58,6 +59,7 @@ impl Owner {
             ShardMessage::Stat { queue, reply } => {
                 answer(reply, self.open_queue(&queue).map(|(_, queue)| queue.stat()));
             }
+            ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
@@ -133,6 +135,7 @@ impl Owner {
     fn settle(&mut self, queue: &QueueHandle, session: u64, what: Vec<(Offset, Settle)>) {
         let Some((log, queue)) = self.here(queue) else { return };
         let (mut done, mut debt) = (0, Debt::Lazy);
+        let mut rejected = Vec::new();
         for (offset, how) in what {
             let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
             let id = entry & !SURVIVES;
@@ -142,9 +145,14 @@ impl Owner {
             queue.unacked.remove(&offset.0);
             queue.consumers.settled(id);
             match how {
-                Settle::Ack | Settle::Reject => {
+                Settle::Ack => {
                     queue.acks.finish(offset.0);
                     done += 1;
+                }
+                Settle::Reject => {
+                    let (survives, reason) = (entry & SURVIVES != 0, Reason::Rejected);
+                    rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
+                    continue;
                 }
                 Settle::Requeue => {
                     queue.acks.release(offset.0, true);
@@ -156,6 +164,7 @@ impl Owner {
         }
         self.owe(log, debt, done);
         self.run_soon(log);
+        self.discard(log, rejected);
     }
 
     fn purge(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Result<u64, Refused>>) {
@@ -166,11 +175,12 @@ impl Owner {
         let count = queue.acks.finish_available();
         let end = queue.acks.end();
         queue.ready.clear(end);
-        if count == 0 || !queue.durable {
+        if !queue.durable {
             self.owe(log, Debt::Lazy, count);
             return answer(reply, Ok(count));
         }
-        self.owe(log, Debt::Must, count);
+        // Also if nothing was left: what an earlier purge did may be on its way.
+        self.owe(log, if count == 0 { Debt::Lazy } else { Debt::Must }, count);
         self.purges.push((reply, count));
     }
 
