@@ -18,6 +18,7 @@ from pika.exceptions import (
 )
 
 HOST, PORT = BOOTSTRAP.rsplit(":", 1)
+PSEUDO = "amq.rabbitmq.reply-to"
 # RabbitMQ before 4.3, which the tests were written against, has other codes here and there.
 OLD_RABBITMQ = os.environ.get("COMPAT_PEER") == "rabbitmq"
 
@@ -855,6 +856,83 @@ def auto_delete_exchanges_go_with_their_last_binding():
 
 
 @test
+def exchanges_can_choose_one_queue():
+    if OLD_RABBITMQ:
+        raise Skip("these exchanges are plugins of RabbitMQ, which are off")
+    with opened() as channel:
+        keys = [queue(channel) for _ in range(3)]
+        by_message = {"hash-property": "message_id"}
+        for kind, arguments in (
+            ("x-consistent-hash", {}),
+            ("x-consistent-hash", {"hash-header": "n"}),
+            ("x-consistent-hash", by_message),
+            ("x-modulus-hash", {}),
+            ("x-random", {}),
+            ("x-local-random", {}),
+        ):
+            exchange = name("x")
+            channel.exchange_declare(exchange, kind, arguments=arguments)
+            for key in keys:
+                channel.queue_bind(key, exchange, "10" if kind == "x-consistent-hash" else "")
+            places = []
+            for _ in range(2):
+                for n in range(90):
+                    routing_key = "same" if arguments else str(n)
+                    send(channel, routing_key, str(n).encode(), exchange=exchange, headers={"n": n}, message_id=str(n))
+                places.append([sorted(take(channel, key)) for key in keys])
+                assert sum(map(len, places[-1])) == 90, f"each goes to one queue: {kind} {places}"
+                assert all(len(place) > 9 for place in places[-1]), f"all get some: {kind} {places}"
+            assert (places[0] == places[1]) is ("random" not in kind), f"a hash stays: {kind} {places}"
+            channel.exchange_delete(exchange)
+
+
+@test
+def a_consistent_hash_has_weights():
+    if OLD_RABBITMQ:
+        raise Skip("these exchanges are plugins of RabbitMQ, which are off")
+    for weight, text in (
+        ("much", 'PRECONDITION_FAILED - The binding key must be an integer: <<"much">>'),
+        ("0", "PRECONDITION_FAILED - The binding key must be greater than 0"),
+        ("10001", "PRECONDITION_FAILED - The binding key must not exceed 10000"),
+    ):
+        with opened() as channel:
+            exchange = name("x")
+            channel.exchange_declare(exchange, "x-consistent-hash", auto_delete=True)
+            key = queue(channel)
+            channel_closes(channel, 406, text, lambda: channel.queue_bind(key, exchange, weight))
+    with opened() as channel:
+        both = {"hash-header": "a", "hash-property": "message_id"}
+        text = "PRECONDITION_FAILED - hash-header and hash-property are mutually exclusive"
+        declare = lambda: channel.exchange_declare(name("x"), "x-consistent-hash", arguments=both)
+        channel_closes(channel, 406, text, declare)
+
+
+@test
+def arguments_that_differ_are_told():
+    with opened() as channel:
+        exchange = name("x")
+        channel.exchange_declare(exchange, "fanout", auto_delete=True, arguments={"alternate-exchange": "one"})
+        declare = lambda: channel.exchange_declare(
+            exchange, "fanout", auto_delete=True, arguments={"alternate-exchange": "two"}
+        )
+        where = f"for exchange '{exchange}' in vhost '/'"
+        text = f"inequivalent arg 'alternate-exchange' {where}: received 'two' but current is 'one'"
+        channel_closes(channel, 406, text, declare)
+    with opened() as channel:
+        declare = lambda: channel.exchange_declare(exchange, "fanout", auto_delete=True)
+        text = f"{where}: received none but current is the value 'one' of type 'longstr'"
+        channel_closes(channel, 406, text, declare)
+    with opened() as channel:
+        wrong = {"alternate-exchange": 5}
+        channel_closes(channel, 406, "PRECONDITION_FAILED - invalid type '", lambda: channel.exchange_declare(name("x"), "fanout", arguments=wrong))
+    with opened() as channel:
+        channel.exchange_delete(exchange)
+        key = queue(channel)
+        assert channel.queue_declare(key, exclusive=True, arguments={"x-queue-type": "classic"}).method.queue == key
+        channel_closes(channel, 404, "NOT_FOUND - no queue ''", lambda: channel.queue_declare("", passive=True))
+
+
+@test
 def what_rabbitmq_does_not_have_is_told():
     def publish_immediate(channel):
         immediate = pika.spec.Basic.Publish(exchange="", routing_key="k", immediate=True)
@@ -1144,9 +1222,54 @@ def queue_arguments():
 
 
 @test
-def direct_reply_to():
+def direct_replies_reach_the_channel_that_asked():
+    with opened() as asks, opened() as answers:
+        assert asks.connection._impl.server_properties["capabilities"]["direct_reply_to"] is True
+        questions = queue(answers)
+
+        def answer(channel, method, properties, body):
+            channel.basic_ack(method.delivery_tag)
+            correlated = pika.BasicProperties(correlation_id=properties.correlation_id)
+            channel.basic_publish("", properties.reply_to, body.upper(), correlated, mandatory=True)
+
+        answers.basic_consume(questions, answer)
+        _, found = consumer(asks, PSEUDO, auto_ack=True)
+        for n in range(3):
+            send(asks, questions, b"question %d" % n, reply_to=PSEUDO, correlation_id=str(n))
+
+        def all_answered():
+            answers.connection.process_data_events(0.02)
+            return len(found) == 3
+
+        until(asks.connection, "three answers", all_answered)
+        for n, (method, properties, body) in enumerate(found):
+            assert (body, properties.correlation_id) == (b"QUESTION %d" % n, str(n)), found
+            assert method.exchange == "" and method.routing_key.startswith(f"{PSEUDO}."), method
+            assert method.delivery_tag == n + 1 and not method.redelivered
+        name_of_replies = found[0][0].routing_key
+        assert answers.queue_declare(name_of_replies, passive=True).method.consumer_count == 1
+        asks.close()
+        answers.confirm_delivery()
+        try:
+            answers.basic_publish("", name_of_replies, b"late", mandatory=True)
+            raise AssertionError("nobody is there any more")
+        except UnroutableError:
+            pass
+        channel_closes(answers, 404, "no queue 'amq.rabbitmq.reply-to.", lambda: answers.queue_declare(name_of_replies, passive=True))
+
+
+@test
+def direct_replies_have_rules():
     with opened() as channel:
-        channel.basic_consume("amq.rabbitmq.reply-to", lambda *_: None, auto_ack=True)
+        channel_closes(channel, 406, "PRECONDITION_FAILED - reply consumer cannot acknowledge", lambda: consumer(channel, PSEUDO))
+    with opened() as channel:
+        consumer(channel, PSEUDO, auto_ack=True)
+        channel_closes(channel, 406, "reply consumer already set", lambda: consumer(channel, PSEUDO, auto_ack=True))
+    with opened() as channel:
+        text = "PRECONDITION_FAILED - fast reply consumer does not exist"
+        channel_closes(channel, 406, text, lambda: send(channel, "anywhere", b"", reply_to=PSEUDO))
+    with opened() as channel:
+        assert channel.queue_declare(PSEUDO, passive=True).method.consumer_count == 1
 
 
 @test
@@ -1275,6 +1398,61 @@ def what_was_confirmed_survives_a_kill():
         finally:
             broker.kill()
             broker.wait()
+
+
+@test
+def publishers_are_held_back_while_the_disk_is_full():
+    binary = os.environ.get("FERRYMQ")
+    if not binary:
+        raise Skip("set FERRYMQ to the program to be given a small disk")
+    with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", home]
+        if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+            raise Skip("a small disk takes root")
+        command = [binary, "serve", "--data-dir", f"{home}/data", "--kafka-listen", "127.0.0.1:0"]
+        command += ["--http-listen", "off", "--amqp-listen", f"127.0.0.1:{port}"]
+        command += ["--wal-file-bytes", str(4 << 20), "--disk-reserve-bytes", str(8 << 20)]
+        broker = start_broker(command, port)
+        try:
+            with opened(port=port, blocked_connection_timeout=None) as publisher, opened(port=port) as consumer:
+                connection, told = publisher.connection, []
+                connection.add_on_connection_blocked_callback(lambda _, frame: told.append(frame.method.reason))
+                connection.add_on_connection_unblocked_callback(lambda _, frame: told.append("unblocked"))
+                consumer.queue_declare("q", durable=True)
+                body, sent = b"x" * (1 << 18), 0
+                while not told:
+                    send(publisher, "q", body, delivery_mode=2)
+                    sent += 1
+                    connection.process_data_events(0.01)
+                    assert sent < 2000, "the disk is never full"
+                assert told == ["low on disk"], told
+                # Who only consumes goes on, and what it takes makes room.
+                taken = 0
+
+                def unblocked():
+                    nonlocal taken
+                    method, _, got = consumer.basic_get("q")
+                    if method is not None:
+                        assert got == body
+                        consumer.basic_ack(method.delivery_tag)
+                        taken += 1
+                    connection.process_data_events(0.01)
+                    return told[-1] == "unblocked"
+
+                until(consumer.connection, "room again", unblocked, 40)
+                send(publisher, "q", b"last", delivery_mode=2)
+                quiet(connection)
+                found = []
+                while not found or found[-1] != b"last":
+                    found.extend(take(consumer, "q"))
+                # What the store refused before the alarm was raised is lost without confirms.
+                assert sent - 20 <= taken + len(found) - 1 <= sent, (sent, taken, len(found))
+        finally:
+            broker.kill()
+            broker.wait()
+            subprocess.run(["umount", home], check=True)
 
 
 def start_broker(command, port):

@@ -5,8 +5,8 @@
 //! Deliberately absent: what an argument means.
 
 use ferrymq_amqp_codec::value::FieldTable;
-use ferrymq_amqp_codec::{Table, Value as Wire, ValueRef};
-use ferrymq_broker::queues::{Arguments, Headers, Value, Width};
+use ferrymq_amqp_codec::{Properties, Table, Value as Wire, ValueRef};
+use ferrymq_broker::queues::{Arguments, HashProperty, Headers, Value, Width};
 
 use crate::failure::Failure;
 
@@ -94,15 +94,38 @@ fn integer(value: i64, width: Width) -> Wire {
     }
 }
 
-/// The headers of a message, for exchanges that route by them.
-pub(crate) struct HeaderView<'a>(pub(crate) Table<'a>);
+/// The headers and properties of a message, for exchanges that route by them.
+pub(crate) struct MessageView<'a> {
+    properties: Properties<'a>,
+    headers: Table<'a>,
+}
 
-impl Headers for HeaderView<'_> {
+impl<'a> MessageView<'a> {
+    pub(crate) fn new(properties: Properties<'a>) -> MessageView<'a> {
+        MessageView { properties, headers: properties.headers().unwrap_or_default() }
+    }
+}
+
+impl Headers for MessageView<'_> {
     fn has(&self, name: &str, value: Option<&Value>) -> bool {
-        match (self.0.get(name.as_bytes()), value) {
+        match (self.headers.get(name.as_bytes()), value) {
             (Some(_), None) => true,
             (Some(found), Some(value)) => value.equivalent(&from_value(found)),
             (None, _) => false,
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        self.headers.get(name.as_bytes()).map(from_value)
+    }
+
+    fn property(&self, property: HashProperty) -> Option<Vec<u8>> {
+        match property {
+            HashProperty::CorrelationId => self.properties.correlation_id().map(<[u8]>::to_vec),
+            HashProperty::MessageId => self.properties.message_id().map(<[u8]>::to_vec),
+            HashProperty::Timestamp => {
+                self.properties.timestamp().map(|seconds| seconds.to_string().into_bytes())
+            }
         }
     }
 }
@@ -110,7 +133,8 @@ impl Headers for HeaderView<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrymq_amqp_codec::TableBuilder;
+    use bytes::BytesMut;
+    use ferrymq_amqp_codec::{BasicProperties, TableBuilder};
 
     #[test]
     fn every_type_goes_both_ways() {
@@ -150,7 +174,17 @@ mod tests {
     fn headers_are_compared_by_class() {
         let mut table = TableBuilder::new();
         table.push(b"n", ValueRef::U8(5)).unwrap();
-        let view = HeaderView(table.as_table());
+        let mut bytes = BytesMut::new();
+        let all = BasicProperties {
+            headers: Some(table.as_table()),
+            timestamp: Some(17),
+            ..BasicProperties::default()
+        };
+        all.encode(&mut bytes).unwrap();
+        let view = MessageView::new(Properties::parse(&bytes).unwrap());
+        assert_eq!(view.value("n"), Some(Value::Int(5, Width::U8)));
+        assert_eq!(view.property(HashProperty::Timestamp).as_deref(), Some(&b"17"[..]));
+        assert_eq!(view.property(HashProperty::MessageId), None);
         assert!(view.has("n", None) && view.has("n", Some(&Value::Int(5, Width::I64))));
         assert!(!view.has("n", Some(&Value::F64(5.0))) && !view.has("m", None));
     }

@@ -55,7 +55,10 @@ fn plain(response: &[u8]) -> Option<(&[u8], &[u8])> {
 fn amqplain(response: &[u8]) -> Option<(&[u8], &[u8])> {
     let table = Table::parse(response).ok()?;
     match (table.get(b"LOGIN"), table.get(b"PASSWORD")) {
-        (Some(ValueRef::LongString(user)), Some(ValueRef::LongString(password))) => Some((user, password)),
+        (
+            Some(ValueRef::LongString(user) | ValueRef::Binary(user)),
+            Some(ValueRef::LongString(password) | ValueRef::Binary(password)),
+        ) => Some((user, password)),
         _ => None,
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
 
 use crate::content::Assembly;
+use crate::replies::ReplyConsumer;
 use crate::tx::Tx;
 use crate::unacked::UnackedList;
 
@@ -30,6 +31,8 @@ pub(crate) struct Channel {
     pub(crate) delivery_tag: u64,
     /// Deliveries not settled.
     pub(crate) unacked: UnackedList,
+    /// How many of them went to consumers: the global prefetch does not count what was got.
+    pub(crate) consumed: usize,
     /// Prefetch of consumers to come; 0 is none.
     pub(crate) prefetch: u16,
     /// Prefetch of all consumers together; 0 is none.
@@ -40,6 +43,8 @@ pub(crate) struct Channel {
     pub(crate) tx: Option<Tx>,
     /// Consumers by tag.
     pub(crate) consumers: HashMap<Bytes, u64>,
+    /// Its consumer of direct replies.
+    pub(crate) replies: Option<ReplyConsumer>,
     /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
     pub(crate) held: VecDeque<(u64, Delivery)>,
 }
@@ -56,7 +61,7 @@ impl Channel {
 
     /// Whether the global prefetch is used up.
     pub(crate) fn is_full(&self) -> bool {
-        self.prefetch_global != 0 && self.unsettled() >= usize::from(self.prefetch_global)
+        self.prefetch_global != 0 && self.consumed >= usize::from(self.prefetch_global)
     }
 }
 

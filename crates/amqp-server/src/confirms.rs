@@ -41,6 +41,8 @@ pub(crate) struct Batch {
     pub(crate) spans: Vec<Span>,
     /// For each message handed over, the channel and number to confirm; `None` if nobody asked.
     pub(crate) numbers: Vec<Option<(u16, u64)>>,
+    /// Channel and number of messages that were refused before that.
+    pub(crate) refused: Vec<(u16, u64)>,
 }
 
 /// Batches that are not decided.
@@ -54,20 +56,22 @@ struct Waiting {
     pending: Option<Pin<Box<PendingPublish>>>,
     spans: Vec<Span>,
     numbers: Vec<Option<(u16, u64)>>,
+    refused: Vec<(u16, u64)>,
 }
 
 /// A batch that is decided.
 pub(crate) struct Decided {
     spans: Vec<Span>,
     numbers: Vec<Option<(u16, u64)>>,
+    refused: Vec<(u16, u64)>,
     published: Published,
 }
 
 impl Confirms {
     /// Adds a batch; the caller wakes the writer.
     pub(crate) fn push(&self, batch: Batch) {
-        let Batch { pending, spans, numbers } = batch;
-        self.waiting.lock().push_back(Waiting { pending: pending.map(Box::pin), spans, numbers });
+        let Batch { pending, spans, numbers, refused } = batch;
+        self.waiting.lock().push_back(Waiting { pending: pending.map(Box::pin), spans, numbers, refused });
     }
 
     /// Waits until everything handed over so far is decided and its confirms are on their way.
@@ -107,10 +111,10 @@ impl Confirms {
                 Poll::Pending => return Poll::Pending,
             },
         };
-        let Some(Waiting { spans, numbers, .. }) = waiting.pop_front() else { return Poll::Pending };
+        let Some(Waiting { spans, numbers, refused, .. }) = waiting.pop_front() else { return Poll::Pending };
         drop(waiting);
         self.fewer.notify_one();
-        Poll::Ready(Decided { spans, numbers, published })
+        Poll::Ready(Decided { spans, numbers, refused, published })
     }
 }
 
@@ -126,12 +130,17 @@ impl Acks {
         decided: Decided,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        let Decided { spans, numbers, published } = decided;
-        let mut failed: Vec<(u16, u64)> = Vec::new();
+        let Decided { spans, numbers, refused, published } = decided;
+        let mut failed = refused;
         for (index, error) in published.failed {
             tracing::debug!(peer = %connection.peer, error = %error, "a message was refused");
+            if error.is_full() {
+                connection.context.alarm.set(true);
+            }
             failed.extend(numbers.get(index).copied().flatten());
         }
+        failed.sort_unstable();
+        failed.dedup();
         for span in spans {
             if !connection.is_open(span) {
                 continue;

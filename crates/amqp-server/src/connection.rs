@@ -109,6 +109,8 @@ pub(crate) async fn run(
     say_why(&context, peer, &ended);
     drop(deliveries);
     connection.output.take_into(&mut writer.buffer);
+    // Nobody can reply to what is not there any more.
+    connection.state.lock().channels.clear();
     let Connection { session, .. } = connection;
     match ended {
         Ended::Closed => {

@@ -29,12 +29,15 @@ pub(crate) struct Facts {
     pub(crate) priority: Option<u8>,
     /// How long it may wait; known once its properties were looked at.
     pub(crate) ttl_ms: Option<u64>,
-    /// There is a property that must be looked at: headers, expiration or user id.
+    /// There is a property that must be looked at: headers, reply-to, expiration or user id.
     pub(crate) special: bool,
 }
 
-/// Flags of headers, expiration and user id.
-const SPECIAL: u16 = 0x2000 | 0x0100 | 0x0010;
+/// Flags of headers, reply-to, expiration and user id.
+const SPECIAL: u16 = 0x2000 | 0x0200 | 0x0100 | 0x0010;
+
+/// A body that no setting allows, in bytes. RabbitMQ's.
+const CONTENT_BYTES_MAX: u64 = 536_870_912;
 
 /// A message that is there whole.
 #[derive(Debug)]
@@ -139,6 +142,12 @@ impl Assembly {
             special: header.properties.flags() & SPECIAL != 0,
         };
         let properties = run.slice_ref(header.properties.as_bytes());
+        if size > CONTENT_BYTES_MAX {
+            return Err(of_publish(Failure::hard(
+                ReplyCode::FrameError,
+                format_args!("content body size {size} exceeds maximum allowed size {CONTENT_BYTES_MAX}"),
+            )));
+        }
         if size > bytes_max {
             return Err(of_publish(Failure::new(
                 ReplyCode::PreconditionFailed,

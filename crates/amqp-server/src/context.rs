@@ -10,6 +10,9 @@ use ferrymq_broker::queues::Queues;
 use ferrymq_runtime::{ByteBudget, Clock, Rng};
 use ferrymq_types::limits::{AMQP_CHANNELS_MAX, AMQP_FRAME_BYTES_MAX, AMQP_MESSAGE_BYTES_MAX};
 
+use crate::alarm::Alarm;
+use crate::replies::ReplyTargets;
+
 /// How the door presents itself. The defaults are RabbitMQ's.
 #[derive(Debug, Clone)]
 pub struct AmqpConfig {
@@ -57,7 +60,7 @@ pub struct Context {
     pub queues: Arc<Queues>,
     /// How the door presents itself.
     pub config: AmqpConfig,
-    /// Bytes of large messages that are being received, in all connections.
+    /// Bytes of large messages that are being received, and of direct replies that wait, in all connections.
     pub budget: ByteBudget,
     /// What happened so far.
     pub counters: Counters,
@@ -65,6 +68,10 @@ pub struct Context {
     pub clock: Clock,
     /// For names that must not be guessed or met twice.
     pub rng: Rng,
+    /// Whether publishers are held back.
+    pub(crate) alarm: Alarm,
+    /// Who waits for direct replies.
+    pub(crate) replies: Arc<ReplyTargets>,
 }
 
 impl Context {
@@ -77,7 +84,21 @@ impl Context {
         clock: Clock,
         rng: Rng,
     ) -> Arc<Context> {
-        Arc::new(Context { queues, config, budget, counters: Counters::default(), clock, rng })
+        let (counters, replies) = (Counters::default(), Arc::default());
+        let alarm = Alarm::default();
+        Arc::new(Context { queues, config, budget, counters, clock, rng, alarm, replies })
+    }
+
+    /// Tells whether the store has no room for messages. While it has none, publishers are held back.
+    pub fn store_is_full(&self, full: bool) {
+        self.alarm.set(full);
+    }
+
+    /// Whether publishers are held back: since [`Context::store_is_full`] said so, or since the store refused a
+    /// message for want of room.
+    #[must_use]
+    pub fn holds_publishers(&self) -> bool {
+        self.alarm.is_on()
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::{Array, ArrayBuilder, EncodeError, Properties, Table, TableBuilder, ValueRef};
 use ferrymq_broker::queues::{DeadLetters, Death, DeathReason, Message, QueueHandle, RouteLetter};
 
-use crate::args::HeaderView;
+use crate::args::MessageView;
 
 const X_DEATH: &[u8] = b"x-death";
 const REJECTED: &[u8] = b"rejected";
@@ -52,17 +52,10 @@ impl DeadLetters for AmqpDeadLetters {
 
 /// The queues that a letter goes to, less those that it would go round to in a circle.
 fn targets(message: &Message, reason: DeathReason, route: RouteLetter<'_>) -> Vec<QueueHandle> {
-    let headers = Properties::parse(&message.properties).ok().and_then(|properties| properties.headers());
-    let headers = headers.unwrap_or_default();
-    let view = HeaderView(headers);
-    let mut found: Vec<QueueHandle> = Vec::new();
-    for key in std::iter::once(&message.routing_key[..]).chain(carbon_copies(headers)) {
-        for queue in route(key, &view).queues() {
-            if !found.contains(queue) {
-                found.push(queue.clone());
-            }
-        }
-    }
+    let properties = Properties::parse(&message.properties).unwrap_or(Properties::EMPTY);
+    let headers = properties.headers().unwrap_or_default();
+    let keys: Vec<&[u8]> = std::iter::once(&message.routing_key[..]).chain(carbon_copies(headers)).collect();
+    let mut found: Vec<QueueHandle> = route(&keys, &MessageView::new(properties)).queues().to_vec();
     if reason != DeathReason::Rejected {
         found.retain(|queue| {
             let circle = is_circle(deaths(headers), queue.name().as_bytes());

@@ -7,6 +7,7 @@
 //! Deliberately absent: prefetch of a single consumer, which its queue keeps. A consumer under a global prefetch
 //! is sent that many ahead by each of its queues, and what may not go out is held here.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
@@ -18,6 +19,8 @@ use ferrymq_broker::queues::{Delivery, Event, Message};
 use crate::channel::{Channel, Consumer};
 use crate::counts;
 use crate::failure::Failure;
+use crate::numbers::Numbered;
+use crate::replies::Reply;
 use crate::state::{Connection, State};
 use crate::unacked::Unacked;
 
@@ -45,8 +48,14 @@ impl Connection {
         let token = delivery.token;
         let Some(consumer) = state.consumers.get(&token) else { return Ok(()) };
         let Some(channel) = state.channels.get_mut(&consumer.channel) else { return Ok(()) };
-        let is_ready = consumer.inner.is_some() && !channel.closing && channel.held.is_empty();
-        if is_ready && (consumer.no_ack || !channel.is_full()) {
+        let is_ready = consumer.inner.is_some() && !channel.closing;
+        let may_go = if consumer.no_ack {
+            // Nothing limits it; it only waits for what of its own is held.
+            !channel.held.iter().any(|(held, _)| *held == token)
+        } else {
+            channel.held.is_empty() && !channel.is_full()
+        };
+        if is_ready && may_go {
             self.send(channel, consumer, delivery, out)
         } else {
             channel.held.push_back((token, delivery));
@@ -66,7 +75,8 @@ impl Connection {
         let Delivery { offset, redelivered, message, .. } = &delivery;
         let tag = channel.next_delivery_tag();
         if let (false, Some(queue)) = (consumer.no_ack, consumer.queue()) {
-            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset: *offset });
+            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset: *offset, consumed: true });
+            channel.consumed += 1;
         }
         let deliver = basic::Deliver {
             consumer_tag: &consumer.tag,
@@ -94,16 +104,80 @@ impl Connection {
             }
             let Some((_, delivery)) = channel.held.pop_front() else { break };
             if let Some(consumer) = consumer {
-                let mut sent = Ok(());
-                let written = self.output.with(|out| {
-                    sent = self.send(channel, consumer, delivery, out);
-                    Ok::<(), EncodeError>(())
-                });
-                written.map_err(undeliverable)?;
-                sent?;
+                self.send_now(channel, consumer, delivery)?;
+            }
+        }
+        self.release_unlimited(channel, &state.consumers)
+    }
+
+    /// Sends what is held behind others for consumers that nothing limits.
+    fn release_unlimited(
+        &self,
+        channel: &mut Channel,
+        consumers: &Numbered<u64, Consumer>,
+    ) -> Result<(), Failure> {
+        let is_unlimited = |token: &u64| {
+            consumers.get(token).is_some_and(|consumer| consumer.no_ack && consumer.inner.is_some())
+        };
+        if channel.held.is_empty() || !channel.consumers.values().any(is_unlimited) {
+            return Ok(());
+        }
+        let (free, held) =
+            std::mem::take(&mut channel.held).into_iter().partition(|(token, _)| is_unlimited(token));
+        channel.held = held;
+        let free: VecDeque<(u64, Delivery)> = free;
+        for (token, delivery) in free {
+            if let Some(consumer) = consumers.get(&token) {
+                self.send_now(channel, consumer, delivery)?;
             }
         }
         Ok(())
+    }
+
+    fn send_now(
+        &self,
+        channel: &mut Channel,
+        consumer: &Consumer,
+        delivery: Delivery,
+    ) -> Result<(), Failure> {
+        let mut sent = Ok(());
+        let written = self.output.with(|out| {
+            sent = self.send(channel, consumer, delivery, out);
+            Ok::<(), EncodeError>(())
+        });
+        written.map_err(undeliverable)?;
+        sent
+    }
+
+    /// Writes a direct reply, if the consumer that it is for is still there.
+    pub(crate) fn take_reply(&self, reply: &Reply, out: &mut BytesMut) -> Result<(), Failure> {
+        let mut state = self.state.lock();
+        let Some(channel) = state.channels.get_mut(&reply.channel) else { return Ok(()) };
+        let is_its = channel.replies.as_ref().is_some_and(|consumer| consumer.token == reply.token);
+        if is_its && !channel.closing { self.send_reply(channel, reply, out) } else { Ok(()) }
+    }
+
+    /// Writes a direct reply to a channel that consumes them.
+    pub(crate) fn send_reply(
+        &self,
+        channel: &mut Channel,
+        reply: &Reply,
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let delivery_tag = channel.next_delivery_tag();
+        let Some(consumer) = &channel.replies else { return Ok(()) };
+        let message = &reply.message;
+        let deliver = basic::Deliver {
+            consumer_tag: &consumer.tag,
+            delivery_tag,
+            redelivered: false,
+            exchange: &message.exchange,
+            routing_key: &message.routing_key,
+        };
+        self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let frame_max = self.opened.frame_max;
+        put_message(out, reply.channel, &deliver, properties_of(message), &message.body, frame_max)
+            .map_err(undeliverable)
     }
 
     /// The queue of a consumer was deleted.

@@ -6,7 +6,7 @@
 //! Deliberately absent: errors of single frames (`ferrymq_amqp_codec::DecodeError` knows its own).
 
 use ferrymq_amqp_codec::{DecodeError, MethodId, ReplyCode, Scope};
-use ferrymq_broker::queues::{Property, QueueError, QueueType, Value, Wrong};
+use ferrymq_broker::queues::{Property, QueueError, QueueType, Unfit, Value, Wrong};
 
 /// Why a channel or a connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +128,14 @@ impl From<QueueError> for Failure {
             E::Full { vhost, name } => {
                 Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
             }
+            E::ArgumentType { entity, vhost, name, argument, value } => Failure::new(
+                C::PreconditionFailed,
+                format_args!(
+                    "invalid type '{}' for arg '{argument}' in {entity} '{name}' in vhost '{vhost}'",
+                    crate::args::to_wire(&value).type_name()
+                ),
+            ),
+            E::Unfit(unfit) => Failure::new(C::PreconditionFailed, misfit(&unfit)),
             E::Limit { what, limit } => {
                 Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
             }
@@ -143,7 +151,7 @@ pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
 }
 
-/// A property as RabbitMQ tells it in `inequivalent arg`: with its type only where the other one has none.
+/// A property as RabbitMQ tells it in `inequivalent arg`: the type of an argument only where the other is not given.
 fn shown(property: &Property, other: &Property) -> String {
     match property {
         Property::Argument(Some(value)) if !matches!(other, Property::Argument(None)) => {
@@ -152,6 +160,9 @@ fn shown(property: &Property, other: &Property) -> String {
         Property::Flag(flag) => format!("'{flag}'"),
         Property::Kind(kind) => format!("'{}'", kind.name()),
         Property::Argument(None) => "none".to_owned(),
+        Property::Argument(Some(value)) if !matches!(other, Property::Argument(None)) => {
+            format!("'{}'", crate::args::to_wire(value))
+        }
         Property::Argument(Some(value)) => {
             let wire = crate::args::to_wire(value);
             format!("the value '{wire}' of type '{}'", wire.type_name())
@@ -178,6 +189,46 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         Wrong::NotOf(QueueType::Classic) => " of queue type rabbit_classic_queue".to_owned(),
         Wrong::NotOf(QueueType::Quorum) => " of queue type rabbit_quorum_queue".to_owned(),
         Wrong::NotOf(QueueType::Stream) => " of queue type rabbit_stream_queue".to_owned(),
+    }
+}
+
+/// What an exchange of a certain kind does not take, as its implementation in RabbitMQ says it.
+fn misfit(unfit: &Unfit) -> String {
+    match unfit {
+        Unfit::Match(Value::Text(text)) => format!(
+            "Invalid x-match field value {}; expected all, any, all-with-x, or any-with-x",
+            binary(text)
+        ),
+        Unfit::Match(value) => {
+            let wire = crate::args::to_wire(value);
+            let kind = wire.type_name();
+            format!("Invalid x-match field type {kind} (value {wire}); expected longstr")
+        }
+        Unfit::Weight(key) => format!("The binding key must be an integer: {}", binary(key)),
+        Unfit::WeightTooSmall => "The binding key must be greater than 0".to_owned(),
+        Unfit::WeightTooLarge(most) => format!("The binding key must not exceed {most}"),
+        Unfit::TwoHashes => "hash-header and hash-property are mutually exclusive".to_owned(),
+        Unfit::Hash(value) => format!("Unsupported property: {}", crate::args::to_wire(value)),
+        Unfit::KeyNotEmpty(key) => {
+            format!("Non empty binding '{}' key not permitted", String::from_utf8_lossy(key))
+        }
+        Unfit::NotClassic => "Queue type rabbit_quorum_queue not valid for this exchange type".to_owned(),
+        Unfit::NotAQueue => "Destination not found".to_owned(),
+    }
+}
+
+/// Bytes as Erlang shows them.
+fn binary(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok("") => "<<>>".to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => {
+            let kind = if text.is_ascii() { "" } else { "/utf8" };
+            format!("<<\"{}\"{kind}>>", text.replace('\\', "\\\\").replace('"', "\\\""))
+        }
+        _ => {
+            let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+            format!("<<{}>>", numbers.join(","))
+        }
     }
 }
 

@@ -6,8 +6,7 @@
 //! **Invariants.** Until it is through, a client is believed nothing: frames are small, one is read at a time,
 //! and the caller keeps a deadline. Offers are RabbitMQ's; less is accepted down to the specification's least.
 //!
-//! Deliberately absent: capabilities that we do not have (`connection.blocked`, `direct_reply_to`): they
-//! are not claimed.
+//! Deliberately absent: claims of capabilities that we do not have.
 
 use std::net::SocketAddr;
 
@@ -36,8 +35,10 @@ const CAPABILITIES: &[&[u8]] = &[
     b"basic.nack",
     b"consumer_cancel_notify",
     b"consumer_priorities",
+    b"connection.blocked",
     b"authentication_failure_close",
     b"per_consumer_qos",
+    b"direct_reply_to",
 ];
 
 /// Opens a connection.
@@ -59,7 +60,7 @@ pub(crate) async fn handshake(
     let config = &context.config;
     send_start(config, writer).await?;
     let frame = input.frame(read).await?;
-    let cancel_notify = match next(&frame, input, writer).await? {
+    let understood = match next(&frame, input, writer).await? {
         Method::ConnectionStartOk(ok) => log_in(&ok, peer)?,
         other => return Err(unexpected(&other, "starting")),
     };
@@ -83,7 +84,8 @@ pub(crate) async fn handshake(
         frame_max: tuned.frame_max,
         channel_max: tuned.channel_max,
         heartbeat: tuned.heartbeat,
-        cancel_notify,
+        cancel_notify: understood.cancel,
+        blocked_notify: understood.blocked,
     })
 }
 
@@ -150,8 +152,16 @@ fn unexpected(method: &Method<'_>, state: &str) -> Ended {
     Ended::Failed(Failure::hard(ReplyCode::ChannelError, text).of(method.id()))
 }
 
-/// Lets a client in; whether it understands `basic.cancel` from us.
-fn log_in(ok: &StartOk<'_>, peer: SocketAddr) -> Result<bool, Ended> {
+/// What a client understands from us.
+struct Understood {
+    /// `basic.cancel`.
+    cancel: bool,
+    /// `connection.blocked`.
+    blocked: bool,
+}
+
+/// Lets a client in; what it understands.
+fn log_in(ok: &StartOk<'_>, peer: SocketAddr) -> Result<Understood, Ended> {
     let capabilities = match ok.client_properties.get(b"capabilities") {
         Some(ValueRef::Table(table)) => table,
         _ => Table::EMPTY,
@@ -159,7 +169,9 @@ fn log_in(ok: &StartOk<'_>, peer: SocketAddr) -> Result<bool, Ended> {
     let can = |name: &[u8]| capabilities.get(name) == Some(ValueRef::Bool(true));
     let mechanism = String::from_utf8_lossy(ok.mechanism);
     match auth::login(ok.mechanism, ok.response, peer.ip()) {
-        Login::Accepted => Ok(can(b"consumer_cancel_notify")),
+        Login::Accepted => {
+            Ok(Understood { cancel: can(b"consumer_cancel_notify"), blocked: can(b"connection.blocked") })
+        }
         Login::Refused if can(b"authentication_failure_close") => Err(Ended::Failed(Failure::hard(
             ReplyCode::AccessRefused,
             format_args!(

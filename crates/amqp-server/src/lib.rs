@@ -5,10 +5,12 @@
 //!  socket ◀─ writer ◀─ output ◀─ replies, returns         reader, writer and heartbeat side by side
 //!                  ◀─ deliver ◀─ deliveries
 //!                  ◀─ confirms ◀─ pending publishes
+//!                  ◀─ replies ◀─ other connections' publishes (direct reply-to)
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `tx`, `deliver`, [`dead_letters`], `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `tx`, `deliver`, `replies`, `alarm`, [`dead_letters`], `writer`, `failure` (errors in
+//! RabbitMQ's codes and words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -18,11 +20,11 @@
 //!   message and a budget, what waits to be written by not reading on. Nothing of it panics.
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
-//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS,
-//! `connection.blocked`, direct reply-to, streams.
+//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, streams.
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod args;
 mod auth;
 mod channel;
@@ -42,6 +44,7 @@ mod numbers;
 mod output;
 mod publish;
 mod reader;
+mod replies;
 pub mod server;
 mod state;
 mod tx;

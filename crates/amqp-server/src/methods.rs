@@ -8,6 +8,7 @@ mod channel;
 mod consume;
 mod exchange;
 mod queue;
+mod reply;
 
 use ferrymq_amqp_codec::method::connection::UpdateSecretOk;
 use ferrymq_amqp_codec::method::{access, confirm};

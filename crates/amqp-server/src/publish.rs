@@ -7,24 +7,26 @@
 //! Deliberately absent: what a message's expiration and priority mean (the queues know).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_message;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{
-    EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef, WireMethod as _,
+    BasicProperties, EncodeError, Properties, ReplyCode, TableBuilder, Value, ValueRef, WireMethod as _,
 };
-use ferrymq_broker::queues::{Entity, Message, NoHeaders, Publish, QueueError, QueueHandle, Routed};
+use ferrymq_broker::queues::{Entity, Message, Publish, QueueError, Routed};
 use ferrymq_runtime::BytePermit;
 
-use crate::args::HeaderView;
+use crate::args::MessageView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Facts, Head};
 use crate::dead_letters::{claims_deaths, disown};
 use crate::expiration;
 use crate::failure::Failure;
+use crate::replies::{PSEUDO_QUEUE, Target, is_reply_name};
 use crate::state::{Connection, State};
 use crate::tx::Tx;
 
@@ -37,6 +39,8 @@ pub(crate) struct Gather {
     messages: Vec<Publish>,
     numbers: Vec<Option<(u16, u64)>>,
     spans: Vec<Span>,
+    /// Channel and number of direct replies that there was no room for.
+    refused: Vec<(u16, u64)>,
     room: Vec<BytePermit>,
     routes: Routes,
 }
@@ -58,7 +62,8 @@ struct Routes {
 }
 
 impl Routes {
-    fn find(&mut self, connection: &Connection, head: &Head) -> Result<Route, QueueError> {
+    /// Where a message without carbon copies goes.
+    fn find(&mut self, connection: &Connection, head: &Head, properties: &[u8]) -> Result<Route, QueueError> {
         let generation = connection.context.queues.generation();
         if generation != self.generation || self.count >= ROUTES_MAX {
             *self = Routes { generation, ..Routes::default() };
@@ -80,7 +85,7 @@ impl Routes {
         let route = Route {
             exchange: Bytes::copy_from_slice(&head.exchange),
             routing_key: Bytes::copy_from_slice(&head.routing_key),
-            to: queues.route(vhost, exchange, &head.routing_key, &NoHeaders)?,
+            to: queues.route(vhost, exchange, &head.routing_key, &view(properties))?,
         };
         if !queues.routes_by_headers(vhost, exchange) {
             let routes = self.kept.entry(route.exchange.clone()).or_default();
@@ -116,15 +121,16 @@ impl Gather {
         mut content: Content,
     ) -> Result<(), Failure> {
         let counters = &connection.context.counters;
+        let mut replies = Vec::new();
         let route = if content.facts.special {
-            self.special(connection, &mut content)
+            self.special(connection, number, &mut content, &mut replies)
         } else {
-            self.routes.find(connection, &content.head).map_err(Failure::from)
+            self.route(connection, &content, &mut replies)
         };
         let Route { exchange, routing_key, to } = route.map_err(|failure| failure.of(basic::Publish::ID))?;
         counters.published_total.fetch_add(1, Ordering::Relaxed);
         let confirm = self.count(connection, number);
-        if to.is_empty() {
+        if to.is_empty() && replies.is_empty() {
             counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
                 if let Some(tx) = transaction(&mut connection.state.lock(), number) {
@@ -143,12 +149,37 @@ impl Gather {
         if confirm.is_none()
             && let Some(tx) = transaction(&mut connection.state.lock(), number)
         {
-            return tx.publish(connection, publish).map_err(|failure| failure.of(basic::Publish::ID));
+            return tx
+                .publish(connection, publish, replies)
+                .map_err(|failure| failure.of(basic::Publish::ID));
+        }
+        if !answer(connection, &replies, &publish.message) {
+            self.refused.extend(confirm.map(|publish| (number, publish)));
+        }
+        if publish.to.is_empty() {
+            return Ok(());
         }
         self.messages.push(publish);
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
         Ok(())
+    }
+
+    /// Where a message without anything special goes: to queues, and to those who wait for it as a reply.
+    fn route(
+        &mut self,
+        connection: &Connection,
+        content: &Content,
+        replies: &mut Vec<Arc<Target>>,
+    ) -> Result<Route, Failure> {
+        let head = &content.head;
+        if is_reply(&head.exchange, &head.routing_key) {
+            find_reply(connection, &head.routing_key, replies);
+            // Not kept: the name goes with its channel.
+            let routing_key = Bytes::copy_from_slice(&head.routing_key);
+            return Ok(Route { exchange: Bytes::new(), routing_key, to: Routed::default() });
+        }
+        Ok(self.routes.find(connection, head, &content.properties)?)
     }
 
     /// Numbers a message, if its channel confirms.
@@ -166,14 +197,27 @@ impl Gather {
         Some(publish)
     }
 
-    /// A message with headers or with a property that is checked.
-    fn special(&mut self, connection: &Connection, content: &mut Content) -> Result<Route, Failure> {
+    /// A message with headers or with a property that is checked, in RabbitMQ's order.
+    fn special(
+        &mut self,
+        connection: &Connection,
+        number: u16,
+        content: &mut Content,
+        replies: &mut Vec<Arc<Target>>,
+    ) -> Result<Route, Failure> {
         let bytes = content.properties.clone();
         let properties = Properties::parse(&bytes)?;
-        let mut route = self.routes.find(connection, &content.head)?;
+        let mut route = self.route(connection, content, replies)?;
+        let mut reply_to = None;
+        if properties.reply_to() == Some(PSEUDO_QUEUE.as_bytes()) {
+            reply_to = Some(reply_name(connection, number)?);
+        }
         if let Some(text) = properties.expiration() {
             content.facts.ttl_ms = Some(expiration::parse(text)?);
         }
+        let headers = properties.headers();
+        let copies = headers.map(|headers| [headers.get(b"CC"), headers.get(b"BCC")]).unwrap_or_default();
+        let keys = carbon_copies(copies)?;
         if let Some(user) = properties.user_id()
             && user != USER
         {
@@ -181,30 +225,14 @@ impl Gather {
             let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
             return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
-        let Some(headers) = properties.headers() else { return Ok(route) };
-        let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
-        let exchange = exchange_name(connection, &content.head)?;
-        let view = HeaderView(headers);
-        if queues.routes_by_headers(vhost, exchange) {
-            route.to = queues.route(vhost, exchange, &content.head.routing_key, &view)?;
+        let blind = copies[1].is_some();
+        if reply_to.is_some() || blind {
+            content.properties = rewritten(properties, reply_to.as_deref(), blind)?;
         }
-        let more = [headers.get(b"CC"), headers.get(b"BCC")];
-        if more.iter().any(Option::is_some) {
-            let mut all: Vec<QueueHandle> = route.to.queues().to_vec();
-            for key in carbon_copies(more)? {
-                let also = queues.route(vhost, exchange, key, &view)?;
-                for queue in also.queues() {
-                    if !all.contains(queue) {
-                        all.push(queue.clone());
-                    }
-                }
-            }
-            route.to = Routed::to(all);
-            if more[1].is_some() {
-                content.properties = with_headers(properties, &without_bcc(headers)?)?;
-            }
+        if !keys.is_empty() {
+            route.to = with_copies(connection, content, keys, &bytes, replies)?;
         }
-        if claims_deaths(headers) {
+        if claims_deaths(headers.unwrap_or_default()) {
             let bytes = content.properties.clone();
             let properties = Properties::parse(&bytes)?;
             let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
@@ -223,10 +251,39 @@ impl Gather {
             if messages.is_empty() { None } else { Some(connection.context.queues.publish(messages).await) };
         self.room.clear();
         let (spans, numbers) = (std::mem::take(&mut self.spans), std::mem::take(&mut self.numbers));
-        connection.confirms.push(Batch { pending, spans, numbers });
+        let refused = std::mem::take(&mut self.refused);
+        connection.confirms.push(Batch { pending, spans, numbers, refused });
         connection.output.wake();
         connection.confirms.room().await;
     }
+}
+
+/// Where a message with carbon copies goes, besides to those who are its own routing key's replies.
+fn with_copies(
+    connection: &Connection,
+    content: &Content,
+    copies: Vec<&[u8]>,
+    properties: &[u8],
+    replies: &mut Vec<Arc<Target>>,
+) -> Result<Routed, Failure> {
+    let head = &content.head;
+    let mut keys: Vec<&[u8]> = vec![&head.routing_key];
+    keys.extend(copies);
+    keys.retain(|key| {
+        let is_reply = is_reply(&head.exchange, key);
+        if is_reply {
+            find_reply(connection, key, replies);
+        }
+        !is_reply
+    });
+    let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+    Ok(queues.route_all(vhost, exchange_name(connection, head)?, &keys, &view(properties))?)
+}
+
+/// What exchanges may look at besides routing keys.
+fn view(properties: &[u8]) -> MessageView<'_> {
+    // They were checked when the content header was read.
+    MessageView::new(Properties::parse(properties).unwrap_or_default())
 }
 
 /// The transaction that a message is published in.
@@ -238,38 +295,78 @@ fn transaction(state: &mut State, number: u16) -> Option<&mut Tx> {
 fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
     let mut keys = Vec::new();
     for (name, value) in ["CC", "BCC"].into_iter().zip(headers) {
-        let wrong = |what: &str| {
-            Failure::new(ReplyCode::PreconditionFailed, format_args!("invalid message: {name} header {what}"))
-        };
         match value {
             None => {}
-            Some(ValueRef::Array(array)) => {
-                for key in array {
-                    let ValueRef::LongString(key) = key else { return Err(wrong("holds a non-string")) };
-                    keys.push(key);
-                }
+            // RabbitMQ looks over what is no text.
+            Some(ValueRef::Array(array)) => keys.extend(array.iter().filter_map(|key| match key {
+                ValueRef::LongString(key) => Some(key),
+                _ => None,
+            })),
+            Some(other) => {
+                let kind = Value::from(other).type_name();
+                let text = format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}");
+                return Err(Failure::new(ReplyCode::PreconditionFailed, text));
             }
-            Some(_) => return Err(wrong("is not an array")),
         }
     }
     Ok(keys)
 }
 
-/// Headers less BCC, which receivers must not see.
-fn without_bcc(headers: Table<'_>) -> Result<TableBuilder, Failure> {
-    let mut table = TableBuilder::new();
-    for entry in headers.iter().filter(|entry| entry.name() != b"BCC") {
-        table.push_entry(entry).map_err(unencodable)?;
+/// Gives a reply to all that wait for it; whether all had room.
+pub(crate) fn answer(connection: &Connection, replies: &[Arc<Target>], message: &Message) -> bool {
+    let refused = replies.iter().filter(|target| !target.send(message)).count();
+    if refused > 0 {
+        tracing::debug!(peer = %connection.peer, "whoever asked does not read; a direct reply is dropped");
     }
-    Ok(table)
+    refused == 0
+}
+
+/// Whether the default exchange is asked to route to a name of direct replies.
+fn is_reply(exchange: &[u8], key: &[u8]) -> bool {
+    exchange.is_empty() && is_reply_name(key)
+}
+
+/// Adds whoever waits for replies under a name, once.
+fn find_reply(connection: &Connection, name: &[u8], replies: &mut Vec<Arc<Target>>) {
+    let found = connection.context.replies.find(&connection.opened.vhost, name);
+    replies.extend(found.filter(|target| !replies.iter().any(|known| known.is(target))));
+}
+
+/// What the pseudo-queue stands for as the `reply_to` of a message.
+fn reply_name(connection: &Connection, number: u16) -> Result<Bytes, Failure> {
+    let state = connection.state.lock();
+    let consumer = state.channels.get(&number).and_then(|channel| channel.replies.as_ref());
+    consumer
+        .map(|consumer| consumer.name.clone())
+        .ok_or_else(|| Failure::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"))
+}
+
+/// The properties with another `reply_to`, if one is given, and less the BCC header, which receivers must not see.
+fn rewritten(properties: Properties<'_>, reply_to: Option<&[u8]>, blind: bool) -> Result<Bytes, Failure> {
+    let mut table = TableBuilder::new();
+    let mut changed = properties.decode();
+    changed.reply_to = reply_to.or(changed.reply_to);
+    if blind {
+        for entry in properties.headers().unwrap_or_default() {
+            if entry.name() != b"BCC" {
+                table.push_entry(entry).map_err(unencodable)?;
+            }
+        }
+        changed.headers = Some(table.as_table());
+    }
+    encoded(&changed)
 }
 
 /// The properties with other headers.
 fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
     changed.headers = Some(headers.as_table());
+    encoded(&changed)
+}
+
+fn encoded(properties: &BasicProperties<'_>) -> Result<Bytes, Failure> {
     let mut out = BytesMut::new();
-    changed.encode(&mut out).map_err(unencodable)?;
+    properties.encode(&mut out).map_err(unencodable)?;
     Ok(out.freeze())
 }
 

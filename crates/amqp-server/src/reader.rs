@@ -28,6 +28,7 @@ pub(crate) struct Reader<'c> {
     pub(crate) connection: &'c Connection,
     pub(crate) gather: Gather,
     pub(crate) settlements: Settlements,
+    pub(crate) from: &'c ReadHalf<'c>,
     /// Bytes of unfinished messages.
     kept: usize,
 }
@@ -38,6 +39,8 @@ pub(crate) enum Halt {
     Failed(Failure),
     /// The client closes the connection.
     Closed,
+    /// The client hung up.
+    Gone,
 }
 
 impl<F: Into<Failure>> From<F> for Halt {
@@ -49,7 +52,7 @@ impl<F: Into<Failure>> From<F> for Halt {
 /// Reads until the connection ends.
 pub(crate) async fn read_loop(connection: &Connection, input: &mut Input, from: &ReadHalf<'_>) -> Ended {
     let gather = Gather::default();
-    let mut reader = Reader { connection, gather, settlements: Settlements::default(), kept: 0 };
+    let mut reader = Reader { connection, gather, settlements: Settlements::default(), from, kept: 0 };
     loop {
         let run = match input.run(from).await {
             Ok(run) => run,
@@ -63,6 +66,7 @@ pub(crate) async fn read_loop(connection: &Connection, input: &mut Input, from: 
                 reader.send().await;
                 match halt {
                     Halt::Closed => return Ended::Closed,
+                    Halt::Gone => return Ended::Gone,
                     Halt::Failed(failure) if failure.scope == Scope::Channel && frame.channel != 0 => {
                         reader.fail_channel(frame.channel, &failure).await;
                     }
@@ -94,12 +98,12 @@ impl Reader<'_> {
 
     async fn frame(&mut self, frame: &FrameRef<'_>, run: &Bytes) -> Result<(), Halt> {
         match (frame.kind, frame.channel) {
-            (FrameKind::Heartbeat, _) => Ok(()),
+            (FrameKind::Heartbeat, 0) => Ok(()),
             (FrameKind::Method, 0) => {
                 let method = parse(frame.payload)?;
                 self.connection_method(&method)
             }
-            (kind, 0) => {
+            (kind @ FrameKind::Heartbeat, _) | (kind, 0) => {
                 let error = ferrymq_amqp_codec::DecodeError::UnexpectedFrame {
                     kind: kind as u8,
                     payload: ferrymq_amqp_codec::error::Snippet::of(frame.payload),
@@ -187,7 +191,10 @@ impl Reader<'_> {
         };
         match taken? {
             None => Ok(()),
-            Some(content) => self.gather.add(self.connection, number, content).map_err(Halt::Failed),
+            Some(content) => {
+                self.hold_back().await?;
+                self.gather.add(self.connection, number, content).map_err(Halt::Failed)
+            }
         }
     }
 
@@ -249,6 +256,7 @@ impl Reader<'_> {
             channel.closing = true;
             self.kept = self.kept.saturating_sub(channel.assembly.kept());
             channel.assembly = Assembly::Idle;
+            channel.replies = None;
             channel.consumers.drain().map(|(_, token)| token).collect()
         };
         for token in &consumers {

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::input::Life;
 use crate::numbers::Numbered;
 use crate::output::Output;
+use crate::replies::Inbox;
 
 /// What was agreed on while the connection was opened.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub(crate) struct Opened {
     pub(crate) heartbeat: u16,
     /// The client understands `basic.cancel` from the server.
     pub(crate) cancel_notify: bool,
+    /// The client understands `connection.blocked`.
+    pub(crate) blocked_notify: bool,
 }
 
 /// A connection that is open.
@@ -41,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) life: Arc<Life>,
     pub(crate) output: Output,
     pub(crate) confirms: Confirms,
+    /// Direct replies to this client.
+    pub(crate) replies: Arc<Inbox>,
     pub(crate) state: Mutex<State>,
     drain_wanted: AtomicBool,
     drained: Notify,
@@ -79,6 +84,7 @@ impl Connection {
         life: Arc<Life>,
     ) -> Connection {
         let session = context.queues.session();
+        let replies = Inbox::new(context.budget.clone());
         Connection {
             context,
             peer,
@@ -88,6 +94,7 @@ impl Connection {
             life,
             output: Output::default(),
             confirms: Confirms::default(),
+            replies,
             state: Mutex::default(),
             drain_wanted: AtomicBool::new(false),
             drained: Notify::new(),

@@ -8,20 +8,22 @@
 //! Deliberately absent: nothing is withdrawn by a rollback but what was held here; `basic.get` and deliveries are no
 //! part of a transaction.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use ferrymq_amqp_codec::ReplyCode;
 use ferrymq_amqp_codec::method::tx;
-use ferrymq_broker::queues::{Publish, QueueError, Settle};
+use ferrymq_broker::queues::{Message, Publish, QueueError, Settle};
 use ferrymq_runtime::BytePermit;
 use ferrymq_types::limits::AMQP_TX_BYTES_MAX;
 
 use crate::channel::Channel;
 use crate::content::Content;
 use crate::failure::Failure;
-use crate::publish::give_back;
+use crate::publish::{answer, give_back};
 use crate::reader::Reader;
+use crate::replies::Target;
 use crate::state::{Connection, Settlements};
 use crate::unacked::Unacked;
 
@@ -32,24 +34,34 @@ const OVERHEAD: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Tx {
     publishes: Vec<Publish>,
+    /// Direct replies, sent with the commit.
+    replies: Vec<(Vec<Arc<Target>>, Message)>,
     /// Mandatory messages that go nowhere; the client is told with the commit.
     returns: Vec<Content>,
     /// By delivery tag.
     pub(crate) settled: Vec<(u64, Unacked, Settle)>,
-    /// How many are being committed.
-    committing: usize,
     bytes: usize,
     room: Vec<BytePermit>,
 }
 
 impl Tx {
     /// Takes a message that was routed.
-    pub(crate) fn publish(&mut self, connection: &Connection, mut publish: Publish) -> Result<(), Failure> {
+    pub(crate) fn publish(
+        &mut self,
+        connection: &Connection,
+        mut publish: Publish,
+        replies: Vec<Arc<Target>>,
+    ) -> Result<(), Failure> {
         self.make_room(connection, publish.message.bytes())?;
         // What may wait long must not hold the memory that it was read into.
         own(&mut publish.message.properties);
         own(&mut publish.message.body);
-        self.publishes.push(publish);
+        if !replies.is_empty() {
+            self.replies.push((replies, publish.message.clone()));
+        }
+        if !publish.to.is_empty() {
+            self.publishes.push(publish);
+        }
         Ok(())
     }
 
@@ -105,11 +117,6 @@ impl Channel {
         tx.settled.extend(taken.into_iter().map(|(tag, unacked)| (tag, unacked, how)));
         Some(count)
     }
-
-    /// Deliveries that the client has not settled for good.
-    pub(crate) fn unsettled(&self) -> usize {
-        self.unacked.len() + self.tx.as_ref().map_or(0, |tx| tx.settled.len() + tx.committing)
-    }
 }
 
 impl Reader<'_> {
@@ -128,26 +135,33 @@ impl Reader<'_> {
     pub(crate) async fn tx_commit(&mut self, number: u16) -> Result<(), Failure> {
         let connection = self.connection;
         let tx = self.take_tx(number)?;
-        let Tx { publishes, returns, settled, room, .. } = tx;
+        let Tx { publishes, replies, returns, settled, room, .. } = tx;
         for content in &returns {
             give_back(connection, number, content)?;
         }
         let mut settlements = Settlements::default();
-        for (_, Unacked { queue, offset }, how) in &settled {
+        for (_, Unacked { queue, offset, .. }, how) in &settled {
             settlements.push(queue.clone(), *offset, *how);
         }
-        self.committing(number, settled.len());
         let settlements = settlements.into_parts();
         if !publishes.is_empty() || !settlements.is_empty() {
             let queues = &connection.context.queues;
             if let Err(error) = queues.commit(&connection.session, publishes, settlements).await {
+                if error.is_full() {
+                    connection.context.alarm.set(true);
+                }
                 // They are held as before, and go back to their queues with the channel.
                 self.put_back(number, settled);
                 return Err(not_committed(error));
             }
         }
+        for (replies, message) in &replies {
+            answer(connection, replies, message);
+        }
         drop(room);
-        self.committing(number, 0);
+        if let Some(channel) = connection.state.lock().channels.get_mut(&number) {
+            channel.consumed -= settled.iter().filter(|(_, unacked, _)| unacked.consumed).count();
+        }
         let count = settled.len() as u64;
         connection.context.counters.settled_total.fetch_add(count, Ordering::Relaxed);
         connection.output.method(number, &tx::CommitOk {});
@@ -173,18 +187,10 @@ impl Reader<'_> {
         tx.map(std::mem::take).ok_or_else(not)
     }
 
-    /// Notes how many deliveries are settled once the commit is done.
-    fn committing(&mut self, number: u16, count: usize) {
-        let mut state = self.connection.state.lock();
-        if let Some(tx) = state.channels.get_mut(&number).and_then(|channel| channel.tx.as_mut()) {
-            tx.committing = count;
-        }
-    }
-
     fn put_back(&mut self, number: u16, settled: Vec<(u64, Unacked, Settle)>) {
         let mut state = self.connection.state.lock();
         if let Some(tx) = state.channels.get_mut(&number).and_then(|channel| channel.tx.as_mut()) {
-            (tx.settled, tx.committing) = (settled, 0);
+            tx.settled = settled;
         }
     }
 }

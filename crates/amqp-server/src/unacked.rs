@@ -18,6 +18,8 @@ const SWEEP_AT: usize = 1024;
 pub(crate) struct Unacked {
     pub(crate) queue: QueueHandle,
     pub(crate) offset: Offset,
+    /// It went to a consumer; it was not got.
+    pub(crate) consumed: bool,
 }
 
 /// The deliveries of one channel. `T` is what is kept of each.
@@ -35,7 +37,8 @@ impl<T> Default for UnackedList<T> {
 
 impl<T> UnackedList<T> {
     /// How many are not settled.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.live
     }
 

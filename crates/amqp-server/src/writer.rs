@@ -54,6 +54,7 @@ impl<'s> Writer<'s> {
                 }
                 let event: Option<Event> = tokio::select! {
                     () = connection.output.woken() => None,
+                    () = connection.replies.arrived() => None,
                     decided = connection.confirms.next() => {
                         // A message's return comes before its confirm.
                         connection.output.take_into(&mut self.buffer);
@@ -88,6 +89,11 @@ impl<'s> Writer<'s> {
             acks.add(connection, decided, &mut self.buffer).map_err(undeliverable)?;
         }
         acks.write(connection, &mut self.buffer).map_err(undeliverable)?;
+        // A half for replies and a half for deliveries, if there is more than enough of both.
+        while self.buffer.len() < WRITE_BYTES / 2 {
+            let Some(reply) = connection.replies.pop() else { break };
+            connection.take_reply(&reply, &mut self.buffer)?;
+        }
         while self.buffer.len() < WRITE_BYTES || connection.is_drain_wanted() {
             let Some(event) = deliveries.try_recv() else {
                 connection.say_drained();

@@ -60,8 +60,8 @@ mod varint;
 
 pub use args::{Arguments, Value, Width};
 pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
-pub use error::{Entity, Property, QueueError};
-pub use exchange::{Headers, NoHeaders};
+pub use error::{Entity, Property, QueueError, Unfit};
+pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};

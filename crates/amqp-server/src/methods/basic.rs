@@ -46,14 +46,16 @@ impl Reader<'_> {
             (0, true) => channel.unacked.take_all(),
             (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,
             (_, false) => {
-                let Unacked { queue, offset } = channel.unacked.take(tag).ok_or_else(unknown)?;
+                let Unacked { queue, offset, consumed } = channel.unacked.take(tag).ok_or_else(unknown)?;
+                channel.consumed -= usize::from(consumed);
                 self.settlements.push(queue, offset, how);
                 connection.context.counters.settled_total.fetch_add(1, Ordering::Relaxed);
                 Vec::new()
             }
         };
         connection.context.counters.settled_total.fetch_add(settled.len() as u64, Ordering::Relaxed);
-        for Unacked { queue, offset } in settled {
+        for Unacked { queue, offset, consumed } in settled {
+            channel.consumed -= usize::from(consumed);
             self.settlements.push(queue, offset, how);
         }
         connection.release(&mut state, number)
@@ -72,7 +74,8 @@ impl Reader<'_> {
         {
             let mut state = connection.state.lock();
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
-            for Unacked { queue, offset } in channel.unacked.take_all() {
+            for Unacked { queue, offset, consumed } in channel.unacked.take_all() {
+                channel.consumed -= usize::from(consumed);
                 self.settlements.push(queue, offset, Settle::Requeue);
             }
         }
@@ -124,6 +127,11 @@ impl Reader<'_> {
         self.settle_all().await;
         let connection = self.connection;
         let name = self.queue_name(number, get.queue)?;
+        if self.has_replies(&name)? {
+            let vhost = &connection.opened.vhost;
+            let text = format!("basic.get not supported by volatile queue '{name}' in vhost '{vhost}'");
+            return Err(Failure::new(ReplyCode::NotImplemented, text));
+        }
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let got = queues.get(&connection.session, vhost, &name, get.no_ack).await?;
         let Some(Got { delivery, ready, queue }) = got else {
@@ -135,7 +143,7 @@ impl Reader<'_> {
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
             let tag = channel.next_delivery_tag();
             if !get.no_ack {
-                channel.unacked.push(tag, Unacked { queue, offset: delivery.offset });
+                channel.unacked.push(tag, Unacked { queue, offset: delivery.offset, consumed: false });
             }
             tag
         };

@@ -16,8 +16,10 @@ use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
 use crate::args::from_value;
 use crate::channel::Consumer;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::reader::Reader;
+use crate::replies::PSEUDO_QUEUE;
 
 const PRIORITY: &str = "x-priority";
 
@@ -30,6 +32,9 @@ impl Reader<'_> {
     pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
         let connection = self.connection;
         let name = self.queue_name(number, consume.queue)?;
+        if name.starts_with(PSEUDO_QUEUE) {
+            return self.consume_replies(number, &name, consume);
+        }
         let priority = self.priority(&name, consume.arguments)?;
         let (token, tag, credit) = self.register(number, consume)?;
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
@@ -73,21 +78,15 @@ impl Reader<'_> {
         let mut guard = connection.state.lock();
         let state = &mut *guard;
         if state.consumers.len() >= AMQP_CONSUMERS_MAX {
-            let text = format!("reached maximum ({AMQP_CONSUMERS_MAX}) of consumers per connection");
-            return Err(Failure::new(ReplyCode::NotAllowed, text));
+            return Err(too_many());
         }
         let token = state.next_token();
         let Some(channel) = state.channels.get_mut(&number) else {
             return Err(Failure::new(ReplyCode::ChannelError, "expected 'channel.open'"));
         };
-        let tag = if consume.consumer_tag.is_empty() {
-            Bytes::from(format!("amq.ctag-{:032x}", connection.context.rng.next_u128()))
-        } else {
-            Bytes::copy_from_slice(consume.consumer_tag)
-        };
+        let tag = tag_of(&connection.context, consume.consumer_tag);
         if channel.consumers.contains_key(&tag) {
-            let text = format!("attempt to reuse consumer tag '{}'", String::from_utf8_lossy(&tag));
-            return Err(Failure::new(ReplyCode::NotAllowed, text));
+            return Err(reused(&tag));
         }
         let ahead = window(channel.prefetch_global);
         let (credit, widening) = match (consume.no_ack, channel.prefetch) {
@@ -104,6 +103,12 @@ impl Reader<'_> {
 
     pub(crate) async fn cancel(&mut self, number: u16, tag: &[u8], nowait: bool) -> Result<(), Failure> {
         let connection = self.connection;
+        if self.cancel_replies(number, tag)? {
+            if !nowait {
+                connection.output.method(number, &basic::CancelOk { consumer_tag: tag });
+            }
+            return Ok(());
+        }
         let found = {
             let state = connection.state.lock();
             let token = state.channels.get(&number).and_then(|channel| channel.consumers.get(tag)).copied();
@@ -139,6 +144,25 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// The tag that was asked for, or a new one.
+pub(super) fn tag_of(context: &Context, asked: &[u8]) -> Bytes {
+    if asked.is_empty() {
+        Bytes::from(format!("amq.ctag-{:032x}", context.rng.next_u128()))
+    } else {
+        Bytes::copy_from_slice(asked)
+    }
+}
+
+pub(super) fn too_many() -> Failure {
+    let text = format!("reached maximum ({AMQP_CONSUMERS_MAX}) of consumers per connection");
+    Failure::new(ReplyCode::NotAllowed, text)
+}
+
+pub(super) fn reused(tag: &[u8]) -> Failure {
+    let text = format!("attempt to reuse consumer tag '{}'", String::from_utf8_lossy(tag));
+    Failure::new(ReplyCode::NotAllowed, text)
 }
 
 /// Arguments that only consumers of some types of queue have, and whether a type has one.

@@ -1,13 +1,13 @@
 //! Class exchange: declaring, deleting and binding exchanges.
 //!
 //! **Invariants.** Deleting and unbinding what is not there succeeds. Line ends in names are dropped when
-//! something is declared or deleted, as RabbitMQ does.
+//! something is declared, deleted or bound, as RabbitMQ does.
 
 use ferrymq_amqp_codec::ReplyCode;
 use ferrymq_amqp_codec::method::exchange;
 use ferrymq_broker::queues::{BindingSpec, DeleteIf, Entity, ExchangeKind, ExchangeSpec, QueueError};
 
-use super::queue::{absent_is_fine, declared_name, name};
+use super::queue::{absent_is_fine, declared_name, name, without_line_ends};
 use crate::args::from_table;
 use crate::failure::Failure;
 use crate::reader::Reader;
@@ -109,8 +109,8 @@ impl Reader<'_> {
         routing_key: &[u8],
         arguments: ferrymq_amqp_codec::Table<'_>,
     ) -> Result<BindingSpec, Failure> {
-        let source = name(self.connection, Entity::Exchange, source)?;
-        let destination = name(self.connection, Entity::Exchange, destination)?;
+        let source = without_line_ends(name(self.connection, Entity::Exchange, source)?);
+        let destination = without_line_ends(name(self.connection, Entity::Exchange, destination)?);
         check_not_default(&source)?;
         check_not_default(&destination)?;
         Ok(BindingSpec {

@@ -11,6 +11,7 @@ use ferrymq_amqp_codec::{ReplyCode, Table};
 use ferrymq_broker::queues::{BindingSpec, DeleteIf, Entity, QueueError, QueueSpec};
 
 use super::exchange::check_not_default;
+use super::reply::check_bindable;
 use crate::args::from_table;
 use crate::failure::Failure;
 use crate::reader::Reader;
@@ -25,15 +26,15 @@ impl Reader<'_> {
         self.settle_all().await;
         let connection = self.connection;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        let asked = declared_name(Entity::Queue, declare.queue)?;
+        if self.declare_replies(number, &asked, declare.nowait)? {
+            return Ok(());
+        }
         let declared = if declare.passive {
-            let name = match declared_name(Entity::Queue, declare.queue)? {
-                empty if empty.is_empty() => self.queue_name(number, b"")?,
-                name => name.into(),
-            };
-            queues.queue(&connection.session, vhost, &name).await?
+            queues.queue(&connection.session, vhost, &asked).await?
         } else {
             let spec = QueueSpec {
-                name: declared_name(Entity::Queue, declare.queue)?.into(),
+                name: asked.into(),
                 // One that goes with its connection cannot outlive the broker.
                 durable: declare.durable && !declare.exclusive,
                 exclusive: declare.exclusive,
@@ -90,13 +91,14 @@ impl Reader<'_> {
         routing_key: &[u8],
         arguments: Table<'_>,
     ) -> Result<BindingSpec, Failure> {
-        let destination = self.queue_name(number, queue)?;
+        let destination = without_line_ends(self.queue_name(number, queue)?);
+        check_bindable(&destination)?;
         let routing_key = if queue.is_empty() && routing_key.is_empty() {
             Bytes::copy_from_slice(destination.as_bytes())
         } else {
             Bytes::copy_from_slice(routing_key)
         };
-        let source = name(self.connection, Entity::Exchange, exchange)?;
+        let source = without_line_ends(name(self.connection, Entity::Exchange, exchange)?);
         check_not_default(&source)?;
         Ok(BindingSpec { source, destination, routing_key, arguments: from_table(arguments)? })
     }
@@ -106,7 +108,11 @@ impl Reader<'_> {
         let connection = self.connection;
         let name = self.queue_name(number, purge.queue)?;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
-        let purged = queues.purge(&connection.session, vhost, &name).await?;
+        let purged = if self.has_replies(&name)? {
+            0
+        } else {
+            queues.purge(&connection.session, vhost, &name).await?
+        };
         if !purge.nowait {
             connection.output.method(number, &queue::PurgeOk { message_count: counted(purged) });
         }
@@ -164,6 +170,11 @@ pub(super) fn name(connection: &Connection, entity: Entity, given: &[u8]) -> Res
             Err(QueueError::NotFound { entity, vhost, name }.into())
         }
     }
+}
+
+/// A name in a binding, without line ends.
+pub(super) fn without_line_ends(name: Arc<str>) -> Arc<str> {
+    if name.contains(['\r', '\n']) { name.replace(['\r', '\n'], "").into() } else { name }
 }
 
 /// A name to declare or delete, without line ends.

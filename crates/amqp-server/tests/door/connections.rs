@@ -25,10 +25,17 @@ async fn the_greeting_says_what_we_can() {
     let Some(ValueRef::Table(capabilities)) = start.server_properties.get(b"capabilities") else {
         panic!("no capabilities")
     };
-    for name in ["publisher_confirms", "basic.nack", "consumer_cancel_notify", "exchange_exchange_bindings"] {
+    for name in [
+        "publisher_confirms",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "exchange_exchange_bindings",
+        "connection.blocked",
+        "direct_reply_to",
+    ] {
         assert_eq!(capabilities.get(name.as_bytes()), Some(ValueRef::Bool(true)), "{name}");
     }
-    assert_eq!(capabilities.get(b"connection.blocked"), None, "what is not there is not claimed");
+    assert_eq!(capabilities.get(b"consumer_priorities"), None, "what is not there is not claimed");
 }
 
 #[tokio::test]

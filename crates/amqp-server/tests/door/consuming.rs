@@ -125,6 +125,44 @@ async fn cancelled_consumers_leave_what_they_have() {
 }
 
 #[tokio::test]
+async fn what_is_got_does_not_use_up_the_global_prefetch() {
+    let server = Server::start().await;
+    let mut client = filled(&server, &["a", "b", "c"]).await;
+    client.qos(1, true).await;
+    assert_eq!(client.get("q").await.unwrap().2, "a");
+    client.consume("q", "c").await;
+    assert_eq!(client.delivery().await.2, "b");
+    client.put(1, &ack(1, false));
+    nothing_more(&mut client).await;
+    client.put(1, &ack(0, true)).send().await;
+    assert_eq!(client.delivery().await.2, "c");
+}
+
+#[tokio::test]
+async fn consumers_without_acknowledgements_do_not_wait_behind_the_global_prefetch() {
+    let server = Server::start().await;
+    let mut client = filled(&server, &["a", "b"]).await;
+    client.queue("other").await;
+    client.qos(1, true).await;
+    client.consume("q", "c").await;
+    assert_eq!(client.delivery().await.2, "a");
+    client.queue("third").await;
+    client.consume("third", "also limited").await;
+    client.put_publish(1, "", "third", &[0, 0], b"held");
+    nothing_more(&mut client).await;
+    let free =
+        basic::Consume { queue: b"other", consumer_tag: b"free", no_ack: true, ..basic::Consume::default() };
+    client.put_publish(1, "", "other", &[0, 0], b"before").send().await;
+    client.ask(1, &free, &basic::ConsumeOk { consumer_tag: b"free" }).await;
+    assert_eq!(client.delivery().await.2, "before");
+    client.put_publish(1, "", "other", &[0, 0], b"after").send().await;
+    assert_eq!(client.delivery().await.2, "after");
+    nothing_more(&mut client).await;
+    client.put(1, &ack(1, false)).send().await;
+    assert_ne!(client.delivery().await.2, "after", "what was held goes on");
+}
+
+#[tokio::test]
 async fn a_cancelled_consumer_under_global_prefetch_gives_back_what_was_held() {
     let server = Server::start().await;
     let mut client = filled(&server, &["a", "b", "c"]).await;

@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+mod blocking;
 mod channels;
 mod connections;
 mod consumers;
 mod consuming;
 mod dead_letters;
 mod declaring;
+mod exchanges;
 mod hostile;
 mod limits;
 mod publishing;
+mod replies;
 mod support;
 mod tx;

@@ -288,7 +288,7 @@ async fn headers_route_and_copies_are_made() {
     headers.push(b"CC", ValueRef::I32(1)).unwrap();
     let with = properties(BasicProperties { headers: Some(headers.as_table()), ..Default::default() });
     client.put_publish(1, "", "a", &with, b"").send().await;
-    let text = "PRECONDITION_FAILED - invalid message: CC header is not an array";
+    let text = "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,\"CC\",signedint}";
     client.channel_closes(406, text, basic::Publish::ID).await;
 }
 
@@ -341,4 +341,26 @@ async fn small_frames_are_kept_to() {
     client.put_bytes(&body(1, &[0; 4097])).send().await;
     let text = "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,4097,4088}";
     client.connection_closes(501, text, MethodId::NONE).await;
+}
+
+#[tokio::test]
+async fn bodies_that_no_setting_allows_end_the_connection() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.put(1, &publish(b"q")).put_bytes(&header(1, 536_870_913)).send().await;
+    let text = "FRAME_ERROR - content body size 536870913 exceeds maximum allowed size 536870912";
+    client.connection_closes(501, text, basic::Publish::ID).await;
+    let mut client = server.channel().await;
+    client.put(1, &publish(b"q")).put_bytes(&header(1, 536_870_912)).send().await;
+    let text = "PRECONDITION_FAILED - message size 536870912 is larger than configured max size 16777216";
+    client.channel_closes(406, text, basic::Publish::ID).await;
+}
+
+#[tokio::test]
+async fn heartbeats_have_no_channel() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.put_bytes(b"\x08\0\0\0\0\0\0\xce").put_bytes(b"\x08\0\x01\0\0\0\0\xce").send().await;
+    let text = "UNEXPECTED_FRAME - type 8, all octets = <<>>";
+    client.connection_closes(505, text, MethodId::NONE).await;
 }

@@ -50,12 +50,13 @@ impl Server {
     pub(crate) async fn start_with(change: impl FnOnce(&mut AmqpConfig)) -> Server {
         let mut config = AmqpConfig { patience: Duration::from_secs(5), ..AmqpConfig::default() };
         change(&mut config);
-        let stores = Stores {
-            logs: Arc::new(MemoryStore::new()),
-            meta: Arc::new(MemoryMeta::new()),
-            state: Arc::new(MemoryMeta::new()),
-        };
-        Server::start_on(stores, config).await
+        Server::start_on(stores(MemoryStore::new()), config).await
+    }
+
+    /// A server whose store takes this many bytes of messages, and a little more for what makes room.
+    pub(crate) async fn start_small(bytes: u64) -> Server {
+        let store = MemoryStore::with_capacity(bytes + 64 * 1024, 64 * 1024);
+        Server::start_on(stores(store), AmqpConfig::default()).await
     }
 
     async fn start_on(stores: Stores, config: AmqpConfig) -> Server {
@@ -116,6 +117,10 @@ impl Server {
         client.open(1).await;
         client
     }
+}
+
+fn stores(logs: MemoryStore) -> Stores {
+    Stores { logs: Arc::new(logs), meta: Arc::new(MemoryMeta::new()), state: Arc::new(MemoryMeta::new()) }
 }
 
 /// Fails what takes too long.
@@ -281,7 +286,8 @@ impl Client {
         self.put_bytes(&PROTOCOL_HEADER).send().await;
         let start = self.reply(0).await;
         assert_eq!(MethodId::peek(&start), Some(connection::Start::ID));
-        let properties = capable(&["consumer_cancel_notify", "authentication_failure_close"]);
+        let understood = ["consumer_cancel_notify", "authentication_failure_close", "connection.blocked"];
+        let properties = capable(&understood);
         self.put(0, &start_ok("PLAIN", b"\0guest\0guest", properties.as_table())).send().await;
         let offered = self.reply(0).await;
         assert_eq!(MethodId::peek(&offered), Some(connection::Tune::ID));

@@ -66,7 +66,7 @@ impl Queues {
             }
         }
         check_new_name(Entity::Exchange, &spec.name)?;
-        check_exchange(&spec)?;
+        check_exchange(vhost, &spec)?;
         if spec.durable {
             let key = key(EXCHANGES, &[vhost, &spec.name]);
             self.write(vec![put(key, ExchangeRecord::new(vhost, &spec))?]).await?;

@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: permissions (the doors have them).
 
-use super::declare::check_arguments;
+use super::declare::{always_durable, check_arguments};
 use super::error::QueueError;
 use super::exchange::check_binding;
 use super::handle::Queues;
@@ -26,7 +26,8 @@ impl Queues {
         let binding = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
-            let binding = checked_binding(vhost, session, spec, destination)?;
+            let binding = named_binding(vhost, session, spec, destination)?;
+            check(vhost, &binding)?;
             if vhost.find_binding(&binding).is_some() {
                 return Ok(());
             }
@@ -51,7 +52,7 @@ impl Queues {
         let removal = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
-            match checked_binding(vhost, session, spec, destination) {
+            match named_binding(vhost, session, spec, destination) {
                 Ok(binding) => vhost.find_binding(&binding).map(|number| vhost.plan_binding(number)),
                 // What one end is missing of is not there.
                 Err(QueueError::NotFound { .. }) => None,
@@ -65,8 +66,18 @@ impl Queues {
     }
 }
 
+/// Whether its exchange takes it.
+fn check(vhost: &Vhost, binding: &Binding) -> Result<(), QueueError> {
+    let classic = match &binding.destination {
+        Destination::Queue(name) => Some(!always_durable(&vhost.queue(name)?.spec)),
+        Destination::Exchange(_) => None,
+    };
+    let kind = vhost.exchange(&binding.source)?.spec.kind;
+    check_binding(kind, &binding.routing_key, &binding.arguments, classic).map_err(QueueError::Unfit)
+}
+
 /// A binding between what is there, by who may.
-fn checked_binding(
+fn named_binding(
     vhost: &Vhost,
     session: u64,
     spec: BindingSpec,
@@ -83,7 +94,6 @@ fn checked_binding(
     }
     let from = vhost.exchange(&source)?;
     check_arguments(&arguments)?;
-    check_binding(from.spec.kind, &arguments)?;
     let stored = from.spec.durable && to_durable;
     Ok(Binding { source, destination, routing_key, arguments, stored })
 }

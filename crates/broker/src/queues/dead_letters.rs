@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::envelope::Messages;
 use super::error::QueueError;
-use super::exchange::Headers;
+use super::exchange::{Headers, NoHeaders, Routable};
 use super::handle::Queues;
 use super::joint::Parts;
 use super::shard::joint::Settles;
@@ -94,8 +94,8 @@ pub struct Death<'a> {
     pub to: &'a DeadLetterTo,
 }
 
-/// Asks where a dead letter with this routing key and these headers goes.
-pub type RouteLetter<'a> = &'a mut dyn FnMut(&[u8], &dyn Headers) -> Routed;
+/// Asks where a dead letter with these routing keys, its own first, and these headers goes.
+pub type RouteLetter<'a> = &'a mut dyn FnMut(&[&[u8]], &dyn Headers) -> Routed;
 
 /// What a protocol makes of dead letters.
 pub trait DeadLetters: Send + Sync {
@@ -130,7 +130,7 @@ impl DeadLetters for AsTheyAre {
         if let Some(key) = &death.to.routing_key {
             message.routing_key = key.clone();
         }
-        let to = route(&message.routing_key, &super::exchange::NoHeaders).queues().to_vec();
+        let to = route(&[&message.routing_key], &NoHeaders).queues().to_vec();
         (message, to)
     }
 }
@@ -215,10 +215,11 @@ impl Queues {
     fn letter(&self, moving: &Moving, reason: DeathReason, message: &Message) -> Option<Publish> {
         let Moving { queue, to, .. } = moving;
         let death = Death { message, queue, reason, now_ms: self.clock.wall_ms(), to };
-        let mut route = |key: &[u8], headers: &dyn Headers| {
+        let mut route = |keys: &[&[u8]], headers: &dyn Headers| {
+            let message = Routable { keys, headers, rng: &self.rng };
             let topology = self.topology.read();
             let vhost = topology.vhost(queue.vhost());
-            vhost.map(|vhost| vhost.route_letter(&to.exchange, key, headers)).unwrap_or_default()
+            vhost.map(|vhost| vhost.route_letter(&to.exchange, &message)).unwrap_or_default()
         };
         let (message, targets) = self.letters.0.letter(&death, &mut route);
         if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {

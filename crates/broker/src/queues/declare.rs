@@ -15,6 +15,7 @@ use super::args::{Arguments, Value};
 use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
+use super::exchange::check_kind;
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
@@ -126,17 +127,21 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
 }
 
 /// Checks what is asked of a new exchange.
-pub(super) fn check_exchange(spec: &ExchangeSpec) -> Result<(), QueueError> {
+pub(super) fn check_exchange(vhost: &str, spec: &ExchangeSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
     match spec.arguments.get(ALTERNATE) {
-        Some(value) if value.as_text().is_none() => Err(QueueError::InvalidArgument {
-            entity: Entity::Exchange,
-            argument: ALTERNATE.to_owned(),
-            value: value.clone(),
-            why: "expected a name",
-        }),
-        _ => Ok(()),
+        Some(value) if value.as_text().is_none() => {
+            return Err(QueueError::ArgumentType {
+                entity: Entity::Exchange,
+                vhost: vhost.into(),
+                name: spec.name.clone(),
+                argument: ALTERNATE,
+                value: value.clone(),
+            });
+        }
+        _ => {}
     }
+    check_kind(spec.kind, &spec.arguments).map_err(QueueError::Unfit)
 }
 
 /// Whether a queue that is there is as asked.
@@ -195,6 +200,12 @@ impl Differs<'_> {
 
     fn argument(&self, name: &str, current: &Arguments, asked: &Arguments) -> Result<(), QueueError> {
         let (current, asked) = (current.get(name), asked.get(name));
+        // A queue of no type is a classic one.
+        let classic = Value::text("classic");
+        let implied = |value: Option<&'_ Value>| value.is_none_or(|value| *value == classic);
+        if name == QUEUE_TYPE && implied(current) && implied(asked) {
+            return Ok(());
+        }
         match (current, asked) {
             (None, None) => Ok(()),
             (Some(current), Some(asked)) if current.equivalent(asked) => Ok(()),

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, StorageError};
 
 use super::args::Value;
@@ -38,6 +39,29 @@ pub enum Property {
     Kind(ExchangeKind),
     /// An argument; `None`: not given.
     Argument(Option<Value>),
+}
+
+/// What an exchange of a certain kind does not take. RabbitMQ: 406 PRECONDITION_FAILED.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unfit {
+    /// The `x-match` of a binding to a headers exchange.
+    Match(Value),
+    /// The routing key of a binding to a consistent hash exchange is no integer.
+    Weight(Bytes),
+    /// It is less than 1.
+    WeightTooSmall,
+    /// It is more than this.
+    WeightTooLarge(u32),
+    /// A consistent hash exchange hashes a header or a property, not both.
+    TwoHashes,
+    /// It cannot hash this header or property.
+    Hash(Value),
+    /// The routing key of a binding to a local random exchange is not empty.
+    KeyNotEmpty(Bytes),
+    /// The queue of a binding to a local random exchange is not a classic one.
+    NotClassic,
+    /// A binding to a local random exchange does not lead to a queue.
+    NotAQueue,
 }
 
 /// Why an operation failed. Unless said otherwise nothing changed.
@@ -201,6 +225,23 @@ pub enum QueueError {
         /// The queue.
         name: Arc<str>,
     },
+    /// An argument that names something is no text. RabbitMQ: 406 PRECONDITION_FAILED, invalid type.
+    #[error("argument of the {entity} is no text: vhost={vhost} name={name} {argument}={value:?}")]
+    ArgumentType {
+        /// What was declared.
+        entity: Entity,
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// The argument.
+        argument: &'static str,
+        /// Its value.
+        value: Value,
+    },
+    /// The exchange is of a kind that does not take this.
+    #[error("the exchange does not take it: {0:?}")]
+    Unfit(Unfit),
     /// A documented limit was exceeded.
     #[error("{what} is beyond its limit: limit={limit}")]
     Limit {
@@ -221,6 +262,12 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Whether the store refused it for want of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, QueueError::Storage(error) if error.kind() == ErrorKind::Full)
+    }
+
     /// Whether what was asked certainly did not happen.
     #[must_use]
     pub fn is_certain(&self) -> bool {

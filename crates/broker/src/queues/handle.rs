@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::dead_letters::LetterWriter;
 use super::error::{Entity, QueueError};
-use super::exchange::Headers;
+use super::exchange::{Headers, Routable};
 use super::joint::Joint;
 use super::logs::Admin;
 use super::session::Session;
@@ -94,8 +94,8 @@ impl Queues {
         self.topology.read().has_vhost(vhost)
     }
 
-    /// Where a message published to `exchange` goes; empty if nowhere. Cheap and without I/O. Only for headers
-    /// exchanges does the answer depend on `headers`; see [`Queues::routes_by_headers`].
+    /// Where a message published to `exchange` goes; empty if nowhere. Cheap and without I/O. For some exchanges the
+    /// answer depends on `headers` or on chance; see [`Queues::routes_by_headers`].
     ///
     /// To keep an answer, read [`Queues::generation`] *before* asking.
     ///
@@ -108,14 +108,29 @@ impl Queues {
         routing_key: &[u8],
         headers: &dyn Headers,
     ) -> Result<Routed, QueueError> {
-        self.topology.read().vhost(vhost)?.route(exchange, routing_key, headers)
+        self.route_all(vhost, exchange, &[routing_key], headers)
     }
 
-    /// Whether an exchange, or one that it leads to, looks at headers: then a route must not be kept for other
-    /// messages.
+    /// The same for a message with carbon copies: several routing keys, that of the message first.
+    ///
+    /// # Errors
+    /// [`QueueError::NotFound`], [`QueueError::NoVhost`] or [`QueueError::Internal`].
+    pub fn route_all(
+        &self,
+        vhost: &str,
+        exchange: &str,
+        keys: &[&[u8]],
+        headers: &dyn Headers,
+    ) -> Result<Routed, QueueError> {
+        let message = Routable { keys, headers, rng: &self.rng };
+        self.topology.read().vhost(vhost)?.route(exchange, &message)
+    }
+
+    /// Whether an exchange, or one that it leads to, looks at more than routing keys (at headers, properties, or
+    /// rolls dice): then a route must not be kept for other messages.
     #[must_use]
     pub fn routes_by_headers(&self, vhost: &str, exchange: &str) -> bool {
-        self.topology.read().vhost(vhost).is_ok_and(|vhost| vhost.looks_at_headers(exchange))
+        self.topology.read().vhost(vhost).is_ok_and(|vhost| vhost.varies(exchange))
     }
 
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::args::Arguments;
 use super::error::{Entity, QueueError};
-use super::exchange::{Headers, Router};
+use super::exchange::{Destined, Routable, Router, seed_of};
 use super::types::{ExchangeKind, ExchangeSpec, QueueHandle, QueueSpec, Routed};
 
 /// The exchanges that every virtual host has. The empty name is the default exchange.
@@ -41,6 +41,15 @@ pub(super) enum Destination {
 enum Target {
     Queue(QueueHandle),
     Exchange(Arc<str>),
+}
+
+impl Destined for Target {
+    fn seed(&self) -> u64 {
+        match self {
+            Target::Queue(queue) => seed_of(true, queue.name()),
+            Target::Exchange(name) => seed_of(false, name),
+        }
+    }
 }
 
 /// A binding.
@@ -197,7 +206,7 @@ impl Vhost {
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, predeclared: bool) {
         let alternate = spec.arguments.get("alternate-exchange");
         let alternate = alternate.and_then(|value| value.as_text()).map(Arc::from);
-        let (name, router) = (spec.name.clone(), Router::new(spec.kind));
+        let (name, router) = (spec.name.clone(), Router::new(spec.kind, &spec.arguments));
         let exchange = Exchange { spec, alternate, router, bound: BTreeSet::new(), predeclared };
         self.exchanges.insert(name, exchange);
     }
@@ -314,29 +323,23 @@ impl Vhost {
     }
 
     /// Where a message goes; each queue once.
-    pub(super) fn route(
-        &self,
-        exchange: &str,
-        key: &[u8],
-        headers: &dyn Headers,
-    ) -> Result<Routed, QueueError> {
+    pub(super) fn route(&self, exchange: &str, message: &Routable<'_>) -> Result<Routed, QueueError> {
         let first = self.exchange(exchange)?;
         if first.spec.internal {
             let (vhost, name) = (self.name.clone(), first.spec.name.clone());
             return Err(QueueError::Internal { vhost, name });
         }
-        Ok(self.route_from(first, key, headers))
+        Ok(self.route_from(first, message))
     }
 
     /// Where a dead letter goes: from internal exchanges too, and nowhere from one that is not there.
-    pub(super) fn route_letter(&self, exchange: &str, key: &[u8], headers: &dyn Headers) -> Routed {
-        self.exchange(exchange).map(|first| self.route_from(first, key, headers)).unwrap_or_default()
+    pub(super) fn route_letter(&self, exchange: &str, message: &Routable<'_>) -> Routed {
+        self.exchange(exchange).map(|first| self.route_from(first, message)).unwrap_or_default()
     }
 
-    fn route_from(&self, first: &Exchange, key: &[u8], headers: &dyn Headers) -> Routed {
+    fn route_from(&self, first: &Exchange, message: &Routable<'_>) -> Routed {
         if first.spec.name.is_empty() {
-            let queue = std::str::from_utf8(key).ok().and_then(|name| self.queues.get(name));
-            return Routed::to(queue.map(|entry| entry.handle.clone()).into_iter().collect());
+            return Routed::to(once(self.named(message).collect()));
         }
         let mut queues: Vec<QueueHandle> = Vec::new();
         self.walk(first, |exchange, follow| {
@@ -344,29 +347,31 @@ impl Vhost {
                 Target::Queue(queue) => queues.push(queue.clone()),
                 Target::Exchange(name) => follow(name),
             };
-            let any = exchange.router.route(key, headers, &mut next);
+            let any = exchange.router.route(message, &mut next);
             if let (false, Some(alternate)) = (any, &exchange.alternate) {
                 follow(alternate);
             }
             // The default exchange as an alternate one routes by name.
             if exchange.spec.name.is_empty() {
-                let queue = std::str::from_utf8(key).ok().and_then(|name| self.queues.get(name));
-                queues.extend(queue.map(|entry| entry.handle.clone()));
+                queues.extend(self.named(message));
             }
         });
-        if queues.len() > 1 {
-            queues.sort_unstable_by_key(QueueHandle::log);
-            queues.dedup();
-        }
-        Routed::to(queues)
+        Routed::to(once(queues))
     }
 
-    /// Whether an exchange, or one that can be reached from it, looks at headers.
-    pub(super) fn looks_at_headers(&self, exchange: &str) -> bool {
+    /// The queues that the routing keys name.
+    fn named<'a>(&'a self, message: &'a Routable<'_>) -> impl Iterator<Item = QueueHandle> + 'a {
+        let names = message.keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+        names.filter_map(|name| self.queues.get(name)).map(|entry| entry.handle.clone())
+    }
+
+    /// Whether an exchange, or one that can be reached from it, may send messages of one routing key to different
+    /// places.
+    pub(super) fn varies(&self, exchange: &str) -> bool {
         let Some(first) = self.exchanges.get(exchange) else { return false };
         let mut any = false;
         self.walk(first, |exchange, follow| {
-            any |= exchange.spec.kind == ExchangeKind::Headers;
+            any |= exchange.router.varies();
             exchange.alternate.iter().for_each(|name| follow(name));
             for binding in exchange.bound.iter().filter_map(|number| self.bindings.get(number)) {
                 if let Destination::Exchange(name) = &binding.destination {
@@ -392,4 +397,13 @@ impl Vhost {
             });
         }
     }
+}
+
+/// Each queue once.
+fn once(mut queues: Vec<QueueHandle>) -> Vec<QueueHandle> {
+    if queues.len() > 1 {
+        queues.sort_unstable_by_key(QueueHandle::log);
+        queues.dedup();
+    }
+    queues
 }

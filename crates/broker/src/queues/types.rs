@@ -135,6 +135,18 @@ pub enum ExchangeKind {
     Topic,
     /// By headers.
     Headers,
+    /// To one, by the hash of a key, as much as its weight says.
+    #[serde(rename = "x-consistent-hash")]
+    ConsistentHash,
+    /// To one, by the hash of the routing key.
+    #[serde(rename = "x-modulus-hash")]
+    ModulusHash,
+    /// To one, by chance.
+    #[serde(rename = "x-random")]
+    Random,
+    /// To one classic queue, by chance; all queues are local.
+    #[serde(rename = "x-local-random")]
+    LocalRandom,
 }
 
 impl ExchangeKind {
@@ -146,14 +158,21 @@ impl ExchangeKind {
             ExchangeKind::Fanout => "fanout",
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
+            ExchangeKind::ConsistentHash => "x-consistent-hash",
+            ExchangeKind::ModulusHash => "x-modulus-hash",
+            ExchangeKind::Random => "x-random",
+            ExchangeKind::LocalRandom => "x-local-random",
         }
     }
 
     /// The inverse of [`ExchangeKind::name`].
     #[must_use]
     pub fn parse(name: &str) -> Option<ExchangeKind> {
-        use ExchangeKind::{Direct, Fanout, Headers, Topic};
-        [Direct, Fanout, Topic, Headers].into_iter().find(|kind| kind.name() == name)
+        use ExchangeKind::{
+            ConsistentHash, Direct, Fanout, Headers, LocalRandom, ModulusHash, Random, Topic,
+        };
+        let all = [Direct, Fanout, Topic, Headers, ConsistentHash, ModulusHash, Random, LocalRandom];
+        all.into_iter().find(|kind| kind.name() == name)
     }
 }
 

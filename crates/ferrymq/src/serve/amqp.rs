@@ -5,19 +5,28 @@
 //!
 //! Deliberately absent: users, TLS, several listeners.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context};
 use ferrymq_broker::queues::Queues;
+use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::Endpoint;
-use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
+use ferrymq_runtime::{ByteBudget, Clock, Rng, TaskKind, Tasks};
+use ferrymq_storage::{Action, LogStore as _, Op};
+use ferrymq_types::{Epoch, LogId, Offset, OwnerId};
 
 use super::listeners::{bind_one, can_be_reached, is_here, parse_endpoint};
 
 /// Where the door listens that was told nothing.
 const DEFAULT_ENDPOINT: &str = "127.0.0.1:5672";
+
+/// How often to look whether the store has room.
+const SPACE_LOOK: Duration = Duration::from_millis(250);
 
 /// The settings with nothing left open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +79,7 @@ pub(crate) async fn start(
     settings: &AmqpSettings,
     allow_remote: bool,
     queues: &Arc<Queues>,
+    store: &Arc<LocalStore>,
     budget: ByteBudget,
     clock: &Clock,
     rng: &Rng,
@@ -86,7 +96,33 @@ pub(crate) async fn start(
     };
     let context = Context::new(queues.clone(), config, budget, clock.clone(), rng.clone());
     let server = AmqpServer::start(socket, &context, tasks)?;
+    let watching = watch_space(store.clone(), context.clone(), tasks.stopping());
+    tasks.spawn(TaskKind::Background, "space for AMQP messages", watching);
     Ok(Some(Door { server, context }))
+}
+
+/// Tells the door whether the store has room, for as long as the door is open.
+async fn watch_space(store: Arc<LocalStore>, context: Arc<Context>, stopping: impl Future<Output = ()>) {
+    let mut stopping = pin!(stopping);
+    loop {
+        tokio::select! {
+            () = &mut stopping => return,
+            () = context.clock.sleep(SPACE_LOOK) => {}
+        }
+        if context.holds_publishers() {
+            // A store looks at its space when it is given something to do, and those who would are held back. There
+            // is no such log: nothing is written.
+            let op = Op {
+                log: LogId(u64::MAX),
+                epoch: Epoch(0),
+                owner: OwnerId(0),
+                action: Action::Trim(Offset(0)),
+            };
+            let outcome = store.commit(vec![vec![op]]).await;
+            tracing::trace!(?outcome, "the store looked at its space");
+        }
+        context.store_is_full(store.health().full);
+    }
 }
 
 impl Door {

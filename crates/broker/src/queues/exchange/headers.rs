@@ -6,14 +6,23 @@
 //!
 //! Deliberately absent: an index; each binding is compared.
 
-use super::Bound;
+use super::{Bound, HashProperty};
 use crate::queues::args::{Arguments, Value};
+use crate::queues::error::Unfit;
 
-/// The headers of a message, looked up by name.
+/// The headers and properties of a message, looked up by name.
 pub trait Headers {
     /// Whether there is a header of this name and, if a value is given, with an
     /// [equivalent](Value::equivalent) one.
     fn has(&self, name: &str, value: Option<&Value>) -> bool;
+
+    /// The header of this name.
+    fn value(&self, name: &str) -> Option<Value>;
+
+    /// A property, in bytes.
+    fn property(&self, _property: HashProperty) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// A message without headers.
@@ -23,6 +32,10 @@ pub struct NoHeaders;
 impl Headers for NoHeaders {
     fn has(&self, _name: &str, _value: Option<&Value>) -> bool {
         false
+    }
+
+    fn value(&self, _name: &str) -> Option<Value> {
+        None
     }
 }
 
@@ -45,7 +58,7 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    pub(super) fn new(arguments: &Arguments) -> Result<Pattern, (Value, &'static str)> {
+    pub(super) fn new(arguments: &Arguments) -> Result<Pattern, Unfit> {
         let (all, with_x) = match arguments.get("x-match") {
             None => (true, false),
             Some(value) => match value.as_text() {
@@ -53,7 +66,7 @@ impl Pattern {
                 Some("any") => (false, false),
                 Some("all-with-x") => (true, true),
                 Some("any-with-x") => (false, true),
-                _ => return Err((value.clone(), "expected all, any, all-with-x or any-with-x")),
+                _ => return Err(Unfit::Match(value.clone())),
             },
         };
         let counts = |name: &str| name != "x-match" && (with_x || !name.starts_with("x-"));

@@ -5,27 +5,34 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use ferrymq_runtime::Rng;
 
-use super::{Headers, NoHeaders, Router, check_binding};
+use super::{Destined, Headers, NoHeaders, Routable, Router, check_binding};
 use crate::queues::args::{Arguments, Value, Width};
 use crate::queues::types::ExchangeKind;
 
-fn routed(router: &Router<u64>, key: &[u8], headers: &dyn Headers) -> Vec<u64> {
+impl Destined for u64 {
+    fn seed(&self) -> u64 {
+        super::hash::mixed(*self)
+    }
+}
+
+pub(super) fn routed(router: &Router<u64>, key: &[u8], headers: &dyn Headers) -> Vec<u64> {
     let mut found = Vec::new();
-    let any = router.route(key, headers, |to| found.push(*to));
+    let rng = Rng::seeded(1);
+    let any = router.route(&Routable { keys: &[key], headers, rng: &rng }, |to| found.push(*to));
     assert_eq!(any, !found.is_empty());
     found.sort_unstable();
     found
 }
 
-fn args(list: &[(&str, Value)]) -> Arguments {
+pub(super) fn args(list: &[(&str, Value)]) -> Arguments {
     Arguments(list.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }
 
 #[test]
 fn direct_and_fanout() {
     let none = Arguments::default();
-    let mut direct = Router::new(ExchangeKind::Direct);
-    let mut fanout = Router::new(ExchangeKind::Fanout);
+    let mut direct = Router::new(ExchangeKind::Direct, &Arguments::default());
+    let mut fanout = Router::new(ExchangeKind::Fanout, &Arguments::default());
     for (id, key) in ["a", "a", "b"].into_iter().enumerate() {
         direct.bind(id as u64, &Bytes::from(key), &none, id as u64);
         fanout.bind(id as u64, &Bytes::from(key), &none, id as u64);
@@ -45,7 +52,7 @@ fn direct_and_fanout() {
 fn topics_by_example() {
     #[track_caller]
     fn check(pattern: &str, key: &str, fits: bool) {
-        let mut router = Router::new(ExchangeKind::Topic);
+        let mut router = Router::new(ExchangeKind::Topic, &Arguments::default());
         router.bind(1, &Bytes::copy_from_slice(pattern.as_bytes()), &Arguments::default(), 1);
         assert_eq!(routed(&router, key.as_bytes(), &NoHeaders).len(), usize::from(fits), "{pattern} {key}");
     }
@@ -86,7 +93,7 @@ fn random_key(rng: &Rng, words: &[&'static str], length: u64) -> Vec<&'static st
 fn the_trie_is_a_naive_matcher() {
     for seed in 0..200 {
         let rng = Rng::seeded(seed);
-        let mut router = Router::new(ExchangeKind::Topic);
+        let mut router = Router::new(ExchangeKind::Topic, &Arguments::default());
         let mut naive: Vec<(u64, Vec<&str>)> = Vec::new();
         for id in 0..60 {
             if rng.below(4) == 0 && !naive.is_empty() {
@@ -115,7 +122,7 @@ fn the_trie_is_a_naive_matcher() {
 /// With backtracking this would take longer than anybody waits.
 #[test]
 fn many_hashes_do_not_explode() {
-    let mut router = Router::new(ExchangeKind::Topic);
+    let mut router = Router::new(ExchangeKind::Topic, &Arguments::default());
     let pattern = format!("{}x", "#.".repeat(100));
     router.bind(1, &Bytes::from(pattern), &Arguments::default(), 1);
     let key = "a.".repeat(120);
@@ -131,7 +138,7 @@ fn headers_in_all_four_forms() {
         list.push(("x-match", Value::text(form)));
         args(&list)
     };
-    let mut router = Router::new(ExchangeKind::Headers);
+    let mut router = Router::new(ExchangeKind::Headers, &Arguments::default());
     for (id, form) in ["all", "any", "all-with-x", "any-with-x"].into_iter().enumerate() {
         router.bind(id as u64, &Bytes::new(), &with(form), id as u64);
     }
@@ -153,7 +160,7 @@ fn headers_in_all_four_forms() {
 
 #[test]
 fn no_conditions_are_met_by_all_and_never_by_any() {
-    let mut router = Router::new(ExchangeKind::Headers);
+    let mut router = Router::new(ExchangeKind::Headers, &Arguments::default());
     router.bind(1, &Bytes::new(), &Arguments::default(), 1);
     router.bind(2, &Bytes::new(), &args(&[("x-match", Value::text("any"))]), 2);
     assert_eq!(routed(&router, b"", &NoHeaders), [1]);
@@ -162,7 +169,8 @@ fn no_conditions_are_met_by_all_and_never_by_any() {
 #[test]
 fn a_wrong_match_is_told() {
     for bad in [Value::text("some"), Value::Int(1, Width::I32), Value::Void] {
-        assert!(check_binding(ExchangeKind::Headers, &args(&[("x-match", bad.clone())])).is_err(), "{bad:?}");
-        assert!(check_binding(ExchangeKind::Topic, &args(&[("x-match", bad)])).is_ok());
+        let check = |kind| check_binding(kind, &Bytes::new(), &args(&[("x-match", bad.clone())]), Some(true));
+        assert!(check(ExchangeKind::Headers).is_err(), "{bad:?}");
+        assert!(check(ExchangeKind::Topic).is_ok());
     }
 }
