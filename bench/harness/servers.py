@@ -66,10 +66,14 @@ def spawn(command, address, log):
     began = time.monotonic()
     with open(log, "ab") as output:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    while not listens(address):
-        if child.poll() is not None or time.monotonic() > began + 60:
-            sys.exit(f"did not come up: {' '.join(map(str, command))}; see {log}")
-        time.sleep(0.001)
+    try:
+        while not listens(address):
+            if child.poll() is not None or time.monotonic() > began + 60:
+                raise RuntimeError(f"did not come up: {' '.join(map(str, command))}; see {log}")
+            time.sleep(0.001)
+    except BaseException:
+        end(child)
+        raise
     return child, time.monotonic() - began
 
 
@@ -91,6 +95,15 @@ def started(command, address, log):
         yield Process(child.pid)
     finally:
         end(child)
+
+
+def drop_page_cache():
+    """Whether a start from here on is one with a cold page cache."""
+    with contextlib.suppress(OSError):
+        os.sync()
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+        return True
+    return False
 
 
 @contextlib.contextmanager

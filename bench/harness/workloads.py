@@ -1,14 +1,12 @@
 """What the servers are put through. Every workload begins with a fresh server, and ends it."""
 
-import contextlib
-import os
-import pathlib
 import signal
 import subprocess
 import time
 
 from . import client, servers
 
+RIVAL = "kafka"
 GIB = 1 << 30
 # Kafka's compiler is given this much before anything is measured.
 WARM_BYTES = 3 * 10**9
@@ -20,10 +18,10 @@ WARM_RUNS_MAX = 6
 
 def named(options):
     """Name -> settings."""
-    brief = options.quick or options.short
+    short = options.quick or options.short
     shapes = (1, 16) if options.quick else (1, 16, 256, 1000)
     sizes = {"1k": 1024} if options.quick else {"1k": 1024, "100b": 100}
-    seconds = 8 if brief else 15
+    seconds = 8 if short else 15
     found = {}
     for label, size in sizes.items():
         # The short run leaves the smallest messages at many partitions to the long one.
@@ -31,7 +29,7 @@ def named(options):
             found[f"throughput-{label}-{partitions}p"] = {
                 "kind": "throughput", "partitions": partitions, "message_bytes": size, "linger_ms": 5, "acks": "all",
                 # Enough to fill several files of every log engine involved, unless the time is over first.
-                "messages": (4 * GIB if not brief else 3 * GIB) // size, "seconds": seconds,
+                "messages": (4 * GIB if not short else 3 * GIB) // size, "seconds": seconds, "ceiling": True,
             }
     steady = {"kind": "latency", "message_bytes": 1024, "linger_ms": 0, "acks": "all", "rate": 10000, "seconds": seconds}
     for partitions in shapes[:2]:
@@ -47,9 +45,30 @@ def named(options):
         found["idle-10000p"] = {"kind": "idle", "partitions": 10000, "only": "ferrymq"}
         found["start-10gb-1000p"] = {
             "kind": "start", "partitions": 1000, "message_bytes": 1024, "linger_ms": 5, "acks": "all",
-            "messages": (2 if brief else 10) * 10**9 // 1024, "seconds": 300, "only": "ferrymq",
+            "messages": (2 if short else 10) * 10**9 // 1024, "seconds": 300, "only": "ferrymq",
         }
     return {name: load for name, load in found.items() if name.startswith(options.only)}
+
+
+def order(options, _load):
+    return ["ferrymq", RIVAL, RIVAL, "ferrymq", "ferrymq", RIVAL][: 2 if options.quick else 6]
+
+
+def budget_seconds(_options):
+    """How long a run may go on beginning measurements: as long as it takes."""
+
+
+def rival_version():
+    return "Apache Kafka"
+
+
+def brief(taken):
+    if "latency" in taken:
+        found = taken["latency"].get("end_to_end_us", {})
+        return f"p50 {found.get('p50', 0) / 1e3:.2f} ms, p99 {found.get('p99', 0) / 1e3:.2f} ms"
+    if "produce" in taken:
+        return ", ".join(f"{mode} {taken[mode]['records_per_second'] / 1e3:.0f}k/s" for mode in ("produce", "consume"))
+    return f"listens after {taken['listening_seconds'] * 1e3:.0f} ms, {taken['memory']['rss_bytes'] >> 20} MiB"
 
 
 def put_through(options, kind, load):
@@ -130,11 +149,7 @@ def beside(options, kind, load):
 
 def ready_again(options, home, address, load):
     """Killed, with a cold page cache where we may drop it; the seconds until it listens and every partition answers."""
-    cold = False
-    with contextlib.suppress(OSError):
-        os.sync()
-        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
-        cold = True
+    cold = servers.drop_page_cache()
     # The program itself is no part of the question.
     subprocess.run([options.binary, "--version"], stdout=subprocess.DEVNULL, check=True)
     began = time.monotonic()

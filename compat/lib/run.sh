@@ -34,3 +34,23 @@ python_venv() {
     # shellcheck disable=SC2034
     PYTHON=$VENV/bin/python
 }
+
+# sources PACKAGE==VERSION...: the source packages of Python packages, unpacked; their tests are in there.
+sources() {
+    unpack() {
+        local archive
+        "$PYTHON" -m pip download --quiet --no-deps --no-binary :all: --dest "$into" "$@" || return 1
+        for archive in "$into"/*.tar.gz; do tar -xzf "$archive" -C "$into" || return 1; done
+    }
+    SOURCES=$CACHE/$(basename "$CLIENT")-sources
+    once "$SOURCES" "$*" quietly "$(basename "$SOURCES")" unpack "$@"
+    export SOURCES PYTHON
+}
+
+# pytest_judged ARGUMENT...: runs pytest with the judge's lines; succeeds unless the run itself broke.
+pytest_judged() {
+    local status=0
+    PYTHONPATH=$ROOT/compat/lib PYTHONDONTWRITEBYTECODE=1 "$PYTHON" -m pytest -p pytest_judge -p no:cacheprovider \
+        -p no:terminal -W ignore "$@" || status=$?
+    [ "$status" -le 1 ]
+}

@@ -1,7 +1,8 @@
 //! Deliveries on their way from the queues to the client.
 //!
 //! **Invariants.** Nothing is sent for a consumer before `basic.consume-ok`, and nothing beyond the global
-//! prefetch of its channel. What the client has to settle is remembered before it is sent.
+//! prefetch of its channel. What the client has to settle is remembered before it is sent. A client that deletes a
+//! queue hears of that before its consumers of it are cancelled.
 //!
 //! Deliberately absent: prefetch of a single consumer, which its queue keeps. A consumer under a global prefetch
 //! is sent that many ahead by each of its queues, and what may not go out is held here.
@@ -117,8 +118,12 @@ impl Connection {
         channel.held.retain(|(held, _)| *held != token);
         channel.consumers.remove(&consumer.tag);
         let is_told = self.opened.cancel_notify && !channel.closing && consumer.inner.is_some();
-        drop(state);
-        if is_told {
+        if !is_told {
+            return Ok(());
+        }
+        if let Some(cancels) = &mut state.cancels {
+            cancels.push((consumer.channel, consumer.tag));
+        } else {
             let cancel = basic::Cancel { consumer_tag: &consumer.tag, nowait: true };
             put_method(out, consumer.channel, &cancel).map_err(undeliverable)?;
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle};
 use ferrymq_types::Offset;
 use parking_lot::Mutex;
@@ -50,6 +51,9 @@ pub(crate) struct Connection {
 pub(crate) struct State {
     pub(crate) channels: HashMap<u16, Channel>,
     pub(crate) consumers: HashMap<u64, Consumer>,
+    /// Channels and tags of consumers whose queue is gone, kept back while this connection deletes a queue: it
+    /// hears `queue.delete-ok` first.
+    pub(crate) cancels: Option<Vec<(u16, Bytes)>>,
     last_token: u64,
     last_incarnation: u64,
 }

@@ -5,9 +5,11 @@
 //!  a past, and what each state after a power cut made of it -----> check_future ---> Report
 //!  SimDisk trace with acknowledgements noted in it -----------------> trace::check
 //!  anything on SimDisk, power cut at every step --------------------> crash::explore
+//!  queues: published, delivered, settled, removed --> QueueHistory ---> queues::check ---> QueueReport
 //! ```
 //! Who uses it: `engine-local/tests/crash.rs` (power cuts, failing calls, a full disk, flipped bits, and a table of
-//! which rule catches which seeded bug), and `faults` (a real server that is killed, cut off, starved of space).
+//! which rule catches which seeded bug), `broker/tests/queues`, and `faults` (a real server that is killed, cut off,
+//! starved of space).
 //!
 //! The anomalies are those of Jepsen's suites for Kafka and queues, and a few of our own; each [`Rule`] says
 //! which. A rule is only worth what it catches: each is tested with a history that breaks it and nothing else.
@@ -22,6 +24,7 @@
 
 pub mod crash;
 pub mod history;
+pub mod queues;
 mod register;
 pub mod report;
 mod rules;

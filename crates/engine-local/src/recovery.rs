@@ -273,6 +273,9 @@ fn share(
     let mut files = HashMap::new();
     let mut next_file = checkpoint.head.next_file;
     for kind in [FileKind::Wal, FileKind::Run] {
+        // Before a kill a file may have been removed; if a power cut brought it back later, its number would be taken
+        // by another.
+        disk.sync_dir(Path::new(directory(kind)))?;
         for name in disk.list(Path::new(directory(kind)))? {
             let Some(id) = parse_name(kind, &name) else { continue };
             let data = DataFile::new(id, kind, disk.open(&data_path(kind, id))?);

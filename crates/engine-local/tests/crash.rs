@@ -10,12 +10,15 @@
 mod common;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use common::faults::{self, OneLog, Trial};
 use common::journal::Verdict;
+use common::{open, tiny};
 use ferrymq_checker::Rule;
 use ferrymq_checker::crash::{Effort, explore};
 use ferrymq_disk::sim::OpKind;
+use ferrymq_disk::{Disk as _, SimDisk};
 use ferrymq_engine_local::SeededBug;
 
 /// Runs a fault without a bug: nothing may be wrong in any state. States, and what succeeded after faults.
@@ -175,4 +178,23 @@ fn every_seeded_bug_is_caught_by_its_rule() {
     for bug in SeededBug::ALL {
         assert!(TABLE.iter().any(|row| row.0 == bug), "{bug:?} is not in the table");
     }
+}
+
+/// A move that failed has removed its file; a kill and, later, a power cut bring it back. Its number must not have been
+/// given to another file meanwhile.
+#[test]
+fn a_removal_is_durable_before_its_number_is_given_again() {
+    let disk = SimDisk::new(1);
+    drop(open(&disk, &tiny(None)).unwrap());
+    let numbers = disk.list(Path::new("wal")).unwrap();
+    let numbers = numbers.iter().filter_map(|name| u64::from_str_radix(name.strip_suffix(".wal")?, 16).ok());
+    let path = format!("sorted/{:016x}.run", numbers.max().unwrap() + 1);
+    let path = Path::new(&path);
+    disk.create(path).unwrap().sync_data().unwrap();
+    disk.sync_dir(Path::new("sorted")).unwrap();
+    disk.remove(path).unwrap();
+    let disk = disk.kill();
+    drop(open(&disk, &tiny(None)).unwrap());
+    let disk = disk.crash_to_synced();
+    open(&disk, &tiny(None)).unwrap();
 }

@@ -25,20 +25,20 @@ struct Campaign {
 }
 
 impl Tier {
-    /// Fault, cycles, records that must be acknowledged.
-    fn scenarios(self) -> [(Fault, u64, u64); 4] {
+    /// Fault, cycles, records that must be acknowledged and messages that must be confirmed.
+    fn scenarios(self) -> [(Fault, u64, u64, u64); 4] {
         match self {
             Tier::Ci => [
-                (Fault::Kill, 25, 200_000),
-                (Fault::Power, 20, 20_000),
-                (Fault::Eio, 10, 5_000),
-                (Fault::Full, 1, 1_000),
+                (Fault::Kill, 25, 200_000, 20_000),
+                (Fault::Power, 20, 20_000, 5_000),
+                (Fault::Eio, 10, 5_000, 1_000),
+                (Fault::Full, 1, 1_000, 500),
             ],
             Tier::Full => [
-                (Fault::Kill, 200, 2_000_000),
-                (Fault::Power, 200, 200_000),
-                (Fault::Eio, 200, 100_000),
-                (Fault::Full, 10, 10_000),
+                (Fault::Kill, 200, 2_000_000, 200_000),
+                (Fault::Power, 200, 200_000, 50_000),
+                (Fault::Eio, 200, 100_000, 20_000),
+                (Fault::Full, 10, 10_000, 5_000),
             ],
         }
     }
@@ -49,11 +49,12 @@ pub(crate) fn run(tier: Tier, common: &Common) -> anyhow::Result<bool> {
     let mut campaign =
         Campaign { tier, seed: common.seed, passed: false, skipped: Vec::new(), scenarios: Vec::new() };
     let mut may_pass = true;
-    for (index, (fault, cycles, acked_min)) in (0..).zip(tier.scenarios()) {
+    for (index, (fault, cycles, acked_min, confirmed_min)) in (0..).zip(tier.scenarios()) {
         let scenario = Scenario {
             fault,
             cycles,
             acked_min,
+            confirmed_min,
             seed: common.seed.wrapping_add(index),
             size: common.size(),
             until: &[],

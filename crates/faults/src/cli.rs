@@ -33,6 +33,9 @@ enum Command {
         /// Records that must be acknowledged at least.
         #[arg(long, default_value_t = 1_000)]
         acked: u64,
+        /// Messages of queues that must be confirmed at least.
+        #[arg(long, default_value_t = 100)]
+        confirmed: u64,
         #[command(flatten)]
         common: Common,
     },
@@ -123,11 +126,12 @@ impl Common {
 /// Runs what was asked for; an error or `false` is a failure.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
-        Command::Run { fault, cycles, acked, common } => {
+        Command::Run { fault, cycles, acked, confirmed, common } => {
             let scenario = Scenario {
                 fault,
                 cycles,
                 acked_min: acked,
+                confirmed_min: confirmed,
                 seed: common.seed,
                 size: common.size(),
                 until: &[],

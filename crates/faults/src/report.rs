@@ -71,7 +71,7 @@ impl Report {
     /// Takes over what the world knows and says whether the run passed.
     pub(crate) fn finish(&mut self, world: &World) {
         let counts = &world.counts;
-        let each: [(&'static str, &AtomicU64); 10] = [
+        let each: [(&'static str, &AtomicU64); 15] = [
             ("records acknowledged", &counts.acked),
             ("batches acknowledged", &counts.acked_batches),
             ("bytes acknowledged", &counts.acked_bytes),
@@ -82,6 +82,11 @@ impl Report {
             ("offsets committed", &counts.commits),
             ("topics made or deleted", &counts.topic_changes),
             ("beginnings deleted", &counts.trims),
+            ("messages confirmed", &counts.confirmed),
+            ("messages refused", &counts.refused),
+            ("messages delivered", &counts.delivered),
+            ("messages settled", &counts.settled),
+            ("messages returned to their queue", &counts.returned),
         ];
         for (name, count) in each {
             *self.counts.entry(name).or_default() += count.load(Ordering::Relaxed);
@@ -115,6 +120,16 @@ impl Report {
         self
     }
 
+    /// Whether of each group of rules one is broken, and those that are.
+    pub(crate) fn breaks(&self, groups: &[&[&str]]) -> (bool, Vec<&'static str>) {
+        let mut broken: Vec<&str> = self.violations.iter().map(|violation| violation.rule).collect();
+        broken.sort_unstable();
+        broken.dedup();
+        let all = groups.iter().all(|group| broken.iter().any(|rule| group.contains(rule)));
+        broken.retain(|rule| groups.iter().any(|group| group.contains(rule)));
+        (all, broken)
+    }
+
     /// A line for people.
     pub(crate) fn line(&self) -> String {
         let count = |name: &str| self.counts.get(name).copied().unwrap_or_default();
@@ -130,7 +145,7 @@ impl Report {
         };
         format!(
             "{} (seed {}): {} | {} records acknowledged, {} unknown, {} read, {} offsets, {} topics, {} trims | \
-             ready p50 {} ms p99 {} ms max {} ms | {:.0} s | {verdict}",
+             {} messages confirmed, {} delivered, {} settled | ready p50 {} ms p99 {} ms max {} ms | {:.0} s | {verdict}",
             self.scenario,
             self.seed,
             faults.join(", "),
@@ -140,6 +155,9 @@ impl Report {
             count("offsets committed"),
             count("topics made or deleted"),
             count("beginnings deleted"),
+            count("messages confirmed"),
+            count("messages delivered"),
+            count("messages settled"),
             ready.p50,
             ready.p99,
             ready.max,
@@ -151,6 +169,15 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_each_group_one_is_broken() {
+        let broken = |rule| Violation { rule, count: 1, details: Vec::new() };
+        let violations = vec![broken("b"), broken("z"), broken("a"), broken("a")];
+        let report = Report { violations, ..Report::default() };
+        assert_eq!(report.breaks(&[&["a", "c"], &["b"]]), (true, vec!["a", "b"]));
+        assert_eq!(report.breaks(&[&["a"], &["c"]]), (false, vec!["a"]));
+    }
 
     #[test]
     fn percentiles_are_samples() {

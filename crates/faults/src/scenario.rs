@@ -42,10 +42,12 @@ pub(crate) struct Scenario {
     pub(crate) cycles: u64,
     /// Records that must be acknowledged in all.
     pub(crate) acked_min: u64,
+    /// Messages of queues that must be confirmed in all.
+    pub(crate) confirmed_min: u64,
     pub(crate) seed: u64,
     pub(crate) size: Size,
-    /// End after the round in which one of these rules was broken.
-    pub(crate) until: &'static [&'static str],
+    /// End after the round by which of each of these groups of rules one was broken.
+    pub(crate) until: &'static [&'static [&'static str]],
 }
 
 impl Scenario {
@@ -62,15 +64,15 @@ impl Scenario {
         let rounds = self.cycles.div_ceil(size).max(1);
         for round in 0..rounds {
             let cycles = size.min(self.cycles - round * size);
-            let acked_min = self.acked_min.div_ceil(rounds);
             let report = self
-                .round(spec, work, seeds.next_u64(), cycles, acked_min, round * size)
+                .round(spec, work, seeds.next_u64(), cycles, round * size, rounds)
                 .with_context(|| format!("{:?}, round {round} of seed {}", self.fault, self.seed))?;
-            let broken = report.violations.iter().any(|violation| self.until.contains(&violation.rule));
-            all = Some(match all.take() {
+            let report = match all.take() {
                 None => report,
                 Some(before) => before.and(report),
-            });
+            };
+            let broken = !self.until.is_empty() && report.breaks(self.until).0;
+            all = Some(report);
             if broken {
                 break;
             }
@@ -86,9 +88,10 @@ impl Scenario {
         work: &Path,
         seed: u64,
         cycles: u64,
-        acked_min: u64,
         done: u64,
+        rounds: u64,
     ) -> anyhow::Result<Report> {
+        let acked_min = self.acked_min.div_ceil(rounds);
         let image = match self.fault {
             Fault::Kill => None,
             Fault::Power | Fault::Eio => Some(Image::create(work, IMAGE_MEGABYTES)?),
@@ -106,7 +109,8 @@ impl Scenario {
         }
         // Something must still be possible after the last fault.
         stage.wait_for_acks(100, stage.patience);
-        stage.finish(acked_min)
+        stage.wait_for_confirms(100, stage.patience);
+        stage.finish(acked_min, self.confirmed_min.div_ceil(rounds))
     }
 }
 
@@ -121,6 +125,7 @@ fn work_on(stage: &mut Stage, records: u64) {
     stage.world.wait(time);
     let missing = (before + records.max(1)).saturating_sub(stage.world.acked());
     stage.wait_for_acks(missing, stage.patience);
+    stage.wait_for_confirms(1, stage.patience);
     stage.must_be_alive();
 }
 
@@ -164,6 +169,7 @@ fn power(stage: &mut Stage, records: u64) -> anyhow::Result<()> {
 /// The N-th sync fails; nothing sent afterwards may be acknowledged, then the power is cut.
 fn eio(stage: &mut Stage, work: &Path, cycle: u64, cycles: u64) -> anyhow::Result<()> {
     stage.wait_for_acks(1, stage.patience);
+    stage.wait_for_confirms(1, stage.patience);
     stage.stop_cleanly()?;
     let trace: PathBuf = work.join(format!("strace-{cycle}"));
     // With many runs each of the first syncs once, with few some of them.
@@ -180,7 +186,6 @@ fn eio(stage: &mut Stage, work: &Path, cycle: u64, cycles: u64) -> anyhow::Resul
                     stage.count("servers that ended after it");
                 }
             }
-            stage.world.set_server(None);
             stage.cut()?;
             if reached {
                 stage.broken_since(failed_at);

@@ -54,17 +54,28 @@ impl Injection {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where AMQP clients connect.
+    pub(crate) amqp: Option<SocketAddr>,
     /// From the start of the process to its first right answer.
     pub(crate) ready: Duration,
     stopped: bool,
 }
 
+/// Where something listens.
+#[derive(Debug, PartialEq, Eq)]
+enum Listens {
+    Kafka(SocketAddr),
+    Amqp(SocketAddr),
+}
+
 /// A process that was started and has not said yet where it listens.
 pub(crate) struct Starting {
     child: Child,
-    lines: mpsc::Receiver<SocketAddr>,
+    lines: mpsc::Receiver<Listens>,
     began: Duration,
     known: Option<SocketAddr>,
+    /// It has no AMQP door.
+    bare: bool,
 }
 
 impl Spec {
@@ -85,7 +96,7 @@ impl Spec {
             known = Some(address);
             command.arg(address.to_string());
         } else {
-            command.args(["serve", "--kafka-listen", "127.0.0.1:0", "--amqp-listen", "off"]);
+            command.args(["serve", "--kafka-listen", "127.0.0.1:0", "--amqp-listen", "127.0.0.1:0"]);
             command.args(["--http-listen", "off", "--data-dir"]);
             command.arg(data).args(&self.args);
         }
@@ -110,7 +121,7 @@ impl Spec {
                 }
             }
         })?;
-        Ok(Starting { child, lines, began, known })
+        Ok(Starting { child, lines, began, known, bare: self.bare })
     }
 }
 
@@ -118,23 +129,24 @@ impl Starting {
     /// Waits until the server answers.
     pub(crate) fn wait_ready(mut self, clock: &Clock) -> anyhow::Result<Server> {
         let deadline = clock.uptime() + START_PATIENCE;
-        let mut known = self.known;
+        let (mut known, mut amqp) = (self.known, None);
         while clock.uptime() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended while starting: {status}");
             }
             // The channel is the clock of this loop: it waits, also after the sender is gone.
             match self.lines.recv_timeout(Duration::from_millis(2)) {
-                Ok(address) => known = Some(address),
+                Ok(Listens::Kafka(address)) => known = Some(address),
+                Ok(Listens::Amqp(address)) => amqp = Some(address),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::yield_now(),
             }
-            let Some(address) = known else { continue };
+            let Some(address) = known.filter(|_| self.bare || amqp.is_some()) else { continue };
             let answer = Client::connect(address, START_PATIENCE, &Arc::default())
                 .and_then(|mut client| ops::topics(&mut client));
             if answer.is_ok() {
                 let ready = clock.uptime().saturating_sub(self.began);
-                return Ok(Server { child: self.child, address, ready, stopped: false });
+                return Ok(Server { child: self.child, address, amqp, ready, stopped: false });
             }
         }
         let _ = self.child.kill();
@@ -222,14 +234,18 @@ fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-/// The address in the line that says where Kafka clients connect.
-fn listens(line: &str) -> Option<SocketAddr> {
-    if !line.contains("Kafka clients connect here") {
+/// The address in a line that says where clients connect.
+fn listens(line: &str) -> Option<Listens> {
+    let which = if line.contains("Kafka clients connect here") {
+        Listens::Kafka
+    } else if line.contains("AMQP 0-9-1 clients connect here") {
+        Listens::Amqp
+    } else {
         return None;
-    }
+    };
     let plain: String = without_colour(line);
     let rest = plain.split("listen=").nth(1)?;
-    rest.split_whitespace().next()?.parse().ok()
+    rest.split_whitespace().next()?.parse().ok().map(which)
 }
 
 fn without_colour(line: &str) -> String {
@@ -247,9 +263,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_found() {
+    fn the_addresses_are_found() {
         let line = "2026 INFO ferrymq: Kafka clients connect here \u{1b}[3mlisten\u{1b}[0m\u{1b}[2m=\u{1b}[0m127.0.0.1:4242 advertised=127.0.0.1:4242";
-        assert_eq!(listens(line), Some(SocketAddr::from(([127, 0, 0, 1], 4242))));
+        let address = SocketAddr::from(([127, 0, 0, 1], 4242));
+        assert_eq!(listens(line), Some(Listens::Kafka(address)));
+        let line = "INFO ferrymq: AMQP 0-9-1 clients connect here, as guest listen=127.0.0.1:4242";
+        assert_eq!(listens(line), Some(Listens::Amqp(address)));
         assert_eq!(listens("INFO listen=127.0.0.1:1 other"), None);
     }
 }

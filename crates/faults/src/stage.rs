@@ -18,7 +18,7 @@ use crate::report::{Percentiles, Report};
 use crate::server::{Injection, Server, Spec};
 use crate::workload::{GROUP, Size, Workload, make_topics};
 use crate::world::{Kind, Log, World};
-use crate::{commits, ops, reader, rules};
+use crate::{amqp, commits, ops, reader, rules};
 
 /// How long a clean stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -89,7 +89,7 @@ impl Stage {
             self.ready.push(server.ready);
         }
         self.world.set_dark(false);
-        self.world.set_server(Some(server.address));
+        self.world.set_server(server.address, server.amqp);
         self.server = Some(server);
         Ok(())
     }
@@ -103,7 +103,7 @@ impl Stage {
 
     /// kill -9.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
-        self.world.set_server(None);
+        self.world.end_life(false);
         match self.server.take() {
             Some(server) => server.kill(),
             None => Ok(()),
@@ -150,6 +150,12 @@ impl Stage {
         self.world.wait_for(patience, || self.world.acked() >= target)
     }
 
+    /// Waits until so many more messages are confirmed; whether they were. Where there are no queues, they are.
+    pub(crate) fn wait_for_confirms(&self, messages: u64, patience: Duration) -> bool {
+        let target = self.world.confirmed() + messages;
+        self.spec.bare || self.world.wait_for(patience, || self.world.confirmed() >= target)
+    }
+
     /// Lists the topics into the history.
     pub(crate) fn list_topics(&self) -> anyhow::Result<()> {
         let began = self.world.now();
@@ -160,7 +166,7 @@ impl Stage {
     }
 
     /// Ends the clients, stops and starts the server, reads everything, checks everything.
-    pub(crate) fn finish(mut self, acked_min: u64) -> anyhow::Result<Report> {
+    pub(crate) fn finish(mut self, acked_min: u64, confirmed_min: u64) -> anyhow::Result<Report> {
         self.must_be_alive();
         if let Some(workload) = self.workload.take()
             && !workload.end(self.patience)
@@ -174,6 +180,7 @@ impl Stage {
             self.restart_cleanly()?;
         }
         self.read_and_check()?;
+        amqp::read_and_check(&self.world, confirmed_min);
         let acked = self.world.acked();
         if acked < acked_min {
             self.world.violation("too-few", || format!("{acked} records acknowledged, {acked_min} wanted"));
@@ -200,6 +207,7 @@ impl Stage {
     pub(crate) fn broken_since(&mut self, failed_at: u64) {
         let to = self.world.now();
         self.world.history.lock().broken.push(Broken { from: failed_at, to });
+        self.world.queues.lock().broken.push(failed_at..to);
     }
 
     /// Notes how long something took.
@@ -209,7 +217,7 @@ impl Stage {
 
     /// Stops the server as a user would.
     pub(crate) fn stop_cleanly(&mut self) -> anyhow::Result<()> {
-        self.world.set_server(None);
+        self.world.end_life(true);
         if let Some(server) = self.server.take() {
             let status = server.stop(&self.world.clock, STOP_PATIENCE)?;
             if !status.success() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferrymq_runtime::{Rng, spawn_thread};
 
+use crate::amqp;
 use crate::churn::Churn;
 use crate::client::Client;
 use crate::commits::Committer;
@@ -97,6 +98,7 @@ impl Workload {
             let churn = Churn::new(world.clone(), of_kind(Kind::Trimmed), rng.next_u64());
             workload.threads.push(spawn_thread("churn", move || churn.run())?);
         }
+        workload.threads.extend(amqp::start(world, rng)?);
         Ok(workload)
     }
 

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use ferrymq_checker::queues::{QueueHistory, Stop};
 use ferrymq_kafka_codec::ErrorCode;
 use ferrymq_runtime::Clock;
 use parking_lot::{Condvar, Mutex};
 
+use crate::amqp::link::Link;
 use crate::client::Client;
 use crate::history::{During, History};
 
@@ -76,11 +78,22 @@ pub(crate) struct Counts {
     pub(crate) commits: AtomicU64,
     pub(crate) topic_changes: AtomicU64,
     pub(crate) trims: AtomicU64,
+    /// Messages of queues that were confirmed, and so on.
+    pub(crate) confirmed: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    /// Deliveries that were settled, with a later answer on their channel.
+    pub(crate) settled: AtomicU64,
+    pub(crate) returned: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Place {
     server: Option<SocketAddr>,
+    /// Where AMQP clients connect.
+    amqp: Option<SocketAddr>,
+    /// How often there was a server.
+    life: u32,
     stopping: bool,
     /// When given up is what has no answer yet.
     give_up: bool,
@@ -92,6 +105,7 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) counts: Counts,
     pub(crate) history: Mutex<History>,
+    pub(crate) queues: Mutex<QueueHistory>,
     logs: Mutex<Vec<Arc<Log>>>,
     place: Mutex<Place>,
     changed: Condvar,
@@ -109,6 +123,7 @@ impl World {
             clock: Clock::system(),
             counts: Counts::default(),
             history: Mutex::default(),
+            queues: Mutex::default(),
             logs: Mutex::default(),
             place: Mutex::default(),
             changed: Condvar::new(),
@@ -193,9 +208,27 @@ impl World {
         self.errors.lock().clone()
     }
 
-    /// Says where the server is, or that it is gone.
-    pub(crate) fn set_server(&self, server: Option<SocketAddr>) {
-        self.place.lock().server = server;
+    /// Notes what an AMQP client was told when it was refused.
+    pub(crate) fn refused(&self, what: &str, error: &str) {
+        *self.errors.lock().entry(format!("{what}: {error}")).or_default() += 1;
+    }
+
+    /// Says where the server is, for Kafka and for AMQP clients: a new life.
+    pub(crate) fn set_server(&self, server: SocketAddr, amqp: Option<SocketAddr>) {
+        let mut place = self.place.lock();
+        (place.server, place.amqp) = (Some(server), amqp);
+        place.life += 1;
+        drop(place);
+        self.changed.notify_all();
+    }
+
+    /// Says that the server is about to be gone; `clean` if it is asked to end.
+    pub(crate) fn end_life(&self, clean: bool) {
+        let mut place = self.place.lock();
+        (place.server, place.amqp) = (None, None);
+        let life = place.life;
+        drop(place);
+        self.queues.lock().stops.push(Stop { life, began: self.now(), clean });
         self.changed.notify_all();
     }
 
@@ -216,6 +249,20 @@ impl World {
             self.changed.wait_for(&mut place, Duration::from_millis(100));
         }
         place.server
+    }
+
+    /// Where AMQP clients connect, and in which life; waits a little for it.
+    pub(crate) fn amqp_server(&self) -> Option<(SocketAddr, u32)> {
+        let mut place = self.place.lock();
+        if place.server.is_none() && !place.give_up {
+            self.changed.wait_for(&mut place, Duration::from_millis(100));
+        }
+        Some((place.amqp?, place.life))
+    }
+
+    /// An AMQP connection to the server.
+    pub(crate) fn connect_amqp(&self, address: SocketAddr, patience: Duration) -> std::io::Result<Link> {
+        Link::connect(address, patience, &self.dark)
     }
 
     /// No new work.
@@ -264,6 +311,11 @@ impl World {
             self.wait(Duration::from_millis(5));
         }
         true
+    }
+
+    /// Messages confirmed until now.
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.counts.confirmed.load(Ordering::Relaxed)
     }
 
     /// Records acknowledged until now.

@@ -143,6 +143,8 @@ mod tests {
             "ferrymq group seek readers --topic orders --to beginning --bootstrap a:1,b:2",
             "ferrymq bench kafka --mode latency --rate 10000 --linger-ms 0 --seconds 5 --in-flight 5",
             "ferrymq bench amqp --messages 1000000 --window 20000 --ack-every 100",
+            "ferrymq bench amqp --mode backlog --queue-argument x-max-priority=5 --priorities 5 --consumers 10",
+            "ferrymq bench amqp-null-responder --listen 127.0.0.1:0",
             "ferrymq bench null-responder --listen 127.0.0.1:0",
             "ferrymq bench disk --dir data",
         ] {

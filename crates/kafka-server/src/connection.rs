@@ -32,7 +32,7 @@ use crate::answers::{self, AnswerRoom};
 use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
-use crate::handlers::fetch::FetchSession;
+use crate::handlers::fetch::{Ahead, FetchSession, Plan};
 use crate::intake::{Room, Rooms};
 use crate::listener::Listener;
 
@@ -61,6 +61,8 @@ pub(crate) struct Session {
     pub(crate) listener: Arc<Listener>,
     /// Its incremental fetch session, if it has one (KIP-227).
     pub(crate) fetch: Mutex<Option<FetchSession>>,
+    /// What was read ahead for its next fetch.
+    pub(crate) ahead: parking_lot::Mutex<Ahead>,
 }
 
 /// An answer being made; `None`: the request wants none (acks=0).
@@ -70,6 +72,8 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Reply>, Close
 pub(crate) struct Reply {
     pub(crate) frame: Frame,
     pub(crate) room: AnswerRoom,
+    /// What to read for the next answer while this one is written.
+    pub(crate) plan: Option<Plan>,
 }
 
 /// The connection is to be closed; why, for the log.
@@ -97,7 +101,8 @@ pub(crate) async fn run(
     if let Err(error) = keep_alive(&stream) {
         tracing::debug!(peer = %peer, error = %error, "could not switch on keepalive");
     }
-    let session = Arc::new(Session { context, peer, listener, fetch: Mutex::new(None) });
+    let session =
+        Arc::new(Session { context, peer, listener, fetch: Mutex::new(None), ahead: Default::default() });
     let (mut read, mut write) = stream.split();
     let (jobs, answers) = mpsc::channel(CONNECTION_REQUESTS_IN_FLIGHT);
     let writing = write_loop(&session, &mut write, answers);
@@ -130,7 +135,7 @@ async fn read_loop(
     let mut frames = FrameReader::default();
     let mut bytes_max = FIRST_REQUEST_BYTES_MAX.min(context.config.request_bytes_max);
     loop {
-        let next = next_frame(context, &mut frames, read, bytes_max, &rooms).await?;
+        let next = next_frame(session, &mut frames, read, bytes_max, &rooms).await?;
         let Next::Frame(length) = next else { return Ok(()) };
         let (body, mut room) = rooms.receive(context, &mut frames, read, length).await?;
         context.counters.requests_total.fetch_add(1, Ordering::Relaxed);
@@ -151,12 +156,13 @@ async fn read_loop(
 
 /// Waits for the next request; a connection without one in work is closed after a while.
 async fn next_frame(
-    context: &Context,
+    session: &Session,
     frames: &mut FrameReader,
     read: &mut ReadHalf<'_>,
     bytes_max: usize,
     rooms: &Rooms,
 ) -> Result<Next, Closed> {
+    let context = &session.context;
     let idle = context.config.idle;
     let mut timer = pin!(context.broker.clock().sleep(REST_AFTER.min(idle)));
     let mut resting = false;
@@ -171,6 +177,7 @@ async fn next_frame(
                 }
                 // Most connections are quiet most of the time: then they hold no memory for reading.
                 frames.rest();
+                *session.ahead.lock() = Ahead::default();
                 resting = true;
                 timer.set(context.broker.clock().sleep(idle));
             }
@@ -206,10 +213,21 @@ async fn write_loop(
     mut answers: mpsc::Receiver<Job>,
 ) -> Result<(), Closed> {
     while let Some(job) = answers.recv().await {
-        let Some(Reply { frame, room }) = job.answer.await? else { continue };
+        let Some(Reply { frame, room, plan }) = job.answer.await? else { continue };
         session.context.counters.bytes_out_total.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        write_frame(&session.context, write, frame).await?;
-        drop(room);
+        let writing = async {
+            write_frame(&session.context, write, frame).await?;
+            drop(room);
+            Ok(())
+        };
+        match plan {
+            None => writing.await?,
+            Some(plan) => {
+                let reading = async { Ok(plan.read(&session.context).await) };
+                let ((), ahead) = tokio::try_join!(writing, reading)?;
+                *session.ahead.lock() = ahead;
+            }
+        }
     }
     Ok(())
 }

@@ -115,9 +115,9 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
                 return handlers::produce::begin(&session, correlation, version, frame, request).await;
             }
             RequestKind::Fetch(request) => Box::pin(async move {
-                let (response, room) = handlers::fetch::handle(&session, version, request).await;
+                let (response, room, plan) = handlers::fetch::handle(&session, version, request).await;
                 let reply = respond(correlation, version, &response)?;
-                Ok(reply.map(|reply| Reply { room, ..reply }))
+                Ok(reply.map(|reply| Reply { room, plan, ..reply }))
             }),
             request => Box::pin(async move { answer(&session, call, request).await }),
         },
@@ -272,7 +272,7 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
 /// Encodes an answer.
 pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Reply>, Closed> {
     match Frame::response(correlation, version, body) {
-        Ok(frame) => Ok(Some(Reply { frame, room: AnswerRoom::default() })),
+        Ok(frame) => Ok(Some(Reply { frame, room: AnswerRoom::default(), plan: None })),
         Err(error) => {
             tracing::error!(api = body.api().name(), version, error = %error, "an answer could not be encoded");
             Err(Closed("an answer could not be encoded".to_owned()))

@@ -50,8 +50,8 @@ pub const TABLE: &[Rule] = &[
     rule("amqp-server", &["broker", "amqp-codec", "runtime", "types"], &["storage", "engine-local", "disk"]),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
-    // A black box's test: of ours the codec, so that a mistake of the product cannot hide another.
-    rule("faults", &["kafka-codec", "runtime", "checker"], &[]),
+    // A black box's test: of ours the codecs, so that a mistake of the product cannot hide another.
+    rule("faults", &["kafka-codec", "amqp-codec", "runtime", "checker"], &[]),
     rule("tidy", &[], &[]),
     rule(
         "ferrymq",

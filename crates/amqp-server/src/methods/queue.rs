@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_amqp_codec::method::queue;
+use ferrymq_amqp_codec::method::{basic, queue};
 use ferrymq_amqp_codec::{ReplyCode, Table};
 use ferrymq_broker::queues::{BindingSpec, DeleteIf, Entity, QueueError, QueueSpec};
 
@@ -126,12 +126,17 @@ impl Reader<'_> {
         };
         let only_if = DeleteIf { unused: delete.if_unused, empty: delete.if_empty };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
+        connection.state.lock().cancels = Some(Vec::new());
         let deleted = queues.delete_queue(&connection.session, vhost, &name, only_if).await;
-        let count = absent_is_fine(deleted, 0)?;
-        if !delete.nowait {
-            connection.output.method(number, &queue::DeleteOk { message_count: counted(count) });
+        let cancels = connection.state.lock().cancels.take().unwrap_or_default();
+        let deleted = absent_is_fine(deleted, 0);
+        if let (Ok(count), false) = (&deleted, delete.nowait) {
+            connection.output.method(number, &queue::DeleteOk { message_count: counted(*count) });
         }
-        Ok(())
+        for (channel, tag) in cancels {
+            connection.output.method(channel, &basic::Cancel { consumer_tag: &tag, nowait: true });
+        }
+        deleted.map(|_| ())
     }
 
     /// The queue that a name stands for on a channel.

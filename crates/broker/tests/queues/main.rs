@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
+mod brute;
 mod crash;
 mod declare;
 mod deliver;

@@ -140,6 +140,30 @@ async fn a_start_that_fails_halfway_changes_nothing() {
     assert_eq!(rig.get_all("q").await, expected, "all were delivered, and the stop was not clean");
 }
 
+/// A purge that finds nothing waits for the one before it, whoever asked for that.
+#[tokio::test(start_paused = true)]
+async fn a_second_purge_waits_for_the_first() {
+    let logs = StagedLogs::default();
+    let meta: Arc<dyn MetaStore> = Arc::new(ferrymq_storage::memory_meta::MemoryMeta::new());
+    let stores = Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta.clone() };
+    let queues = open(stores, 1, &Tasks::new()).await;
+    let session = queues.session();
+    queues.declare_queue(&session, VHOST, durable("q")).await.unwrap();
+    let to = queues.route(VHOST, "", b"q", &ferrymq_broker::queues::NoHeaders).unwrap();
+    let publish = Publish { message: message("q", "a", true), to };
+    assert!(queues.publish(vec![publish]).await.await.failed.is_empty());
+    logs.stage.hold();
+    assert!(queues.purge(&session, VHOST, "q").now_or_never().is_none());
+    quiet().await;
+    assert_eq!(logs.stage.waiting(), 1, "it is on its way");
+    let mut second = std::pin::pin!(queues.purge(&session, VHOST, "q"));
+    assert!(second.as_mut().now_or_never().is_none());
+    quiet().await;
+    assert!(second.as_mut().now_or_never().is_none(), "a crash now would bring the message back");
+    logs.stage.release();
+    assert_eq!(second.await.unwrap(), 0);
+}
+
 /// A purge behind a stuck message must be recorded before it is answered, also when the record before it failed.
 #[tokio::test(start_paused = true)]
 async fn a_purge_is_answered_when_it_is_recorded() {
@@ -170,9 +194,14 @@ async fn a_purge_is_answered_when_it_is_recorded() {
     let mut purge = std::pin::pin!(queues.purge(&session, VHOST, "q"));
     assert!(purge.as_mut().now_or_never().is_none());
     quiet().await;
+    // Another one finds nothing left, which is not durable either; and wakes the shard in between.
+    let mut again = std::pin::pin!(queues.purge(&session, VHOST, "q"));
+    assert!(again.as_mut().now_or_never().is_none());
+    quiet().await;
     assert!(purge.as_mut().now_or_never().is_none(), "nothing of it is durable yet");
+    assert!(again.as_mut().now_or_never().is_none(), "nor is what it found");
     logs.stage.release();
-    assert_eq!(purge.await.unwrap(), 2);
+    assert_eq!((purge.await.unwrap(), again.await.unwrap()), (2, 0));
     // A crash now: what was purged stays away.
     let queues = open(stores(), 2, &Tasks::new()).await;
     let session = queues.session();

@@ -44,6 +44,11 @@ pub(crate) fn cycle(stage: &mut Stage) -> anyhow::Result<()> {
             .world
             .violation("not-resumed", || format!("nothing acknowledged {RESUME:?} after space was made"));
     }
+    if !stage.wait_for_confirms(100, RESUME) {
+        stage
+            .world
+            .violation("not-resumed", || format!("no message confirmed {RESUME:?} after space was made"));
+    }
     stage.wait_for_acks(1_000, stage.patience);
     Ok(())
 }

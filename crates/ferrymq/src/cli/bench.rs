@@ -3,6 +3,7 @@
 //! **Invariant.** Results are JSON on stdout, with every setting that made them.
 
 mod amqp;
+mod amqp_null;
 mod disk;
 mod kafka;
 mod latency;
@@ -15,8 +16,10 @@ mod report;
 pub(crate) enum BenchCommand {
     /// Measure throughput and latency of a Kafka broker
     Kafka(Box<kafka::KafkaArgs>),
-    /// Measure throughput of an AMQP 0-9-1 broker
+    /// Measure throughput and latency of an AMQP 0-9-1 broker
     Amqp(Box<amqp::AmqpArgs>),
+    /// Confirm and deliver over AMQP 0-9-1 without storing anything: the ceiling of whatever client talks to it
+    AmqpNullResponder(amqp_null::AmqpNullArgs),
     /// Answer Produce and Fetch without storing anything: the ceiling of whatever client talks to it
     NullResponder(null::NullArgs),
     /// Measure a bare write and fdatasync loop on a disk
@@ -27,6 +30,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Kafka(args) => super::on_one_thread(kafka::run(*args)),
         BenchCommand::Amqp(args) => super::on_one_thread(amqp::run(*args)),
+        BenchCommand::AmqpNullResponder(args) => super::on_one_thread(amqp_null::run(args)),
         BenchCommand::NullResponder(args) => super::on_one_thread(null::run(args)),
         BenchCommand::Disk(args) => disk::run(args),
     }

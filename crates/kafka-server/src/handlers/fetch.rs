@@ -5,7 +5,7 @@
 //! that changed, and those that had more than fitted into the last answer.
 //!
 //! **Invariants.** Waiting is woken by appends, never polled. Whole batches are answered within all limits,
-//! but for the first of the first partition that has one (KIP-74). Nothing at or behind the high watermark is answered.
+//! but for the first of the first partition that has one (KIP-74), read ahead or not. Nothing at or behind the high watermark is answered.
 
 use std::time::Duration;
 
@@ -18,9 +18,11 @@ use crate::connection::Session;
 use crate::context::Context;
 use crate::turns::Turns;
 
+mod ahead;
 mod read;
 mod session;
 
+pub(crate) use ahead::{Ahead, Plan};
 pub(crate) use session::FetchSession;
 
 use read::Found;
@@ -34,8 +36,8 @@ struct Wanted {
     read_committed: bool,
 }
 
-/// The answer and the room that its records take.
-type Answered = (FetchResponse, AnswerRoom);
+/// The answer, the room that its records take, and what to read while it goes out.
+type Answered = (FetchResponse, AnswerRoom, Option<Plan>);
 
 pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> Answered {
     let context = &*connection.context;
@@ -47,6 +49,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         read_committed: request.isolation_level == 1,
     };
     let mut slot = connection.fetch.lock().await;
+    let mut ahead = std::mem::take(&mut *connection.ahead.lock());
     let (id, epoch) = (request.session_id, request.session_epoch);
     if epoch == -1 || epoch == 0 {
         // A full request: whatever session it names is over.
@@ -59,7 +62,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         if session.id() != 0 {
             session.settle(context);
         }
-        let response = serve(context, &mut session, &wanted, true).await;
+        let response = serve(context, &mut session, &wanted, true, &mut ahead).await;
         if session.id() != 0 {
             *slot = Some(session);
         }
@@ -67,7 +70,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
     }
     let failed = |code: ErrorCode| {
         let response = FetchResponse { error_code: code.code(), ..Default::default() };
-        (response, AnswerRoom::default())
+        (response, AnswerRoom::default(), None)
     };
     let Some(session) = slot.as_mut().filter(|session| session.id() == id) else {
         return failed(ErrorCode::FetchSessionIdNotFound);
@@ -81,11 +84,17 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         *slot = None;
         return failed(ErrorCode::FetchSessionIdNotFound);
     }
-    serve(context, session, &wanted, false).await
+    serve(context, session, &wanted, false, &mut ahead).await
 }
 
 /// Looks, waits and answers; `full` answers name every partition.
-async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
+async fn serve(
+    context: &Context,
+    session: &mut FetchSession,
+    wanted: &Wanted,
+    full: bool,
+    ahead: &mut Ahead,
+) -> Answered {
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
@@ -96,7 +105,9 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
     }
     let mut late = wanted.wait.is_zero() || session.is_empty();
     loop {
-        read::look(context, session, wanted, &mut found).await;
+        read::look(context, session, wanted, &mut found, ahead).await;
+        // What is not used now would be old when it is.
+        *ahead = Ahead::default();
         if late || found.urgent || found.bytes >= wanted.bytes_min {
             break;
         }
@@ -113,7 +124,8 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         session.take_changed();
     }
     let room = std::mem::take(&mut found.room);
-    (answer(session, wanted, full, found).await, room)
+    let plan = Plan::new(found.bytes.min(wanted.bytes_max), session.next(&found));
+    (answer(session, wanted, full, found).await, room, plan)
 }
 
 async fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {

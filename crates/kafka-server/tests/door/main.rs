@@ -1,6 +1,7 @@
 //! The Kafka door over TCP: what every API answers, what records do, and what bad clients cannot do.
 
 mod admin;
+mod ahead;
 mod committing;
 mod configs;
 mod every_version;

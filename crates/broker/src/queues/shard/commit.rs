@@ -99,19 +99,21 @@ impl Owner {
     /// What is known of acks goes along.
     fn seal_acks(&mut self, commit: &mut Gathering) {
         // Not for its own sake: a store that refuses is not asked again and again.
-        if self.due || !commit.groups.is_empty() || self.journal.can_seal() || self.journal.is_walking() {
+        let wanted = self.due || !self.purges.is_empty();
+        let goes_along = wanted || !commit.groups.is_empty() || self.journal.can_seal();
+        if goes_along || self.journal.is_walking() {
             self.rewrite();
         }
-        if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
+        if goes_along {
             self.collect_acks(commit);
         }
         if self.journal.can_seal() {
             let (op, sealed) = self.journal.seal(self.context.clock.wall_ms());
             commit.push(vec![op], Sent::Journal(sealed));
         }
-        if self.journal.is_failing() {
-            // What they did is not recorded yet.
-            self.purges = std::mem::take(&mut commit.purges);
+        if self.journal.is_failing() || commit.groups.is_empty() && self.lanes.sync > 0 {
+            // What they did is not recorded yet, or is on its way with an earlier commit.
+            self.purges.append(&mut commit.purges);
         }
     }
 

@@ -208,11 +208,12 @@ impl Owner {
         let end = queue.acks.end();
         queue.ready.clear(end);
         queue.count_none();
-        if count == 0 || !queue.durable {
+        if !queue.durable {
             self.owe(log, Debt::Lazy, count);
             return answer(reply, Ok(count));
         }
-        self.owe(log, Debt::Must, count);
+        // Also if nothing was left: what an earlier purge did may be on its way.
+        self.owe(log, if count == 0 { Debt::Lazy } else { Debt::Must }, count);
         self.purges.push((reply, count));
     }
 

@@ -22,8 +22,9 @@ const RECORDS_PER_LOOK: usize = 64;
 const PAYLOAD_SLIDE: usize = 61;
 
 /// Text that compresses about as well as machine-written messages do; records are slices of it.
+#[derive(Clone)]
 pub(super) struct Payload {
-    text: Vec<u8>,
+    text: Arc<[u8]>,
     message_bytes: usize,
     at: usize,
 }
@@ -35,7 +36,7 @@ impl Payload {
         while text.len() < message_bytes + 64 * 1024 {
             text.extend_from_slice(format!("\"id\":\"{:016x}\",", rng.next_u64()).as_bytes());
         }
-        Payload { text, message_bytes, at: 0 }
+        Payload { text: text.into(), message_bytes, at: 0 }
     }
 
     pub(super) fn next(&mut self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! Looking at the partitions of a fetch that may have something.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
 use ferrymq_broker::Partition;
@@ -10,6 +10,7 @@ use ferrymq_storage::{Read, StorageError};
 use ferrymq_types::Offset;
 
 use super::Wanted;
+use super::ahead::Ahead;
 use super::session::{Entry, FetchSession};
 use crate::answers::AnswerRoom;
 use crate::context::Context;
@@ -21,6 +22,8 @@ use crate::turns::Turns;
 #[derive(Default)]
 pub(super) struct Found {
     by_token: BTreeMap<u64, PartitionData>,
+    /// Where the records of each end.
+    ends: HashMap<u64, Offset>,
     /// Bytes of records in all of it.
     pub(super) bytes: usize,
     /// Whether it must be told at once: an error, or there is more than fits.
@@ -47,7 +50,16 @@ impl Found {
         self.room.settle(context, 0);
     }
 
-    fn put(&mut self, token: u64, data: PartitionData) {
+    /// Where the records of a partition end, if it has some.
+    pub(super) fn end(&self, token: u64) -> Option<Offset> {
+        self.ends.get(&token).copied()
+    }
+
+    fn put(&mut self, token: u64, data: PartitionData, end: Option<Offset>) {
+        match end {
+            Some(end) => self.ends.insert(token, end),
+            None => self.ends.remove(&token),
+        };
         self.urgent |= data.error_code != 0;
         self.bytes += size(&data);
         if let Some(old) = self.by_token.insert(token, data) {
@@ -62,15 +74,21 @@ fn size(data: &PartitionData) -> usize {
 
 /// What looking at one partition came to.
 enum Looked {
-    /// This is to be told of it.
-    Told(PartitionData),
+    /// This is to be told of it, and its records reach to there.
+    Told(PartitionData, Option<Offset>),
     /// Its next batch is larger than what may be told of it beside the others, or there is no room.
     TooLarge,
 }
 
 /// Looks at the partitions that may have something, until the answer is full. The first that has records may
 /// exceed every limit by its first batch (KIP-74), so that it is told at all; no other may.
-pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
+pub(super) async fn look(
+    context: &Context,
+    session: &mut FetchSession,
+    wanted: &Wanted,
+    found: &mut Found,
+    ahead: &mut Ahead,
+) {
     let mut rest = session.take_hot();
     let mut left_out = VecDeque::new();
     let mut turns = Turns::default();
@@ -86,10 +104,10 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
         }
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        match look_at(context, entry, wanted, taken, &mut found.room).await {
-            Looked::Told(data) => {
+        match look_at(context, entry, wanted, taken, &mut found.room, ahead).await {
+            Looked::Told(data, next) => {
                 let more = size(&data) > 0;
-                found.put(token, data);
+                found.put(token, data, next);
                 session.put_back(token, more);
             }
             Looked::TooLarge => {
@@ -111,8 +129,9 @@ async fn look_at(
     wanted: &Wanted,
     taken: usize,
     room: &mut AnswerRoom,
+    ahead: &mut Ahead,
 ) -> Looked {
-    let told = |code| Looked::Told(entry.failed(code));
+    let told = |code| Looked::Told(entry.failed(code), None);
     let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
     if let Some(code) = check_epoch(partition, entry.leader_epoch) {
         return told(code);
@@ -128,26 +147,33 @@ async fn look_at(
         _ => {
             let mut failed = entry.failed(ErrorCode::OffsetOutOfRange);
             failed.log_start_offset = partition.log_start().signed();
-            return Looked::Told(failed);
+            return Looked::Told(failed, None);
         }
     };
     if from >= until {
-        return Looked::Told(data);
+        return Looked::Told(data, None);
     }
     let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(wanted.bytes_max - taken);
     let bytes_max = match room.grow(context, taken, bytes_max).await {
         0 => return Looked::TooLarge,
         granted => granted,
     };
-    match read(partition, from..until, bytes_max, taken == 0).await {
-        Ok(Some(read)) => data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect()),
-        Ok(None) => return Looked::TooLarge,
+    let read = match ahead.take(partition, from, bytes_max) {
+        Some(read) => Ok(Some(read)),
+        None => read(partition, from..until, bytes_max, taken == 0).await,
+    };
+    match read {
+        Ok(Some(read)) => {
+            let next = read.next();
+            data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect());
+            Looked::Told(data, next)
+        }
+        Ok(None) => Looked::TooLarge,
         Err(error) => {
             tracing::warn!(partition = ?partition, from = from.0, error = %error, "a fetch could not be served");
-            return told(errors::storage(&error));
+            told(errors::storage(&error))
         }
     }
-    Looked::Told(data)
 }
 
 /// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition. `None`: there

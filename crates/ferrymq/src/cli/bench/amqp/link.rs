@@ -1,24 +1,22 @@
 //! A connection to an AMQP broker with channel 1 open, as guest.
 //!
-//! **Invariant.** An answer that is not the expected kind ends the run with what the broker said.
-
-use std::time::Duration;
+//! **Invariants.** An answer that is not the expected kind ends the run with what the broker said. A closed link
+//! was closed by the protocol: the broker has seen everything that was sent before.
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_method;
 use ferrymq_amqp_codec::method::{channel, connection};
-use ferrymq_amqp_codec::{
-    Frame, FrameKind, FrameReader, Method, PROTOCOL_HEADER, Table, ValueRef, WireMethod,
-};
-use ferrymq_runtime::Clock;
+use ferrymq_amqp_codec::{FrameKind, FrameReader, Method, PROTOCOL_HEADER, Table, ValueRef, WireMethod};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// The frames that are asked for, in bytes.
 pub(super) const FRAME_MAX: u32 = 131_072;
-/// Bytes that are read at a time.
+/// Bytes that are read at a time from a connection that carries messages.
 const READ_BYTES: usize = 256 * 1024;
+/// The same while it is set up: thousands of idle ones cost little.
+const ANSWER_BYTES: usize = 4096;
 
 /// A connection.
 pub(super) struct Link {
@@ -37,8 +35,7 @@ impl Link {
         let frames = FrameReader::new(FRAME_MAX);
         let mut link = Link { stream, input: BytesMut::new(), frames, server: String::new() };
         link.stream.write_all(&PROTOCOL_HEADER).await?;
-        let start = link.answer().await?;
-        link.server = told(&start)?;
+        link.server = told(&link.answer().await?)?;
         let login = connection::StartOk {
             client_properties: Table::EMPTY,
             mechanism: b"PLAIN",
@@ -50,19 +47,21 @@ impl Link {
         link.put(0, &connection::TuneOk { channel_max: 2047, frame_max: FRAME_MAX, heartbeat: 0 }).await?;
         link.put(0, &connection::Open { virtual_host: b"/", ..Default::default() }).await?;
         link.answer().await?;
-        link.ask(&channel::Open::default()).await?;
+        link.open_channel(1).await?;
         Ok(link)
     }
 
-    /// Sends a method on channel 1 and waits for the answer.
-    pub(super) async fn ask<'a, M: WireMethod<'a>>(&mut self, method: &M) -> anyhow::Result<()> {
+    /// Opens another channel.
+    pub(super) async fn open_channel(&mut self, number: u16) -> anyhow::Result<()> {
+        self.put(number, &channel::Open::default()).await?;
+        self.answer().await?;
+        Ok(())
+    }
+
+    /// Sends a method on channel 1 and waits for the answer; its payload.
+    pub(super) async fn ask<'a, M: WireMethod<'a>>(&mut self, method: &M) -> anyhow::Result<Bytes> {
         self.put(1, method).await?;
-        let answer = self.answer().await?;
-        match Method::parse(&answer)? {
-            Method::ChannelClose(close) => refused(close.reply_text),
-            Method::ConnectionClose(close) => refused(close.reply_text),
-            _ => Ok(()),
-        }
+        self.answer().await
     }
 
     async fn put<'a, M: WireMethod<'a>>(&mut self, channel: u16, method: &M) -> anyhow::Result<()> {
@@ -72,16 +71,34 @@ impl Link {
         Ok(())
     }
 
-    async fn answer(&mut self) -> anyhow::Result<Bytes> {
+    /// The payload of the next method; what closes the channel or connection is an error.
+    pub(super) async fn answer(&mut self) -> anyhow::Result<Bytes> {
         loop {
-            if let Some(frame) = self.frames.next(&mut self.input)? {
-                if frame.kind == FrameKind::Method {
+            match self.frames.next(&mut self.input)? {
+                Some(frame) if frame.kind == FrameKind::Method => {
+                    checked(&frame.payload)?;
                     return Ok(frame.payload);
                 }
-                continue;
+                Some(_) => {}
+                None => read_some(&mut self.stream, &mut self.input, ANSWER_BYTES).await?,
             }
-            let count = self.stream.read_buf(&mut self.input).await?;
-            anyhow::ensure!(count > 0, "the broker closed the connection");
+        }
+    }
+
+    /// Closes the connection and waits until the broker has done so too, whatever it still sends meanwhile.
+    pub(super) async fn close(mut self) -> anyhow::Result<()> {
+        self.put(0, &connection::Close { reply_code: 200, ..Default::default() }).await?;
+        loop {
+            while let Some(frame) = self.frames.peek(&self.input)? {
+                if frame.kind == FrameKind::Method
+                    && matches!(checked(frame.payload)?, Method::ConnectionCloseOk(_))
+                {
+                    return Ok(());
+                }
+                let used = frame.wire_bytes();
+                self.input.advance(used);
+            }
+            read_some(&mut self.stream, &mut self.input, READ_BYTES).await?;
         }
     }
 }
@@ -100,33 +117,29 @@ fn told(start: &[u8]) -> anyhow::Result<String> {
     Ok(format!("{} {} ({})", text(b"product"), text(b"version"), text(b"platform")))
 }
 
-/// Reads more, at least a byte, within the patience.
-pub(super) async fn more<R: AsyncRead + Unpin>(
-    from: &mut R,
-    into: &mut BytesMut,
-    clock: &Clock,
-    patience_seconds: u64,
-) -> anyhow::Result<()> {
-    into.reserve(READ_BYTES);
-    tokio::select! {
-        count = from.read_buf(into) => {
-            anyhow::ensure!(count? > 0, "the broker closed the connection");
-            Ok(())
-        }
-        () = clock.sleep(Duration::from_secs(patience_seconds)) => anyhow::bail!("no progress"),
-    }
-}
-
-/// The method in a frame, if it is one; what closes the channel or connection is an error.
-pub(super) fn method(frame: &Frame) -> anyhow::Result<Option<Method<'_>>> {
-    if frame.kind != FrameKind::Method {
-        return Ok(None);
-    }
-    let method = Method::parse(&frame.payload)?;
+/// The method in a payload; what closes the channel or connection is an error.
+pub(super) fn checked(payload: &[u8]) -> anyhow::Result<Method<'_>> {
+    let method = Method::parse(payload)?;
     match method {
         Method::ChannelClose(close) => refused(close.reply_text)?,
         Method::ConnectionClose(close) => refused(close.reply_text)?,
         _ => {}
     }
-    Ok(Some(method))
+    Ok(method)
+}
+
+/// Reads more of a stream of messages, at least a byte.
+pub(super) async fn more<R: AsyncRead + Unpin>(from: &mut R, into: &mut BytesMut) -> anyhow::Result<()> {
+    read_some(from, into, READ_BYTES).await
+}
+
+async fn read_some<R: AsyncRead + Unpin>(
+    from: &mut R,
+    into: &mut BytesMut,
+    room: usize,
+) -> anyhow::Result<()> {
+    into.reserve(room);
+    let count = from.read_buf(into).await?;
+    anyhow::ensure!(count > 0, "the broker closed the connection");
+    Ok(())
 }

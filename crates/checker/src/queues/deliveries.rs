@@ -1,0 +1,75 @@
+//! How messages go out: to one at a time, marked when they were out before, each publisher's in order.
+//!
+//! Deliberately absent: which consumer gets what; fairness.
+
+use std::collections::BTreeMap;
+
+use super::facts::{Facts, Story};
+use super::{Delivery, QueueReport, QueueRule};
+
+pub(super) fn check(facts: &Facts<'_>, report: &mut QueueReport) {
+    for story in facts.stories.values() {
+        held(facts, story, report);
+        marks(facts, story, report);
+    }
+    let first = facts.deliveries.iter().filter(|delivery| !delivery.redelivered);
+    order(first.map(|delivery| ((delivery.channel, true), *delivery)), "first", report);
+    let stretches = facts.deliveries.iter();
+    let stretches = stretches.filter_map(|delivery| Some(((delivery.stretch?, false), *delivery)));
+    order(stretches, "undisturbed", report);
+    let last = facts.deliveries.iter().filter(|delivery| delivery.last);
+    order(last.map(|delivery| ((0, false), *delivery)), "the last", report);
+}
+
+/// While a channel has a message nobody else gets it.
+fn held(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    for (index, first) in story.deliveries.iter().enumerate() {
+        let later = story.deliveries[index + 1..].iter().filter(|later| later.life == first.life);
+        for later in later.filter(|later| later.at < first.held_until() && facts.is_in_time(later)) {
+            let Delivery { queue, value, .. } = first;
+            let what = format!(
+                "{queue}: {value} went to channel {} at {} while channel {} had it since {}",
+                later.channel, later.at, first.channel, first.at
+            );
+            report.add(QueueRule::DeliveredWhileHeld, what);
+        }
+    }
+}
+
+/// What was delivered before is marked.
+fn marks(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    let mut unmarked = 0;
+    for (index, delivery) in story.deliveries.iter().enumerate().filter(|(_, one)| !one.redelivered) {
+        unmarked += 1;
+        let before = &story.deliveries[..index];
+        let of_earlier_life = before.iter().any(|earlier| earlier.life < delivery.life);
+        let again = !before.is_empty() && facts.is_in_time(delivery);
+        if unmarked > 1 || of_earlier_life || again {
+            let Delivery { queue, value, at, channel, .. } = delivery;
+            let earlier = before.len();
+            let what = format!("{queue}: {value} at {at} on channel {channel}, after {earlier} deliveries");
+            report.add(QueueRule::Unmarked, what);
+        }
+    }
+}
+
+/// Within what belongs together the numbers of a publisher rise.
+fn order<'a, K: Ord>(
+    deliveries: impl Iterator<Item = (K, &'a Delivery)>,
+    which: &str,
+    report: &mut QueueReport,
+) {
+    let mut latest: BTreeMap<(K, &str, &str), &Delivery> = BTreeMap::new();
+    for (key, delivery) in deliveries {
+        let Some(before) = latest.insert((key, &delivery.queue, &delivery.value.writer), delivery) else {
+            continue;
+        };
+        if before.value.number > delivery.value.number {
+            let (queue, value, before) = (&delivery.queue, &delivery.value, &before.value);
+            report.add(
+                QueueRule::OutOfOrder,
+                format!("{queue}: {value} came after {before} in {which} deliveries"),
+            );
+        }
+    }
+}

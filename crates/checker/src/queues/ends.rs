@@ -1,0 +1,77 @@
+//! What queues say of themselves, and whether enough happened.
+//!
+//! Deliberately absent: counts while clients work; nobody could say what they should be.
+
+use std::collections::BTreeMap;
+
+use super::facts::Facts;
+use super::{Count, QueueExpectations, QueueHistory, QueueReport, QueueRule, Removed};
+use crate::history::Outcome;
+
+pub(super) fn check(
+    history: &QueueHistory,
+    facts: &Facts<'_>,
+    expected: &QueueExpectations,
+    report: &mut QueueReport,
+) {
+    let mut there: BTreeMap<&str, u64> = BTreeMap::new();
+    for delivery in facts.deliveries.iter().filter(|delivery| delivery.last) {
+        *there.entry(&delivery.queue).or_default() += 1;
+    }
+    for count in &history.counts {
+        if let Some(found) = count.found.filter(|_| count.last) {
+            let right = (there.get(&*count.queue).copied().unwrap_or(0), 0);
+            if found != right {
+                let what =
+                    format!("{}: messages and consumers are {right:?}, it counts {found:?}", count.queue);
+                report.add(QueueRule::Miscounted, what);
+            }
+        }
+        queue_is_right(history, count, report);
+    }
+    too_few(facts, expected, report);
+}
+
+fn queue_is_right(history: &QueueHistory, count: &Count, report: &mut QueueReport) {
+    let declared = || history.declarations.iter().filter(|it| it.queue == count.queue);
+    let deleted = || {
+        let queues = history.removals.iter().filter(|it| it.what == Removed::Queue);
+        queues.filter(|it| it.queue == count.queue)
+    };
+    let wrong = if count.found.is_none() {
+        // Declared, and nothing that may be later deleted it.
+        declared().any(|declared| {
+            let counts = declared.outcome == Outcome::Ok && declared.ended < count.began;
+            counts && !deleted().any(|deleted| deleted.may_take(declared.began))
+        })
+    } else {
+        deleted().any(|deleted| {
+            let counts = deleted.outcome == Outcome::Ok && deleted.ended < count.began;
+            let mut again = declared().filter(|declared| declared.began < count.ended);
+            counts
+                && !again.any(|again| match again.outcome {
+                    Outcome::Ok => again.ended >= deleted.began,
+                    Outcome::Fail => false,
+                    Outcome::Info => true,
+                })
+        })
+    };
+    if wrong {
+        let what = if count.found.is_none() { "is gone" } else { "was deleted and is there" };
+        report.add(QueueRule::QueueWentBack, format!("{} {what} at {}", count.queue, count.began));
+    }
+}
+
+fn too_few(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueReport) {
+    let published = facts.stories.values().filter_map(|story| story.publishing);
+    let confirmed = published.filter(|publishing| publishing.routable && publishing.is_confirmed()).count();
+    let done = facts.deliveries.iter().filter(|delivery| delivery.done().is_some()).count();
+    let each = [
+        ("confirmed", confirmed, expected.confirmed_min),
+        ("delivered", facts.deliveries.len(), expected.delivered_min),
+        ("settled for good", done, expected.done_min),
+    ];
+    for (what, found, wanted) in each.into_iter().filter(|(_, found, wanted)| found < wanted) {
+        report.add(QueueRule::TooFew, format!("{found} messages {what}, {wanted} wanted"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What a history says of each message, gathered once for all rules.
+//!
+//! **Invariant.** What may have happened at any time, because nobody knows, is never evidence against the broker.
+//!
+//! Deliberately absent: judgement, except of notes that contradict themselves.
+
+use std::collections::BTreeMap;
+
+use super::{Answer, Delivery, Holder, How, Publishing, QueueHistory, QueueReport, QueueRule, Removal, Stop};
+use crate::history::{Outcome, Survives, Value};
+use crate::rules::facts::Map;
+
+/// One message: how it came in, and each time that it went out, in order.
+#[derive(Default)]
+pub(super) struct Story<'a> {
+    pub(super) publishing: Option<&'a Publishing>,
+    pub(super) deliveries: Vec<&'a Delivery>,
+}
+
+/// Everything, sorted.
+pub(super) struct Facts<'a> {
+    pub(super) stories: Map<&'a Value, Story<'a>>,
+    /// All deliveries, in the order in which they were taken.
+    pub(super) deliveries: Vec<&'a Delivery>,
+    pub(super) removals: &'a [Removal],
+    pub(super) holders: &'a [Holder],
+    stops: BTreeMap<u32, Stop>,
+    /// When the latest message that survives, and is confirmed, was published: per queue and life.
+    vouchers: BTreeMap<(&'a str, u32), u64>,
+}
+
+impl Publishing {
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.answers.contains(&Answer::Confirmed)
+    }
+}
+
+impl Delivery {
+    /// When it was certainly settled for good, if it was.
+    pub(super) fn done(&self) -> Option<u64> {
+        if self.no_ack {
+            return Some(self.at);
+        }
+        self.settled.filter(|settled| settled.how == How::Done).and_then(|settled| settled.vouched)
+    }
+
+    /// Whether somebody asked for it to be settled for good.
+    pub(super) fn may_be_done(&self) -> bool {
+        self.no_ack || self.settled.is_some_and(|settled| settled.how == How::Done)
+    }
+
+    /// Until when it was certainly held by its channel, if the process lived.
+    pub(super) fn held_until(&self) -> u64 {
+        if self.no_ack {
+            return 0;
+        }
+        let settled = self.settled.map_or(u64::MAX, |settled| settled.sent);
+        settled.min(self.let_go.unwrap_or(u64::MAX))
+    }
+}
+
+impl Removal {
+    /// Whether it may have taken something that was published then.
+    pub(super) fn may_take(&self, published: u64) -> bool {
+        match self.outcome {
+            Outcome::Ok => self.ended >= published,
+            Outcome::Fail => false,
+            Outcome::Info => true,
+        }
+    }
+}
+
+impl Facts<'_> {
+    /// When a life began to end.
+    pub(super) fn end_of(&self, life: u32) -> u64 {
+        self.stops.get(&life).map_or(u64::MAX, |stop| stop.began)
+    }
+
+    /// Whether a life, or one after it, ended.
+    pub(super) fn ended_since(&self, life: u32) -> bool {
+        self.stops.range(life..).next().is_some()
+    }
+
+    /// Whether a delivery was taken while its life went on as usual. When it ends, channels are ended by the
+    /// broker, unseen by us, and what they held may already have gone to others.
+    pub(super) fn is_in_time(&self, delivery: &Delivery) -> bool {
+        !delivery.unsure && delivery.at < self.end_of(delivery.life)
+    }
+
+    /// Whether what was done then, in a queue in a life, is durable by what is promised.
+    pub(super) fn is_durable(&self, queue: &str, life: u32, done: u64) -> bool {
+        let stop = self.stops.get(&life);
+        let stopped = stop.is_some_and(|stop| stop.clean && done < stop.began);
+        stopped || self.vouchers.get(&(queue, life)).is_some_and(|published| *published > done)
+    }
+}
+
+/// Sorts notes by messages.
+pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -> Facts<'a> {
+    let mut stops: BTreeMap<u32, Stop> = BTreeMap::new();
+    for stop in &history.stops {
+        let first = stops.entry(stop.life).or_insert(*stop);
+        first.began = first.began.min(stop.began);
+        first.clean &= stop.clean;
+    }
+    let mut stories: Map<&Value, Story<'a>> = Map::default();
+    let mut vouchers: BTreeMap<(&str, u32), u64> = BTreeMap::new();
+    for publishing in &history.publishings {
+        let story = stories.entry(&publishing.value).or_default();
+        if story.publishing.replace(publishing).is_some() {
+            report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
+        }
+        let counts = publishing.routable && publishing.survives == Survives::PowerCut;
+        if counts && publishing.is_confirmed() {
+            let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
+            *latest = publishing.began.max(*latest);
+        }
+    }
+    let mut deliveries: Vec<&Delivery> = history.deliveries.iter().collect();
+    // Stable: those of one channel are noted in their order.
+    deliveries.sort_by_key(|delivery| delivery.at);
+    for delivery in &deliveries {
+        if delivery.let_go.is_some_and(|gone| gone < delivery.at) {
+            report.add(
+                QueueRule::BadHistory,
+                format!("{} was taken off a channel that had ended", delivery.value),
+            );
+        }
+        stories.entry(&delivery.value).or_default().deliveries.push(delivery);
+    }
+    let (removals, holders) = (&*history.removals, &*history.holders);
+    Facts { stories, deliveries, removals, holders, stops, vouchers }
+}

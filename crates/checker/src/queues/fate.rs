@@ -1,0 +1,149 @@
+//! What becomes of a message: it is there until it is settled or removed, and then no more.
+//!
+//! Deliberately absent: when. Between two readings a message may be anywhere.
+
+use std::collections::BTreeMap;
+
+use super::facts::{Facts, Story};
+use super::{Answer, Delivery, How, Publishing, QueueExpectations, QueueReport, QueueRule, Removal, Removed};
+use crate::history::{Outcome, Survives};
+
+pub(super) fn check(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueReport) {
+    for story in facts.stories.values() {
+        origin(story, report);
+        came_back(facts, story, report);
+        removed(facts, story, report);
+        if story.deliveries.iter().filter(|delivery| delivery.last).count() > 1 {
+            let Delivery { queue, value, .. } = story.deliveries[0];
+            report.add(QueueRule::Duplicated, format!("{queue}: {value} is there twice"));
+        }
+    }
+    if expected.read_to_the_end {
+        lost(facts, report);
+    }
+}
+
+/// Where a message that was seen comes from.
+fn origin(story: &Story<'_>, report: &mut QueueReport) {
+    for Delivery { queue, value, life, .. } in &story.deliveries {
+        let from = story.publishing.filter(|publishing| publishing.queue == *queue);
+        let Some(publishing) = from else {
+            let to = story.publishing.map(|publishing| &publishing.queue);
+            report.add(QueueRule::NeverPublished, format!("{queue}: {value} is there, published to {to:?}"));
+            continue;
+        };
+        if publishing.answers.contains(&Answer::Returned) {
+            report.add(QueueRule::ReturnedButThere, format!("{queue}: {value} came back and is there"));
+        }
+        if publishing.survives == Survives::Nothing && *life > publishing.life {
+            let of = publishing.life;
+            report.add(QueueRule::Outlived, format!("{queue}: {value} of life {of} is there in life {life}"));
+        }
+    }
+}
+
+/// What was certainly settled for good does not come again: in its life, and later if that is durable.
+fn came_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    for (index, first) in story.deliveries.iter().enumerate() {
+        let Some(done) = first.done() else { continue };
+        let Delivery { queue, value, life, .. } = first;
+        for later in &story.deliveries[index + 1..] {
+            let again = if later.life == *life {
+                later.at > done && facts.is_in_time(later)
+            } else {
+                facts.is_durable(queue, *life, done)
+            };
+            if again {
+                let (at, now) = (later.at, later.life);
+                let what = format!(
+                    "{queue}: {value} was settled by {done} in life {life}, and came at {at} in life {now}"
+                );
+                report.add(QueueRule::AckedCameBack, what);
+            }
+        }
+    }
+}
+
+/// What was confirmed before a removal, and certainly hit by it, does not come after it.
+fn removed(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    let Some(publishing) = story.publishing.filter(|publishing| publishing.is_confirmed()) else { return };
+    let queue = &publishing.queue;
+    let removals = facts.removals.iter().filter(|removal| removal.queue == *queue);
+    for removal in removals.filter(|removal| removal.outcome == Outcome::Ok) {
+        if publishing.ended >= removal.began || !is_hit(facts, story, publishing, removal) {
+            continue;
+        }
+        let after = story.deliveries.iter().filter(|delivery| delivery.at > removal.ended);
+        for delivery in after.filter(|delivery| !was_on_its_way(facts, removal, delivery)) {
+            let (value, what, at) = (&delivery.value, removal.what, delivery.at);
+            let ended = removal.ended;
+            let what = format!("{queue}: {value} went with {what:?} by {ended}, and came at {at}");
+            report.add(QueueRule::RemovedCameBack, what);
+        }
+    }
+}
+
+/// When a queue is deleted a consumer may have been sent something that it takes later.
+fn was_on_its_way(facts: &Facts<'_>, removal: &Removal, delivery: &Delivery) -> bool {
+    facts.holders.iter().any(|holder| {
+        let ended = holder.ended.unwrap_or_else(|| facts.end_of(holder.life));
+        holder.queue == removal.queue && holder.began < removal.ended && delivery.at < ended
+    })
+}
+
+/// A purge takes what is ready: not what somebody has, seen or unseen.
+fn is_hit(facts: &Facts<'_>, story: &Story<'_>, publishing: &Publishing, removal: &Removal) -> bool {
+    if removal.what == Removed::Queue {
+        return true;
+    }
+    let mut holders = facts.holders.iter().filter(|holder| holder.queue == removal.queue);
+    if holders.any(|holder| {
+        let ended = holder.ended.unwrap_or_else(|| facts.end_of(holder.life));
+        holder.began < removal.ended && publishing.began < ended
+    }) {
+        return false;
+    }
+    let mut earlier = story.deliveries.iter().filter(|delivery| delivery.at < removal.ended);
+    earlier.all(|delivery| {
+        let returned = delivery.settled.filter(|settled| settled.how == How::Returned);
+        let returned = returned.and_then(|settled| settled.vouched).unwrap_or(u64::MAX);
+        returned.min(facts.end_of(delivery.life)) < removal.began
+    })
+}
+
+/// What was confirmed, or seen, is there in the end unless somebody took or removed it.
+fn lost(facts: &Facts<'_>, report: &mut QueueReport) {
+    let mut missing: BTreeMap<&str, Vec<(&Publishing, bool)>> = BTreeMap::new();
+    for story in facts.stories.values() {
+        let Some(publishing) = story.publishing else { continue };
+        let is_confirmed = publishing.is_confirmed() && publishing.routable;
+        let must_be_there = is_confirmed || !story.deliveries.is_empty();
+        if must_be_there && !may_be_gone(facts, story, publishing) {
+            missing.entry(&publishing.queue).or_default().push((publishing, is_confirmed));
+        }
+    }
+    for (queue, mut missing) in missing {
+        let holders = facts.holders.iter().filter(|holder| holder.queue == queue);
+        let excused: usize = holders.map(|holder| holder.loses).sum();
+        if missing.len() <= excused {
+            continue;
+        }
+        missing.sort_by_key(|(publishing, _)| &publishing.value);
+        for (publishing, is_confirmed) in missing {
+            let rule = if is_confirmed { QueueRule::ConfirmedLost } else { QueueRule::UnackedLost };
+            let Publishing { value, life, began, .. } = publishing;
+            report.add(
+                rule,
+                format!("{queue}: {value}, published at {began} in life {life}, is gone ({excused} excused)"),
+            );
+        }
+    }
+}
+
+fn may_be_gone(facts: &Facts<'_>, story: &Story<'_>, publishing: &Publishing) -> bool {
+    let taken = story.deliveries.iter().any(|delivery| delivery.last || delivery.may_be_done());
+    let mut removals = facts.removals.iter().filter(|removal| removal.queue == publishing.queue);
+    taken
+        || publishing.survives != Survives::PowerCut && facts.ended_since(publishing.life)
+        || removals.any(|removal| removal.may_take(publishing.began))
+}

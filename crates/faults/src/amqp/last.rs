@@ -1,0 +1,56 @@
+//! The last reading of all queues, and the judgement.
+//!
+//! **Invariant.** Nothing else works on the broker, so queues hold what they say, and in order.
+
+use std::collections::BTreeSet;
+use std::io::Result;
+use std::sync::Arc;
+
+use ferrymq_checker::queues::{QueueExpectations, check};
+
+use super::session::Session;
+use super::{Queue, Style, count, told};
+use crate::world::World;
+
+/// Longest description of a violation.
+const WORDS_MAX: usize = 400;
+
+/// Reads every queue that was ever declared, then holds all notes to the rules. So many messages must have been
+/// confirmed.
+pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
+    if world.amqp_server().is_none() {
+        return;
+    }
+    let declared: BTreeSet<String> =
+        world.queues.lock().declarations.iter().map(|declared| declared.queue.clone()).collect();
+    for name in declared {
+        if let Err(error) = read(world, &name) {
+            told(world, &error);
+            world.violation("not-read", || format!("queue {name}: {error}"));
+        }
+    }
+    let notes = world.queues.lock();
+    let min = |part: u64| usize::try_from(confirmed_min / part).unwrap_or(usize::MAX);
+    let expected = QueueExpectations {
+        read_to_the_end: true,
+        confirmed_min: min(1),
+        delivered_min: min(2),
+        done_min: min(4),
+    };
+    for violation in check(&notes, &expected).violations {
+        world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());
+    }
+}
+
+fn read(world: &Arc<World>, name: &str) -> Result<()> {
+    let Some(mut session) = Session::open(world)? else {
+        return Err(std::io::ErrorKind::NotConnected.into());
+    };
+    let queue = Queue::new(name, Style::Durable);
+    if count(world, &mut session, &queue, true)?.is_none() {
+        return Ok(());
+    }
+    while session.get(&queue, false)? {}
+    session.is_last();
+    session.renew()
+}
