@@ -311,8 +311,9 @@ mod tests {
 
     #[test]
     fn wrong_values_are_told() {
+        type Given<'a> = &'a [(&'a str, Value)];
         let quorum = || (QUEUE_TYPE, Value::text("quorum"));
-        let cases: [(&[(&str, Value)], &str, Wrong); 19] = [
+        let cases: [(Given<'_>, &str, Wrong); 19] = [
             (&[("x-message-ttl", Value::text("5"))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", Value::F64(5.0))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", int(-1))], "x-message-ttl", Wrong::Negative),
