@@ -1039,6 +1039,99 @@ def queue_named(channel, key, arguments):
 
 
 @test
+def transactions_of_publishes_and_acknowledgements():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"1", b"2")
+        channel.tx_select()
+        method, _, body = channel.basic_get(key)
+        assert body == b"1"
+        channel.basic_ack(method.delivery_tag)
+        send(channel, key, b"3")
+        other = channel.connection.channel()
+        assert other.queue_declare(key, passive=True).method.message_count == 1
+        channel.tx_commit()
+        assert take(other, key) == [b"2", b"3"]
+        send(channel, key, b"4")
+        channel.tx_rollback()
+        channel.tx_commit()
+        assert take(other, key) == []
+
+
+@test
+def a_rollback_keeps_what_was_acknowledged():
+    with opened() as channel:
+        key = queue(channel)
+        send(channel, key, b"1")
+        channel.tx_select()
+        method, _, _ = channel.basic_get(key)
+        channel.basic_ack(method.delivery_tag)
+        channel.tx_rollback()
+        other = channel.connection.channel()
+        assert take(other, key) == []
+        channel.basic_nack(method.delivery_tag, requeue=True)
+        channel.tx_commit()
+        assert take(other, key) == [b"1"]
+
+
+@test
+def transactions_and_confirms_do_not_mix():
+    for first, then, text in (
+        ("confirm_delivery", "tx_select", "cannot switch from confirm to tx mode"),
+        ("tx_select", "confirm_delivery", "cannot switch from tx to confirm mode"),
+    ):
+        with opened() as channel:
+            getattr(channel, first)()
+            channel_closes(channel, 406, text, getattr(channel, then))
+    with opened() as channel:
+        channel_closes(channel, 406, "channel is not transactional", channel.tx_commit)
+    with opened() as channel:
+        channel_closes(channel, 406, "channel is not transactional", channel.tx_rollback)
+
+
+@test
+def rejected_messages_are_dead_lettered():
+    with opened() as channel:
+        dead = queue(channel, "dead")
+        exchange = name("dlx")
+        channel.exchange_declare(exchange, "fanout", auto_delete=True)
+        channel.queue_bind(dead, exchange)
+        key = queue(channel, arguments={"x-dead-letter-exchange": exchange})
+        send(channel, key, b"body", headers={"mine": 1}, content_type="text/plain")
+        method, _, _ = channel.basic_get(key)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+        found = []
+        eventually("the dead letter", lambda: found.append(channel.basic_get(dead)) or found[-1][0])
+        method, properties, body = found[-1]
+        assert (method.exchange, method.routing_key, body) == (exchange, key, b"body")
+        headers = properties.headers
+        (death,) = headers["x-death"]
+        assert isinstance(death.pop("time"), datetime.datetime)
+        assert death == {"queue": key, "reason": "rejected", "count": 1, "exchange": "", "routing-keys": [key]}, death
+        assert (headers["mine"], properties.content_type) == (1, "text/plain")
+        first = [headers[f"x-first-death-{what}"] for what in ("queue", "reason", "exchange")]
+        assert first == [key, "rejected", ""], first
+
+
+@test
+def dead_letters_with_a_routing_key():
+    with opened() as channel:
+        key = queue(channel)
+        retry = queue(channel, "retry", arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": key})
+        send(channel, retry, b"x")
+        for count in (1, 2, 3):
+            method, _, _ = channel.basic_get(retry)
+            channel.basic_nack(method.delivery_tag, requeue=False)
+            found = []
+            eventually("the dead letter", lambda: found.append(channel.basic_get(key)) or found[-1][0])
+            method, properties, body = found[-1]
+            assert method.routing_key == key
+            assert properties.headers["x-death"][0]["count"] == 1
+            channel.basic_ack(method.delivery_tag)
+            send(channel, retry, body)
+
+
+@test
 def queue_arguments():
     with opened() as channel:
         dead = queue(channel)

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
 
 use crate::content::Assembly;
+use crate::tx::Tx;
 use crate::unacked::UnackedList;
 
 /// One channel.
@@ -35,6 +36,8 @@ pub(crate) struct Channel {
     pub(crate) prefetch_global: u16,
     /// The number of the last message published, if they are confirmed.
     pub(crate) confirms: Option<u64>,
+    /// What waits for `tx.commit`, if the channel is transactional.
+    pub(crate) tx: Option<Tx>,
     /// Consumers by tag.
     pub(crate) consumers: HashMap<Bytes, u64>,
     /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
@@ -53,7 +56,7 @@ impl Channel {
 
     /// Whether the global prefetch is used up.
     pub(crate) fn is_full(&self) -> bool {
-        self.prefetch_global != 0 && self.unacked.len() >= usize::from(self.prefetch_global)
+        self.prefetch_global != 0 && self.unsettled() >= usize::from(self.prefetch_global)
     }
 }
 

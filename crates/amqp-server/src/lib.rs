@@ -8,7 +8,7 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `deliver`, `writer`, `failure` (errors in RabbitMQ's codes and words).
+//! class), `publish`, `confirms`, `tx`, `deliver`, [`dead_letters`], `writer`, `failure` (errors in RabbitMQ's codes and words).
 //!
 //! **Invariants.**
 //! - No durable state lives here. A message is confirmed when the queues say that it is where it belongs.
@@ -18,8 +18,8 @@
 //!   message and a budget, what waits to be written by not reading on. Nothing of it panics.
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
-//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, transactions
-//! (`tx`: 540), `connection.blocked`, direct reply-to, streams.
+//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS,
+//! `connection.blocked`, direct reply-to, streams.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ mod connection;
 mod content;
 pub mod context;
 mod counts;
+pub mod dead_letters;
 mod deliver;
 mod expiration;
 mod failure;
@@ -42,8 +43,10 @@ mod publish;
 mod reader;
 pub mod server;
 mod state;
+mod tx;
 mod unacked;
 mod writer;
 
 pub use context::{AmqpConfig, Context, Counters};
+pub use dead_letters::AmqpDeadLetters;
 pub use server::AmqpServer;

@@ -2,8 +2,6 @@
 //!
 //! **Invariants.** Everything but publishes and settlements first hands over what was gathered. A method that
 //! fails has changed nothing that the client could still ask about: its channel or connection ends.
-//!
-//! Deliberately absent: transactions; `tx` is answered with 540.
 
 mod basic;
 mod channel;
@@ -72,15 +70,19 @@ impl Reader<'_> {
                 self.connection.output.method(number, &access::RequestOk { ticket: 1 });
                 Ok(())
             }
-            Method::TxSelect(_) | Method::TxCommit(_) | Method::TxRollback(_) => {
-                Err(Failure::new(ReplyCode::NotImplemented, "transactions are not supported yet"))
-            }
+            Method::TxSelect(_) => self.tx_select(number),
+            Method::TxCommit(_) => self.tx_commit(number).await,
+            Method::TxRollback(_) => self.tx_rollback(number),
             _ => Err(Failure::new(ReplyCode::CommandInvalid, "unimplemented method")),
         }
     }
 
     fn confirm_select(&mut self, number: u16, select: &confirm::Select) -> Result<(), Failure> {
         if let Some(channel) = self.connection.state.lock().channels.get_mut(&number) {
+            if channel.tx.is_some() {
+                let text = "cannot switch from tx to confirm mode";
+                return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+            }
             channel.confirms.get_or_insert(0);
         }
         if !select.nowait {

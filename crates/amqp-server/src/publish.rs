@@ -12,7 +12,9 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::frame_writer::put_message;
 use ferrymq_amqp_codec::method::basic;
-use ferrymq_amqp_codec::{Properties, ReplyCode, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_amqp_codec::{
+    EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef, WireMethod as _,
+};
 use ferrymq_broker::queues::{Entity, Message, NoHeaders, Publish, QueueError, QueueHandle, Routed};
 use ferrymq_runtime::BytePermit;
 
@@ -20,9 +22,11 @@ use crate::args::HeaderView;
 use crate::auth::USER;
 use crate::confirms::{Batch, Span};
 use crate::content::{Content, Facts, Head};
+use crate::dead_letters::{claims_deaths, disown};
 use crate::expiration;
 use crate::failure::Failure;
-use crate::state::Connection;
+use crate::state::{Connection, State};
+use crate::tx::Tx;
 
 /// Routes kept for a connection.
 const ROUTES_MAX: usize = 4096;
@@ -117,6 +121,11 @@ impl Gather {
         if to.is_empty() {
             counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
+                if let Some(tx) = transaction(&mut connection.state.lock(), number) {
+                    return tx
+                        .unroutable(connection, content)
+                        .map_err(|failure| failure.of(basic::Publish::ID));
+                }
                 give_back(connection, number, &content)?;
             }
             return Ok(());
@@ -124,7 +133,13 @@ impl Gather {
         let Content { facts, properties, body, room, .. } = content;
         let Facts { persistent, priority, ttl_ms, .. } = facts;
         let message = Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority };
-        self.messages.push(Publish { message, to });
+        let publish = Publish { message, to };
+        if confirm.is_none()
+            && let Some(tx) = transaction(&mut connection.state.lock(), number)
+        {
+            return tx.publish(connection, publish).map_err(|failure| failure.of(basic::Publish::ID));
+        }
+        self.messages.push(publish);
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
         Ok(())
@@ -180,8 +195,14 @@ impl Gather {
             }
             route.to = Routed::to(all);
             if more[1].is_some() {
-                content.properties = without_bcc(properties)?;
+                content.properties = with_headers(properties, &without_bcc(headers)?)?;
             }
+        }
+        if claims_deaths(headers) {
+            let bytes = content.properties.clone();
+            let properties = Properties::parse(&bytes)?;
+            let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
+            content.properties = with_headers(properties, &table)?;
         }
         Ok(route)
     }
@@ -200,6 +221,11 @@ impl Gather {
         connection.output.wake();
         connection.confirms.room().await;
     }
+}
+
+/// The transaction that a message is published in.
+fn transaction(state: &mut State, number: u16) -> Option<&mut Tx> {
+    state.channels.get_mut(&number)?.tx.as_mut()
 }
 
 /// The routing keys of CC and BCC headers.
@@ -223,24 +249,30 @@ fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failu
     Ok(keys)
 }
 
-/// The properties less the BCC header, which receivers must not see.
-fn without_bcc(properties: Properties<'_>) -> Result<Bytes, Failure> {
+/// Headers less BCC, which receivers must not see.
+fn without_bcc(headers: Table<'_>) -> Result<TableBuilder, Failure> {
     let mut table = TableBuilder::new();
-    let unencodable = |error| Failure::hard(ReplyCode::InternalError, error);
-    for entry in properties.headers().unwrap_or_default() {
-        if entry.name() != b"BCC" {
-            table.push_entry(entry).map_err(unencodable)?;
-        }
+    for entry in headers.iter().filter(|entry| entry.name() != b"BCC") {
+        table.push_entry(entry).map_err(unencodable)?;
     }
+    Ok(table)
+}
+
+/// The properties with other headers.
+fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
-    changed.headers = Some(table.as_table());
+    changed.headers = Some(headers.as_table());
     let mut out = BytesMut::new();
     changed.encode(&mut out).map_err(unencodable)?;
     Ok(out.freeze())
 }
 
+fn unencodable(error: EncodeError) -> Failure {
+    Failure::hard(ReplyCode::InternalError, error)
+}
+
 /// Returns a message that goes nowhere.
-fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
+pub(crate) fn give_back(connection: &Connection, number: u16, content: &Content) -> Result<(), Failure> {
     let returned = basic::Return {
         reply_code: ReplyCode::NoRoute.code(),
         reply_text: b"NO_ROUTE",

@@ -267,6 +267,10 @@ impl Reader<'_> {
             let mut guard = connection.state.lock();
             let state = &mut *guard;
             let Some(channel) = state.channels.get_mut(&number) else { return };
+            let held = channel.tx.take().into_iter().flat_map(|tx| tx.settled);
+            for (_, unacked, _) in held {
+                settlements.push(unacked.queue, unacked.offset, Settle::Fail);
+            }
             for unacked in channel.unacked.take_all() {
                 settlements.push(unacked.queue, unacked.offset, Settle::Fail);
             }

@@ -127,6 +127,11 @@ impl Settlements {
         }
     }
 
+    /// The settlements, by queue.
+    pub(crate) fn into_parts(self) -> Vec<(QueueHandle, Vec<(Offset, Settle)>)> {
+        self.0
+    }
+
     /// Hands them to the queues; a later request to a queue finds them done.
     pub(crate) async fn send(&mut self, connection: &Connection) {
         for (queue, what) in self.0.drain(..) {

@@ -64,14 +64,42 @@ impl<T> UnackedList<T> {
 
     /// Takes all deliveries up to one that is there out, in order; `None`, and nothing happens, if it is not.
     pub(crate) fn take_up_to(&mut self, tag: u64) -> Option<Vec<T>> {
-        let at = self.entries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
-        self.entries.get(at)?.1.as_ref()?;
+        let at = self.position_of(tag)?;
         let taken: Vec<T> = self.entries.drain(..=at).filter_map(|(_, delivery)| delivery).collect();
         self.live -= taken.len();
         while self.entries.front().is_some_and(|(_, delivery)| delivery.is_none()) {
             self.entries.pop_front();
         }
         Some(taken)
+    }
+
+    /// Takes one delivery, or all up to it (0: all there are), with their tags; `None` if it is not there.
+    pub(crate) fn take_tagged(&mut self, tag: u64, multiple: bool) -> Option<Vec<(u64, T)>> {
+        if !multiple {
+            return self.take(tag).map(|delivery| vec![(tag, delivery)]);
+        }
+        let until = if tag == 0 { self.entries.len() } else { self.position_of(tag)? + 1 };
+        let taken = self.entries.drain(..until);
+        let taken: Vec<_> = taken.filter_map(|(tag, delivery)| Some((tag, delivery?))).collect();
+        self.live -= taken.len();
+        while self.entries.front().is_some_and(|(_, delivery)| delivery.is_none()) {
+            self.entries.pop_front();
+        }
+        Some(taken)
+    }
+
+    /// Puts back what was taken, in its old place.
+    pub(crate) fn put_back(&mut self, taken: Vec<(u64, T)>) {
+        self.live += taken.len();
+        self.entries.retain(|(_, delivery)| delivery.is_some());
+        self.entries.extend(taken.into_iter().map(|(tag, delivery)| (tag, Some(delivery))));
+        self.entries.make_contiguous().sort_by_key(|(tag, _)| *tag);
+    }
+
+    /// Where a delivery that is there stands.
+    fn position_of(&self, tag: u64) -> Option<usize> {
+        let at = self.entries.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
+        self.entries.get(at)?.1.as_ref().map(|_| at)
     }
 
     /// Takes all of them out, in order.
@@ -102,6 +130,21 @@ mod tests {
         some.push(10, 10);
         assert_eq!(some.take_all(), [9, 10]);
         assert_eq!((some.len(), some.take(9)), (0, None));
+    }
+
+    #[test]
+    fn what_was_taken_with_its_tag_goes_back_to_its_place() {
+        let mut some = list([1, 2, 5, 6, 9]);
+        let mut taken = some.take_tagged(5, false).unwrap();
+        taken.extend(some.take_tagged(2, true).unwrap());
+        assert_eq!(taken, [(5, 5), (1, 1), (2, 2)]);
+        assert_eq!((some.take_tagged(5, true), some.take_tagged(3, false)), (None, None));
+        some.push(11, 11);
+        some.put_back(taken);
+        assert_eq!(some.len(), 6);
+        assert_eq!(some.take_tagged(6, true).unwrap(), [(1, 1), (2, 2), (5, 5), (6, 6)]);
+        assert_eq!(some.take_tagged(0, true).unwrap(), [(9, 9), (11, 11)]);
+        assert_eq!((some.take_tagged(0, true), some.len()), (Some(Vec::new()), 0));
     }
 
     #[test]

@@ -26,9 +26,11 @@
 //!
 //! - A message whose time is over, or that is too many, leaves from the head of its queue; see
 //!   `docs/adr/0007-time-and-length-in-queues.md`.
+//! - A joint commit happens whole or not at all, a dead letter's move among them; see
+//!   `docs/adr/0008-joint-commits.md`.
 //!
-//! Deliberately absent: any wire protocol; dead letters, priorities of messages,
-//! policies: an argument that asks for one is refused as unsupported.
+//! Deliberately absent: any wire protocol; priorities of messages, policies: an argument that asks for one is
+//! refused as unsupported.
 
 pub mod ack;
 mod admin;
@@ -36,12 +38,14 @@ pub mod args;
 mod bind;
 mod changes;
 mod consuming;
+pub mod dead_letters;
 pub mod declare;
 mod envelope;
 pub mod error;
 pub mod exchange;
 pub mod handle;
 mod idle;
+mod joint;
 mod logs;
 mod measure;
 pub mod open;
@@ -55,6 +59,7 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
+pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
 pub use error::{Entity, Property, QueueError};
 pub use exchange::{Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};

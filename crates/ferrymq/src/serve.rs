@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ferrymq_amqp_server::AmqpDeadLetters;
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
-use ferrymq_broker::queues::{QueueOptions, Queues};
+use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -116,7 +117,9 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let queues = Queues::open(stores, QueueOptions::default(), clock.clone(), rng.clone(), owners.clone())
+    let queue_options =
+        QueueOptions { letters: LetterWriter(Arc::new(AmqpDeadLetters)), ..QueueOptions::default() };
+    let queues = Queues::open(stores, queue_options, clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the queues on their store")?;
     let groups_config = settings.broker.groups.clone();

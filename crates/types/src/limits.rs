@@ -82,6 +82,8 @@ pub const AMQP_FRAME_BYTES_MAX: u32 = 131_072;
 pub const AMQP_FIRST_FRAME_BYTES_MAX: u32 = 8192;
 /// Largest body of an AMQP message, in bytes. RabbitMQ's `max_message_size`.
 pub const AMQP_MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of messages that one AMQP transaction may hold until it is committed.
+pub const AMQP_TX_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Deliveries a consumer that names no prefetch may have unacknowledged.
 pub const AMQP_UNACKED_MAX: u32 = 200_000;
 /// Consumers an AMQP connection may have.
@@ -100,4 +102,5 @@ const _: () = assert!(FETCH_SESSION_UNKNOWN_MAX <= FETCH_SESSION_PARTITIONS_MAX)
 const _: () =
     assert!(FETCH_SESSION_PARTITIONS_MAX * FETCH_SESSION_PARTITION_BYTES <= FETCH_SESSIONS_BYTES_MAX / 2);
 const _: () = assert!(AMQP_FIRST_FRAME_BYTES_MAX <= AMQP_FRAME_BYTES_MAX);
+const _: () = assert!(AMQP_MESSAGE_BYTES_MAX < AMQP_TX_BYTES_MAX as u64);
 const _: () = assert!(AMQP_MESSAGE_BYTES_MAX < CONNECTION_BYTES_IN_FLIGHT as u64);

@@ -39,6 +39,9 @@ impl Reader<'_> {
         let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
         let unknown =
             || Failure::new(ReplyCode::PreconditionFailed, format_args!("unknown delivery tag {tag}"));
+        if channel.tx.is_some() {
+            return channel.settle_later(tag, multiple, how).map(drop).ok_or_else(unknown);
+        }
         let settled = match (tag, multiple) {
             (0, true) => channel.unacked.take_all(),
             (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,

@@ -1,6 +1,6 @@
 //! Channels: their life, and which mistakes end what.
 
-use ferrymq_amqp_codec::method::{access, basic, channel, confirm, connection, queue, tx};
+use ferrymq_amqp_codec::method::{access, basic, channel, confirm, connection, queue};
 use ferrymq_amqp_codec::{MethodId, WireMethod as _};
 
 use crate::support::Server;
@@ -54,11 +54,6 @@ async fn what_we_do_not_have_is_said() {
     let mut client = server.channel().await;
     client.put(1, &basic::Recover { requeue: false }).send().await;
     client.connection_closes(540, "NOT_IMPLEMENTED - requeue=false", basic::Recover::ID).await;
-    let mut client = server.channel().await;
-    client.put(1, &tx::Select {}).send().await;
-    client
-        .connection_closes(540, "NOT_IMPLEMENTED - transactions are not supported yet", tx::Select::ID)
-        .await;
     let mut client = server.channel().await;
     client.put(1, &queue::DeclareOk::default()).send().await;
     client.connection_closes(503, "COMMAND_INVALID - unimplemented method", queue::DeclareOk::ID).await;

@@ -15,9 +15,9 @@ use ferrymq_amqp_codec::{
     BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, MethodId, PROTOCOL_HEADER,
     Properties, Table, TableBuilder, ValueRef, WireMethod,
 };
-use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context};
+use ferrymq_amqp_server::{AmqpConfig, AmqpDeadLetters, AmqpServer, Context};
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::queues::{QueueOptions, Queues};
+use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
@@ -60,7 +60,8 @@ impl Server {
 
     async fn start_on(stores: Stores, config: AmqpConfig) -> Server {
         let (clock, rng, tasks) = (Clock::system(), Rng::from_os(), Tasks::new());
-        let options = QueueOptions::default();
+        let letters = LetterWriter(Arc::new(AmqpDeadLetters));
+        let options = QueueOptions { letters, ..QueueOptions::default() };
         let queues = Queues::open(stores.clone(), options, clock.clone(), rng.clone(), tasks.clone())
             .await
             .expect("queues open on this store");

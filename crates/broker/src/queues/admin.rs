@@ -15,6 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
 use super::consuming::Consuming;
+use super::dead_letters::DeadLetterTo;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
@@ -151,6 +152,7 @@ impl Queues {
             always_durable: always_durable(&spec),
             consuming: Consuming::of(&spec),
             acks: AckState::new(log.next),
+            dead_letter: DeadLetterTo::of(&spec),
             settings: QueueSettings::of(&spec),
             ready_bytes: 0,
         };
@@ -280,7 +282,7 @@ impl Queues {
             Err(why @ (Refused::InUse | Refused::NotEmpty | Refused::Storage(_))) => {
                 return Err(refused(queue, why));
             }
-            Err(Refused::Gone | Refused::Exclusive | Refused::SingleActive) => 0,
+            Err(Refused::Gone | Refused::Exclusive | Refused::SingleActive | Refused::Full(_)) => 0,
         };
         let removal = self.topology.read().vhost(queue.vhost())?.plan_queue(queue.name());
         let deleting = key(DELETING, &[&log.to_string()]);

@@ -13,12 +13,13 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 
 use super::args::{Arguments, Value};
 use super::consuming;
+use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
-use super::settings::{self, QUEUE_TYPE, QueueType};
+use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 8] = [
+pub const SERVED: [&str; 11] = [
     QUEUE_TYPE,
     "x-message-ttl",
     "x-expires",
@@ -27,6 +28,9 @@ pub const SERVED: [&str; 8] = [
     "x-overflow",
     consuming::SINGLE_ACTIVE,
     consuming::DELIVERY_LIMIT,
+    dead_letters::EXCHANGE,
+    dead_letters::ROUTING_KEY,
+    "x-dead-letter-strategy",
 ];
 
 /// Arguments without effect.
@@ -43,10 +47,7 @@ pub const DEAD: [&str; 9] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 13] = [
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
+pub const NOT_SERVED: [&str; 10] = [
     "x-max-priority",
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
@@ -104,6 +105,12 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
             let (argument, value) = (name.to_owned(), value.clone());
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
+    }
+    let refused_ones_die = QueueSettings::of(spec).overflow == Some(Overflow::RejectPublishDlx);
+    if refused_ones_die && spec.arguments.get(dead_letters::EXCHANGE).is_some() {
+        let argument = "x-overflow".to_owned();
+        let value = Value::text("reject-publish-dlx");
+        return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
     }
     let properties = [
         ("auto-delete", spec.auto_delete),

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ferrymq_storage::StorageError;
+use ferrymq_storage::{ErrorKind, StorageError};
 
 use super::args::Value;
 use super::settings::Wrong;
@@ -218,4 +218,23 @@ pub enum QueueError {
     /// The broker is stopping.
     #[error("the broker is stopping")]
     Stopped,
+}
+
+impl QueueError {
+    /// Whether what was asked certainly did not happen.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        match self {
+            QueueError::Storage(error) => matches!(
+                error.kind(),
+                ErrorKind::Full
+                    | ErrorKind::Unavailable
+                    | ErrorKind::LimitExceeded
+                    | ErrorKind::InvalidArgument
+                    | ErrorKind::Conflict
+            ),
+            QueueError::Stopped => false,
+            _ => true,
+        }
+    }
 }

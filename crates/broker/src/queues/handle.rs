@@ -16,10 +16,12 @@ use ferrymq_runtime::{Clock, MailboxSender, Rng, Tasks};
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
 use ferrymq_types::{Offset, OwnerId};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::dead_letters::LetterWriter;
 use super::error::{Entity, QueueError};
 use super::exchange::Headers;
+use super::joint::Joint;
 use super::logs::Admin;
 use super::session::Session;
 use super::settings::QueueType;
@@ -38,11 +40,18 @@ pub struct QueueOptions {
     pub mailbox_bytes: usize,
     /// Bytes of messages ready for delivery that one shard keeps in memory.
     pub ready_bytes: usize,
+    /// How dead letters are made.
+    pub letters: LetterWriter,
 }
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        QueueOptions { shards: 4, mailbox_bytes: 64 * 1024 * 1024, ready_bytes: 32 * 1024 * 1024 }
+        QueueOptions {
+            shards: 4,
+            mailbox_bytes: 64 * 1024 * 1024,
+            ready_bytes: 32 * 1024 * 1024,
+            letters: LetterWriter::default(),
+        }
     }
 }
 
@@ -59,6 +68,11 @@ pub struct Queues {
     /// Changes of the topology are made one at a time.
     pub(super) admin: Arc<Mutex<Admin>>,
     pub(super) sessions: AtomicU64,
+    /// Joint commits are put together one at a time.
+    pub(super) joint: Joint,
+    pub(super) letters: LetterWriter,
+    /// Who may move dead letters.
+    pub(super) movers: Semaphore,
 }
 
 impl Queues {
@@ -259,6 +273,7 @@ pub(super) fn refused(queue: &QueueHandle, why: Refused) -> QueueError {
         Refused::SingleActive => QueueError::SingleActive { vhost, name },
         Refused::InUse => QueueError::InUse { entity: Entity::Queue, vhost, name },
         Refused::NotEmpty => QueueError::NotEmpty { vhost, name },
+        Refused::Full(queue) => QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() },
         Refused::Storage(error) => QueueError::Storage(error),
     }
 }

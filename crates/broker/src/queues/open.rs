@@ -12,22 +12,24 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op, Revision, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::ack::{AckState, Replay};
 use super::consuming::Consuming;
+use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::declare::always_durable;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
 use super::idle;
+use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::measure::ready_bytes;
 use super::records::{
@@ -79,6 +81,7 @@ impl Queues {
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
+        let (here, found) = watch::channel(Weak::new());
         let (unused, told) = idle::hints();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
@@ -91,6 +94,7 @@ impl Queues {
                 writer: rng.next_u64(),
                 tasks: tasks.clone(),
                 opened: opened.clone(),
+                queues: found.clone(),
                 unused: unused.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
@@ -108,11 +112,15 @@ impl Queues {
             shards: senders,
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
+            joint: Joint::default(),
+            letters: options.letters.clone(),
+            movers: Semaphore::new(MOVERS),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_bindings().await?;
-        opened.store(true, Ordering::Release);
         let queues = Arc::new(queues);
+        here.send_replace(Arc::downgrade(&queues));
+        opened.store(true, Ordering::Release);
         idle::start(&queues, told);
         Ok(queues)
     }
@@ -150,6 +158,7 @@ impl Queues {
                 always_durable: always_durable(&spec),
                 consuming: Consuming::of(&spec),
                 acks,
+                dead_letter: DeadLetterTo::of(&spec),
                 settings,
                 ready_bytes,
             };

@@ -312,7 +312,8 @@ mod tests {
     #[test]
     fn wrong_values_are_told() {
         let quorum = || (QUEUE_TYPE, Value::text("quorum"));
-        let cases: [(&[(&str, Value)], &str, Wrong); 19] = [
+        type Case<'a> = (&'a [(&'a str, Value)], &'a str, Wrong);
+        let cases: [Case<'_>; 19] = [
             (&[("x-message-ttl", Value::text("5"))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", Value::F64(5.0))], "x-message-ttl", Wrong::NotAnInteger),
             (&[("x-message-ttl", int(-1))], "x-message-ttl", Wrong::Negative),

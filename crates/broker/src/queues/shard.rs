@@ -22,6 +22,7 @@ mod consumers;
 mod discard;
 mod dispatch;
 mod expiry;
+pub(super) mod joint;
 pub(super) mod journal;
 mod limits;
 pub(super) mod message;
@@ -34,8 +35,8 @@ mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use ferrymq_runtime::{Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{LogStore, Pending, StorageError};
@@ -47,15 +48,16 @@ use ages::Ages;
 use commit::Lanes;
 use dispatch::ReadDone;
 use expiry::Heads;
+use joint::Joints;
 use journal::Journal;
 use message::{Refused, ShardMessage, ShardWaker};
 use queue::{OffsetHasher, Queue};
 use ready::ReadyBudget;
 use requests::Requests;
 use timers::Timers;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::handle::QueueOptions;
+use super::handle::{QueueOptions, Queues};
 use super::types::QueueHandle;
 
 /// Messages taken from the mailbox before deliveries and commits get their turn.
@@ -71,6 +73,8 @@ pub(super) struct ShardContext {
     /// Whether every queue is here. Before, nothing may be said of the queues as a whole: no rewrite of the state
     /// log, no clean stop.
     pub(super) opened: Arc<AtomicBool>,
+    /// Where dead letters are routed; there once everything is opened.
+    pub(super) queues: watch::Receiver<Weak<Queues>>,
     /// Who is to be told of queues that nobody uses.
     pub(super) unused: mpsc::Sender<QueueHandle>,
 }
@@ -79,6 +83,8 @@ pub(super) struct ShardContext {
 enum Done {
     Commit(commit::Committed),
     Read(ReadDone),
+    Joint(joint::Told),
+    Moved(QueueHandle),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -94,6 +100,7 @@ struct Owner {
     sessions: HashMap<u64, HashSet<LogId>>,
     requests: Requests,
     journal: Journal,
+    joints: Joints,
     done: FuturesUnordered<Pending<Done>>,
     lanes: Lanes,
     /// Queues that have messages gathered.
@@ -135,6 +142,7 @@ pub(super) fn start(
         sessions: HashMap::new(),
         requests: Requests::default(),
         journal,
+        joints: Joints::default(),
         done: FuturesUnordered::new(),
         lanes: Lanes::default(),
         gathering: Vec::new(),
@@ -241,6 +249,8 @@ impl Owner {
         match done {
             Done::Commit(committed) => self.on_committed(committed),
             Done::Read(read) => self.on_read(read),
+            Done::Moved(queue) => self.on_moved(&queue),
+            Done::Joint(told) => self.on_joint(told),
         }
     }
 

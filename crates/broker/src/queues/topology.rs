@@ -325,9 +325,18 @@ impl Vhost {
             let (vhost, name) = (self.name.clone(), first.spec.name.clone());
             return Err(QueueError::Internal { vhost, name });
         }
-        if exchange.is_empty() {
+        Ok(self.route_from(first, key, headers))
+    }
+
+    /// Where a dead letter goes: from internal exchanges too, and nowhere from one that is not there.
+    pub(super) fn route_letter(&self, exchange: &str, key: &[u8], headers: &dyn Headers) -> Routed {
+        self.exchange(exchange).map(|first| self.route_from(first, key, headers)).unwrap_or_default()
+    }
+
+    fn route_from(&self, first: &Exchange, key: &[u8], headers: &dyn Headers) -> Routed {
+        if first.spec.name.is_empty() {
             let queue = std::str::from_utf8(key).ok().and_then(|name| self.queues.get(name));
-            return Ok(Routed::to(queue.map(|entry| entry.handle.clone()).into_iter().collect()));
+            return Routed::to(queue.map(|entry| entry.handle.clone()).into_iter().collect());
         }
         let mut queues: Vec<QueueHandle> = Vec::new();
         self.walk(first, |exchange, follow| {
@@ -349,7 +358,7 @@ impl Vhost {
             queues.sort_unstable_by_key(QueueHandle::log);
             queues.dedup();
         }
-        Ok(Routed::to(queues))
+        Routed::to(queues)
     }
 
     /// Whether an exchange, or one that can be reached from it, looks at headers.

@@ -313,6 +313,6 @@ pub enum Settle {
     Requeue,
     /// The same, and whoever had it failed on it: where failures are limited, it may have been the last time.
     Fail,
-    /// It is done with, unwanted: dropped, because dead-lettering is not served yet.
+    /// It is done with, unwanted: it goes to the queue's dead letter exchange, or is dropped if there is none.
     Reject,
 }

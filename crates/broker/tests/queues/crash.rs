@@ -24,15 +24,15 @@ use crate::rig::{VHOST, arguments, body, durable, int, message, open, take};
 const QUEUES: [&str; 3] = ["a", "b", "c"];
 
 /// One life of a broker.
-struct Life {
+pub(crate) struct Life {
     tasks: Tasks,
     store: Arc<LocalStore>,
-    queues: Arc<Queues>,
-    session: Session,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) session: Session,
 }
 
 impl Life {
-    async fn begin(disk: &SimDisk, seed: u64) -> Life {
+    pub(crate) async fn begin(disk: &SimDisk, seed: u64) -> Life {
         let (clock, rng) = (Clock::system(), Rng::seeded(seed));
         let store = LocalStore::open(Arc::new(disk.clone()), Options::tiny(), clock, &rng).unwrap();
         let store = Arc::new(store);
@@ -43,7 +43,7 @@ impl Life {
         Life { tasks, store, session: queues.session(), queues }
     }
 
-    async fn end(self, clean: bool) {
+    pub(crate) async fn end(self, clean: bool) {
         if clean {
             self.session.close().await;
         } else {

@@ -77,6 +77,7 @@ impl Gathering {
 impl Owner {
     /// Hands what was gathered to the store, as far as the lanes have room.
     pub(super) fn flush(&mut self) {
+        self.prepare_parked();
         if self.stopped.is_some() {
             return;
         }
@@ -88,23 +89,46 @@ impl Owner {
         if self.lanes.sync < COMMITS_IN_FLIGHT {
             let mut commit = Gathering::default();
             self.seal_queues(Durability::Sync, &mut commit);
-            // Not for its own sake: a store that refuses is not asked again and again.
-            if self.due || !commit.groups.is_empty() || self.journal.can_seal() || self.journal.is_walking() {
-                self.rewrite();
-            }
-            if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
-                self.collect_acks(&mut commit);
-            }
-            if self.journal.can_seal() {
-                let (op, sealed) = self.journal.seal(self.context.clock.wall_ms());
-                commit.push(vec![op], Sent::Journal(sealed));
-            }
-            if self.journal.is_failing() {
-                // What they did is not recorded yet.
-                self.purges = std::mem::take(&mut commit.purges);
+            if !self.journal.is_held() {
+                self.seal_acks(&mut commit);
             }
             self.submit(Durability::Sync, commit);
         }
+    }
+
+    /// What is known of acks goes along.
+    fn seal_acks(&mut self, commit: &mut Gathering) {
+        // Not for its own sake: a store that refuses is not asked again and again.
+        if self.due || !commit.groups.is_empty() || self.journal.can_seal() || self.journal.is_walking() {
+            self.rewrite();
+        }
+        if self.due || !commit.groups.is_empty() || self.journal.can_seal() {
+            self.collect_acks(commit);
+        }
+        if self.journal.can_seal() {
+            let (op, sealed) = self.journal.seal(self.context.clock.wall_ms());
+            commit.push(vec![op], Sent::Journal(sealed));
+        }
+        if self.journal.is_failing() {
+            // What they did is not recorded yet.
+            self.purges = std::mem::take(&mut commit.purges);
+        }
+    }
+
+    /// Hands over what a queue has gathered, whether or not its lane has room: a joint commit goes behind it.
+    pub(super) fn submit_gathered(&mut self, log: LogId) {
+        let (owner, writer) = (self.context.owner, self.context.writer);
+        let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.can_seal()) else { return };
+        let lane = queue.gathered_class();
+        queue.in_gather_list = false;
+        let mut ops = Vec::new();
+        queue.seal(owner, writer, self.context.clock.wall_ms(), &mut ops);
+        self.gathering.retain(|gathering| *gathering != log);
+        let mut commit = Gathering::default();
+        for (op, number) in ops {
+            commit.push(vec![op], Sent::Run { log, number });
+        }
+        self.submit(lane, commit);
     }
 
     fn seal_queues(&mut self, lane: Durability, commit: &mut Gathering) {
@@ -163,7 +187,8 @@ impl Owner {
 
     /// Begins a rewrite of the state log, or goes on with it.
     fn rewrite(&mut self) {
-        if self.closing {
+        // What a joint commit has done and is not decided yet is in no snapshot: none is taken meanwhile.
+        if self.closing || self.joints.settling() {
             return;
         }
         if self.context.opened.load(Ordering::Acquire) && self.journal.wants_rewrite() {
@@ -239,7 +264,7 @@ impl Owner {
         false
     }
 
-    fn on_run(&mut self, log: LogId, number: u64, outcome: Outcome) {
+    pub(super) fn on_run(&mut self, log: LogId, number: u64, outcome: Outcome) {
         let happened = self.certain(&outcome);
         let (queue, leaving) = match self.queues.get_mut(&log) {
             Some(queue) => (queue, false),
@@ -276,7 +301,7 @@ impl Owner {
         }
     }
 
-    fn on_journal(&mut self, sealed: Sealed, outcome: Outcome) {
+    pub(super) fn on_journal(&mut self, sealed: Sealed, outcome: Outcome) {
         let happened = self.certain(&outcome);
         self.journal.settled(sealed, happened);
         if let (true, Some(start)) = (happened, sealed.then_trim) {

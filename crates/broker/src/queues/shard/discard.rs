@@ -1,28 +1,33 @@
 //! Messages that leave their queue without having been consumed.
 //!
+//! ```text
+//!  discard ─▶ no dead letter exchange: done
+//!         └─▶ waiting (ranges of offsets) ─▶ moving (a mover has them) ─▶ done, by a joint commit
+//! ```
 //! **Invariants.** What comes here is acquired, and by nobody: no consumer holds it any more. It is done once it is
-//! gone for good, and until then a crash brings it back.
+//! gone for good, and until then a crash brings it back. On its way as a dead letter it is neither available nor
+//! unacked, and nothing of it is in memory but its offset and why it goes. Each queue has one mover at most.
 //!
-//! Deliberately absent: deciding that a message has to go.
+//! Deliberately absent: deciding that a message has to go; moving it (`queues::dead_letters`).
 
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ferrymq_runtime::TaskKind;
 use ferrymq_types::LogId;
+use tokio::sync::oneshot;
 
-use super::Owner;
 use super::queue::Debt;
-use crate::queues::types::Message;
+use super::{Done, Owner};
+use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
+use crate::queues::types::{Message, QueueHandle};
 
 /// Why a message leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Reason {
-    /// A consumer did not want it.
-    Rejected,
-    /// It failed too often.
-    DeliveryLimit,
-    /// Its time to live was over.
-    Expired,
-    /// The queue had more than it may.
-    MaxLength,
-}
+pub(super) use crate::queues::dead_letters::DeathReason as Reason;
+
+/// Letters handed to a mover at a time.
+const MOVED_AT_A_TIME: usize = 4096;
 
 /// A message that has to go.
 #[derive(Debug)]
@@ -35,10 +40,65 @@ pub(super) struct Discarded {
     pub(super) message: Option<Message>,
 }
 
+/// The dead letters of one queue.
+#[derive(Debug)]
+pub(super) struct Letters {
+    to: Arc<DeadLetterTo>,
+    /// Neighbours with the same reason are one range.
+    waiting: VecDeque<(Range<u64>, Reason)>,
+    moving: bool,
+    /// How many are not done.
+    count: u64,
+}
+
+impl Letters {
+    pub(super) fn new(to: Arc<DeadLetterTo>) -> Letters {
+        Letters { to, waiting: VecDeque::new(), moving: false, count: 0 }
+    }
+
+    /// How many are on their way.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// One of them has arrived.
+    pub(super) fn arrived(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
+    fn add(&mut self, offset: u64, reason: Reason) {
+        self.count += 1;
+        match self.waiting.back_mut() {
+            Some((range, why)) if range.end == offset && *why == reason => range.end += 1,
+            _ => self.waiting.push_back((offset..offset + 1, reason)),
+        }
+    }
+
+    /// The next that a mover takes.
+    fn take(&mut self) -> VecDeque<(u64, Reason)> {
+        let mut taken = VecDeque::new();
+        while let Some((range, reason)) = self.waiting.front_mut() {
+            let room = (MOVED_AT_A_TIME - taken.len()) as u64;
+            let until = range.end.min(range.start + room);
+            taken.extend((range.start..until).map(|offset| (offset, *reason)));
+            range.start = until;
+            if !range.is_empty() {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+        taken
+    }
+}
+
 impl Owner {
     /// Lets go of messages of one queue, in the order in which they have to go.
     pub(super) fn discard(&mut self, log: LogId, gone: Vec<Discarded>) {
         let Some(queue) = self.queues.get_mut(&log).filter(|_| !gone.is_empty()) else { return };
+        if let Some(letters) = &mut queue.letters {
+            gone.iter().for_each(|gone| letters.add(gone.offset, gone.reason));
+            return self.move_letters(log);
+        }
         let mut debt = Debt::Lazy;
         let mut done = 0;
         for Discarded { offset, reason, survives, message } in gone {
@@ -50,5 +110,61 @@ impl Owner {
         }
         self.owe(log, debt, done);
         self.run_soon(log);
+    }
+
+    /// Hands letters that wait to a mover, if none is at work.
+    fn move_letters(&mut self, log: LogId) {
+        if self.stopped.is_some() || self.context.tasks.is_stopping() {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let Some(letters) = queue.letters.as_mut().filter(|letters| !letters.moving) else { return };
+        if letters.waiting.is_empty() {
+            return;
+        }
+        letters.moving = true;
+        let (over, is_over) = oneshot::channel();
+        let moving =
+            Moving { queue: queue.handle.clone(), to: letters.to.clone(), letters: letters.take(), over };
+        let queues = self.context.queues.clone();
+        self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
+        let queue = queue.handle.clone();
+        self.done.push(Box::pin(async move {
+            // Dropped when the mover is done, however it ends.
+            let _dropped = is_over.await;
+            Done::Moved(queue)
+        }));
+    }
+
+    /// A mover has ended: the next one goes on with what came meanwhile.
+    pub(super) fn on_moved(&mut self, queue: &QueueHandle) {
+        let Some((log, queue)) = self.here(queue) else { return };
+        if let Some(letters) = &mut queue.letters {
+            letters.moving = false;
+            self.move_letters(log);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_range_and_order_holds() {
+        let to = DeadLetterTo { exchange: "x".into(), routing_key: None };
+        let mut letters = Letters::new(Arc::new(to));
+        (0..5000).for_each(|offset| letters.add(offset, Reason::Expired));
+        letters.add(3, Reason::Rejected);
+        letters.add(2, Reason::Rejected);
+        letters.add(3, Reason::MaxLength);
+        assert_eq!((letters.waiting.len(), letters.count()), (4, 5003));
+        let first = letters.take();
+        assert_eq!((first.len(), first.back()), (MOVED_AT_A_TIME, Some(&(4095, Reason::Expired))));
+        let rest = letters.take();
+        assert_eq!((rest.len(), rest.front()), (907, Some(&(4096, Reason::Expired))));
+        let order: Vec<u64> = rest.iter().skip(904).map(|(offset, _)| *offset).collect();
+        assert_eq!(order, [3, 2, 3]);
+        assert!(letters.take().is_empty());
     }
 }

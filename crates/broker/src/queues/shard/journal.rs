@@ -47,6 +47,10 @@ pub(in crate::queues) struct Journal {
     settled: u64,
     in_flight: usize,
     failing: bool,
+    /// How often an append failed.
+    failures: u64,
+    /// What was sealed last is not with the store yet: nothing may be sealed behind it.
+    held: bool,
     /// Records were lost: everything must be written again.
     incomplete: bool,
     pending: Vec<(Bytes, Bytes)>,
@@ -116,6 +120,8 @@ impl Journal {
             settled: claim.next.0,
             in_flight: 0,
             failing: false,
+            failures: 0,
+            held: false,
             incomplete: false,
             pending: Vec::new(),
             pending_bytes: 0,
@@ -129,9 +135,7 @@ impl Journal {
 
     /// Adds a record of a queue.
     pub(super) fn record(&mut self, log: LogId, record: &AckRecord) {
-        let mut key = vec![ACKS];
-        key.extend_from_slice(&log.0.to_be_bytes());
-        self.push(key.into(), record.encode());
+        self.push(key_of(log), record.encode());
     }
 
     /// Adds the mark of a clean stop.
@@ -156,7 +160,22 @@ impl Journal {
 
     /// Whether anything waits and could be sealed.
     pub(in crate::queues) fn can_seal(&self) -> bool {
-        !self.failing && !self.pending.is_empty()
+        !self.failing && !self.held && !self.pending.is_empty()
+    }
+
+    /// Whether a joint commit must be handed to the store before anything is sealed.
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// What a joint commit sealed is with the store, or given up.
+    pub(super) fn release(&mut self) {
+        self.held = false;
+    }
+
+    /// How often an append failed so far.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// Whether an append failed and nothing can be sealed until what else is in flight is settled.
@@ -188,10 +207,29 @@ impl Journal {
 
     /// Seals what waits.
     pub(in crate::queues) fn seal(&mut self, now_ms: i64) -> (Op, Sealed) {
+        self.pending_bytes = 0;
+        let pending = std::mem::take(&mut self.pending);
+        let (op, mut sealed) = self.seal_records(pending, now_ms);
+        let rewrite = self.rewrite.as_mut().filter(|rewrite| rewrite.left.is_empty() && !rewrite.walked);
+        sealed.then_trim = rewrite.map(|rewrite| {
+            rewrite.walked = true;
+            Offset(rewrite.from)
+        });
+        (op, sealed)
+    }
+
+    /// Seals a joint commit's own records, past what waits, and holds the log until [`Journal::release`].
+    pub(super) fn seal_joint(&mut self, records: Vec<(LogId, AckRecord)>, now_ms: i64) -> (Op, Sealed) {
+        self.held = true;
+        let records = records.into_iter().map(|(log, record)| (key_of(log), record.encode()));
+        self.seal_records(records.collect(), now_ms)
+    }
+
+    fn seal_records(&mut self, records: Vec<(Bytes, Bytes)>, now_ms: i64) -> (Op, Sealed) {
         let expect_next = Offset(self.next);
         let mut batches = Vec::new();
         let mut builder = BatchBuilder::new(now_ms);
-        for (key, value) in self.pending.drain(..) {
+        for (key, value) in records {
             builder.push(now_ms, Some(&key), Some(&value), &[]);
             if builder.bytes() >= BATCH_BYTES {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(now_ms));
@@ -201,7 +239,6 @@ impl Journal {
         if builder.count() > 0 {
             batches.push(finish(builder, &mut self.next, self.epoch, now_ms));
         }
-        self.pending_bytes = 0;
         self.bytes += batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
         self.sequence += 1;
         self.in_flight += 1;
@@ -213,12 +250,7 @@ impl Journal {
             space: Space::Reserve,
             batches,
         };
-        let rewrite = self.rewrite.as_mut().filter(|rewrite| rewrite.left.is_empty() && !rewrite.walked);
-        let then_trim = rewrite.map(|rewrite| {
-            rewrite.walked = true;
-            Offset(rewrite.from)
-        });
-        (self.op(Action::Append(append)), Sealed { end: self.next, then_trim })
+        (self.op(Action::Append(append)), Sealed { end: self.next, then_trim: None })
     }
 
     /// The operation that trims to `start`.
@@ -237,6 +269,7 @@ impl Journal {
             self.settled = self.settled.max(sealed.end);
         } else {
             self.failing = true;
+            self.failures += 1;
             self.incomplete = true;
             self.rewrite = None;
         }
@@ -287,6 +320,13 @@ impl Journaled {
         }
         Ok(())
     }
+}
+
+/// The key of a queue's ack records.
+fn key_of(log: LogId) -> Bytes {
+    let mut key = vec![ACKS];
+    key.extend_from_slice(&log.0.to_be_bytes());
+    key.into()
 }
 
 fn finish(builder: BatchBuilder, next: &mut u64, epoch: Epoch, now_ms: i64) -> Batch {

@@ -9,8 +9,10 @@ use ferrymq_storage::StorageError;
 use ferrymq_types::{Epoch, LogId, Offset};
 use tokio::sync::oneshot;
 
+use super::joint::Prepare;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
+use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
 use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
@@ -43,6 +45,8 @@ pub(in crate::queues) struct Attached {
     /// Who gets its messages, and how often they may fail.
     pub(in crate::queues) consuming: Consuming,
     pub(in crate::queues) acks: AckState,
+    /// Where its dead letters go.
+    pub(in crate::queues) dead_letter: Option<Arc<DeadLetterTo>>,
     /// What is asked of it.
     pub(in crate::queues) settings: QueueSettings,
     /// Bytes of bodies that are available; counted only where there is a limit of them.
@@ -70,6 +74,8 @@ pub(in crate::queues) enum Refused {
     InUse,
     /// It has messages.
     NotEmpty,
+    /// The queue takes no more messages.
+    Full(QueueHandle),
     /// The shard has stopped working.
     Storage(StorageError),
 }
@@ -111,6 +117,8 @@ pub(in crate::queues) enum ShardMessage {
     Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
     /// What is in the queue; `declared`: asked by a declaration, which is a use of it.
     Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// Seals a part of a joint commit and holds what it touches until it is with the store.
+    Prepare(Box<Prepare>),
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }
@@ -126,6 +134,7 @@ impl ShardMessage {
                 SMALL + items.iter().map(|item| item.message.bytes() + 128).sum::<usize>()
             }
             ShardMessage::Settle { what, .. } => SMALL + what.len() * size_of::<(Offset, Settle)>(),
+            ShardMessage::Prepare(prepare) => prepare.bytes(),
             _ => SMALL,
         }
     }

@@ -18,6 +18,7 @@ use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, 
 use tokio::sync::oneshot;
 
 use super::consumers::Consumers;
+use super::discard::Letters;
 use super::expiry::Times;
 use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
@@ -93,11 +94,15 @@ pub(super) struct Queue {
     first_run: u64,
     in_flight: usize,
     failing: bool,
+    /// What was sealed last is not with the store yet: nothing may be sealed behind it.
+    held: bool,
     pub(super) acks: AckState,
     pub(super) ready: Ready,
     pub(super) consumers: Consumers,
     /// Who has which offset: a consumer's number and, in the top bit, whether the message is persistent.
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
+    /// Messages on their way to a dead letter exchange, if the queue has one.
+    pub(super) letters: Option<Box<Letters>>,
     pub(super) getters: VecDeque<Getter>,
     /// Sessions that consume here, hold something or did.
     pub(super) sessions: HashSet<u64>,
@@ -124,18 +129,8 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached {
-            handle,
-            epoch,
-            start,
-            next,
-            durable,
-            always_durable,
-            consuming,
-            acks,
-            settings,
-            ready_bytes,
-        } = attached;
+        let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
+        let Attached { consuming, dead_letter, settings, ready_bytes, .. } = attached;
         let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
@@ -150,11 +145,13 @@ impl Queue {
             first_run: 0,
             in_flight: 0,
             failing: false,
+            held: false,
             ready: Ready::new(acks.fresh(), budget),
             trimmed: start,
             acks,
             consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
+            letters: dead_letter.map(|to| Box::new(Letters::new(to))),
             getters: VecDeque::new(),
             sessions: HashSet::new(),
             reading: false,
@@ -178,7 +175,10 @@ impl Queue {
     pub(super) fn stat(&self) -> QueueStat {
         QueueStat {
             ready: self.acks.ready(),
-            unacked: self.acks.acquired(),
+            unacked: self
+                .acks
+                .acquired()
+                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count())),
             consumers: self.consumers.active() as u64,
         }
     }
@@ -230,7 +230,17 @@ impl Queue {
 
     /// Whether anything gathered could be sealed now.
     pub(super) fn can_seal(&self) -> bool {
-        !self.failing && !self.gathered.is_empty()
+        !self.failing && !self.held && !self.gathered.is_empty()
+    }
+
+    /// Whether a run failed and what else is in flight is not decided.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// A joint commit's runs are sealed and not with the store yet; or they are now.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// The strictest class gathered.

@@ -16,7 +16,7 @@ use crate::queues::sink::DeliverySink;
 use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, QueueStat, Settle};
 
 /// Marks, in an entry of the unacked, a message that survives a restart.
-const SURVIVES: u32 = 1 << 31;
+pub(super) const SURVIVES: u32 = 1 << 31;
 
 impl Owner {
     pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
@@ -70,6 +70,7 @@ impl Owner {
             }
             ShardMessage::Detach { queue, reply } => self.detach(&queue, reply),
             ShardMessage::Stat { queue, declared, reply } => answer(reply, self.stat(&queue, declared)),
+            ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }

@@ -1,0 +1,296 @@
+//! Dead letters: messages that leave their queue without having been consumed, and go on to an exchange.
+//!
+//! ```text
+//!  shard ── ranges of offsets ──▶ mover: read back ─▶ DeadLetters rewrites and routes ─▶ one joint commit:
+//!    └──────────────── done, and the next ones ◀── outcome ◀── appended at the targets, done at the source
+//! ```
+//! **Invariants.** A message is in its queue or in its targets, never in both nor in neither, whenever the broker
+//! ends, as far as it survives that at all. What a target or the store refuses is tried again and kept meanwhile; no
+//! shard waits for it. Letters of one queue go in the order in which the messages had to leave. Memory: one chunk for
+//! each of a few movers; what waits is ranges of offsets.
+//!
+//! Deliberately absent: what a dead letter looks like in a protocol ([`DeadLetters`], which a door brings), and why
+//! a message has to go.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ferrymq_storage::{ErrorKind, StorageError};
+use ferrymq_types::Offset;
+use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use tokio::sync::{oneshot, watch};
+
+use super::envelope::Messages;
+use super::error::QueueError;
+use super::exchange::Headers;
+use super::handle::Queues;
+use super::joint::Parts;
+use super::shard::joint::Settles;
+use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
+use crate::to_its_end::to_its_end;
+
+/// Queues whose dead letters are read and written at a time.
+pub(super) const MOVERS: usize = 4;
+/// Messages moved in one commit.
+const CHUNK_MESSAGES: usize = 512;
+/// Bytes of messages after which a commit is made.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes read back at a time.
+const READ_BYTES: usize = 1024 * 1024;
+/// How long to wait before what was refused is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The argument of a queue that names the exchange for its dead letters.
+pub(super) const EXCHANGE: &str = "x-dead-letter-exchange";
+/// The argument of a queue that names their routing key.
+pub(super) const ROUTING_KEY: &str = "x-dead-letter-routing-key";
+
+/// Why a message left its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeathReason {
+    /// A consumer did not want it.
+    Rejected,
+    /// Its time to live was over.
+    Expired,
+    /// The queue had more than it may.
+    MaxLength,
+    /// It was given back too often.
+    DeliveryLimit,
+}
+
+/// Where the dead letters of a queue go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterTo {
+    /// The exchange; one that is not there takes nothing.
+    pub exchange: Arc<str>,
+    /// The routing key that replaces theirs.
+    pub routing_key: Option<Bytes>,
+}
+
+impl DeadLetterTo {
+    /// What a queue's arguments ask for.
+    pub(super) fn of(spec: &QueueSpec) -> Option<Arc<DeadLetterTo>> {
+        let text = |name| spec.arguments.get(name).and_then(super::args::Value::as_text);
+        let routing_key = text(ROUTING_KEY).map(|key| Bytes::copy_from_slice(key.as_bytes()));
+        Some(Arc::new(DeadLetterTo { exchange: text(EXCHANGE)?.into(), routing_key }))
+    }
+}
+
+/// A message that has to leave.
+#[derive(Debug)]
+pub struct Death<'a> {
+    /// The message, as it lies in its queue.
+    pub message: &'a Message,
+    /// The queue.
+    pub queue: &'a QueueHandle,
+    /// Why it leaves.
+    pub reason: DeathReason,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: i64,
+    /// Where it is to go.
+    pub to: &'a DeadLetterTo,
+}
+
+/// Asks where a dead letter with this routing key and these headers goes.
+pub type RouteLetter<'a> = &'a mut dyn FnMut(&[u8], &dyn Headers) -> Routed;
+
+/// What a protocol makes of dead letters.
+pub trait DeadLetters: Send + Sync {
+    /// The message as it is to be published, and the queues that it goes to; nowhere if `route` finds none, or if it
+    /// went round in a circle.
+    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>);
+}
+
+/// How dead letters are made; cheap to clone. The default changes nothing but exchange and routing key.
+#[derive(Clone)]
+pub struct LetterWriter(pub Arc<dyn DeadLetters>);
+
+impl Default for LetterWriter {
+    fn default() -> LetterWriter {
+        LetterWriter(Arc::new(AsTheyAre))
+    }
+}
+
+impl fmt::Debug for LetterWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LetterWriter")
+    }
+}
+
+struct AsTheyAre;
+
+impl DeadLetters for AsTheyAre {
+    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>) {
+        let mut message = death.message.clone();
+        message.exchange = Bytes::copy_from_slice(death.to.exchange.as_bytes());
+        message.ttl_ms = None;
+        if let Some(key) = &death.to.routing_key {
+            message.routing_key = key.clone();
+        }
+        let to = route(&message.routing_key, &super::exchange::NoHeaders).queues().to_vec();
+        (message, to)
+    }
+}
+
+/// Letters of one queue that are to be moved.
+pub(super) struct Moving {
+    pub(super) queue: QueueHandle,
+    pub(super) to: Arc<DeadLetterTo>,
+    /// In the order in which they go.
+    pub(super) letters: VecDeque<(u64, DeathReason)>,
+    /// Dropped when they are moved, or when that is given up.
+    pub(super) over: oneshot::Sender<()>,
+}
+
+/// What could be read back of some letters; `None`: the log does not have it.
+type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
+
+/// Moves letters until none is left, the queue is gone or the broker stops.
+///
+/// Before everything is opened, nobody knows where they go.
+pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: Moving) {
+    let Ok(queues) = queues.wait_for(|here| here.strong_count() > 0).await.map(|here| here.clone()) else {
+        return;
+    };
+    let (mut told, mut at_most) = (false, CHUNK_MESSAGES);
+    while !moving.letters.is_empty() {
+        let Some(here) = queues.upgrade() else { return };
+        let tasks = here.tasks.clone();
+        let stopping = tasks.stopping();
+        tokio::pin!(stopping);
+        let moved = tokio::select! {
+            moved = here.move_chunk(&mut moving, at_most) => moved,
+            // A shard that ends waits for its movers. A commit that was begun goes on by itself.
+            () = &mut stopping => return,
+        };
+        match moved {
+            Ok(()) => (told, at_most) = (false, CHUNK_MESSAGES.min(at_most * 2)),
+            // It may take fewer.
+            Err(QueueError::Full { .. }) if at_most > 1 => at_most /= 2,
+            Err(QueueError::NotFound { .. } | QueueError::Stopped) => return,
+            Err(error) if !error.is_certain() => {
+                tracing::error!(queue = %moving.queue.name(), %error, "dead letters wait for a restart");
+                return;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(queue = %moving.queue.name(), %error, "dead letters wait");
+                }
+                let clock = here.clock.clone();
+                drop(here);
+                tokio::select! {
+                    () = clock.sleep(PAUSE) => {}
+                    () = &mut stopping => return,
+                }
+            }
+        }
+    }
+    drop(moving.over);
+}
+
+impl Queues {
+    /// Moves the first of the letters, as many as go into one commit.
+    async fn move_chunk(self: &Arc<Queues>, moving: &mut Moving, at_most: usize) -> Result<(), QueueError> {
+        let Ok(_permit) = self.movers.acquire().await else { return Err(QueueError::Stopped) };
+        let chunk = self.read_letters(moving, at_most).await?;
+        let count = chunk.len();
+        let mut parts = Parts::default();
+        let mut what = Vec::with_capacity(count);
+        for (offset, reason, message) in chunk {
+            what.push((Offset(offset), Settle::Ack));
+            let Some(message) = message else { continue };
+            parts.publishes.extend(self.letter(moving, reason, &message));
+        }
+        parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
+        let queues = self.clone();
+        to_its_end(&self.tasks, async move { queues.commit_parts(&parts).await }).await?;
+        moving.letters.drain(..count);
+        Ok(())
+    }
+
+    /// The letter that a message becomes, unless it goes nowhere.
+    fn letter(&self, moving: &Moving, reason: DeathReason, message: &Message) -> Option<Publish> {
+        let Moving { queue, to, .. } = moving;
+        let death = Death { message, queue, reason, now_ms: self.clock.wall_ms(), to };
+        let mut route = |key: &[u8], headers: &dyn Headers| {
+            let topology = self.topology.read();
+            let vhost = topology.vhost(queue.vhost());
+            vhost.map(|vhost| vhost.route_letter(&to.exchange, key, headers)).unwrap_or_default()
+        };
+        let (message, targets) = self.letters.0.letter(&death, &mut route);
+        if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
+            tracing::error!(queue = %queue.name(), "a dead letter has become too large and is dropped");
+            return None;
+        }
+        (!targets.is_empty()).then(|| Publish { message, to: Routed::to(targets) })
+    }
+
+    /// Reads the first of the letters back.
+    async fn read_letters(&self, moving: &Moving, at_most: usize) -> Result<Chunk, QueueError> {
+        let mut chunk = Chunk::new();
+        let mut bytes = 0;
+        while chunk.len() < at_most.min(moving.letters.len()) && bytes < CHUNK_BYTES {
+            let before = chunk.len();
+            // As far as they ascend they are read together.
+            let mut ascending: Vec<(u64, DeathReason)> = Vec::new();
+            for letter in moving.letters.iter().skip(before).take(at_most - before) {
+                if ascending.last().is_some_and(|(last, _)| *last >= letter.0) {
+                    break;
+                }
+                ascending.push(*letter);
+            }
+            self.read_ascending(&moving.queue, &ascending, &mut chunk).await?;
+            let read = chunk.iter().skip(before).filter_map(|(_, _, message)| message.as_ref());
+            bytes += read.map(Message::bytes).sum::<usize>();
+        }
+        Ok(chunk)
+    }
+
+    /// Reads the first of these, at least one.
+    async fn read_ascending(
+        &self,
+        queue: &QueueHandle,
+        letters: &[(u64, DeathReason)],
+        chunk: &mut Chunk,
+    ) -> Result<(), QueueError> {
+        let (Some((from, _)), Some((last, _))) = (letters.first(), letters.last()) else { return Ok(()) };
+        let mut wanted = letters.iter().copied().peekable();
+        let log = queue.log();
+        let read = match self.stores.logs.read(log, Offset(*from), Offset(last + 1), READ_BYTES).await {
+            Ok(read) => read,
+            Err(error) => match error.kind() {
+                ErrorKind::Corrupt { resume } => {
+                    tracing::error!(log = log.0, from, %error, "dead letters are damaged and dropped");
+                    let resume = resume.0.max(from + 1);
+                    let lost = std::iter::from_fn(|| wanted.next_if(|(offset, _)| *offset < resume));
+                    chunk.extend(lost.map(|(offset, reason)| (offset, reason, None)));
+                    return Ok(());
+                }
+                ErrorKind::NotFound => return Err(QueueError::Stopped),
+                _ => return Err(error.into()),
+            },
+        };
+        for mut run in read.runs.iter().map(|run| run.bytes.clone()) {
+            while !run.is_empty() {
+                let mut messages = Messages::split_from(&mut run).map_err(unreadable)?;
+                while let Some((offset, reason)) = wanted.next_if(|(offset, _)| *offset < messages.next()) {
+                    messages.skip_to(offset).map_err(unreadable)?;
+                    let is_there = messages.offset() == offset;
+                    let message = if is_there { Some(messages.take().map_err(unreadable)?) } else { None };
+                    chunk.push((offset, reason, message));
+                }
+            }
+        }
+        if read.runs.is_empty() {
+            chunk.extend(wanted.map(|(offset, reason)| (offset, reason, None)));
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: super::envelope::EnvelopeError) -> QueueError {
+    StorageError::new(ErrorKind::Internal, "a dead letter cannot be read").caused_by(error).into()
+}

@@ -1,0 +1,194 @@
+//! Joint commits: publishes and settlements over several queues and shards that stand or fall as one.
+//!
+//! ```text
+//!  turn ─▶ Prepare to each shard ─▶ operations ─▶ one group to the store ─▶ submitted ─▶ turn's end
+//!                                                                           └─▶ outcome ─▶ to each shard, to the caller
+//! ```
+//! **Invariants.** One joint commit is put together at a time: shards hold what it touches from their part until the
+//! whole is with the store, and only one turn can make them. Many wait for their outcomes side by side. What was
+//! begun ends, whoever waits for it. A commit that did not happen left everything as it was.
+//!
+//! Deliberately absent: stores that cannot change several logs in one group; such a commit is refused there.
+
+use std::sync::Arc;
+
+use ferrymq_storage::{ErrorKind, Op, Outcome, StorageError};
+use ferrymq_types::Offset;
+use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, Semaphore, oneshot};
+
+use super::error::QueueError;
+use super::handle::{Queues, refused};
+use super::session::Session;
+use super::shard::joint::{Prepare, Settles};
+use super::shard::message::{Item, Refused, ShardMessage};
+use super::types::{Publish, QueueHandle, Settle};
+use crate::to_its_end::to_its_end;
+
+/// Joint commits that may be under way at a time.
+const IN_FLIGHT: usize = 16;
+/// How often one is put together anew because something before it in a queue failed and took it along.
+const ATTEMPTS: usize = 8;
+
+/// Whose turn it is.
+pub(super) struct Joint {
+    turn: Mutex<()>,
+    room: Semaphore,
+}
+
+impl Default for Joint {
+    fn default() -> Joint {
+        Joint { turn: Mutex::new(()), room: Semaphore::new(IN_FLIGHT) }
+    }
+}
+
+/// What a joint commit does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Parts {
+    pub(super) publishes: Vec<Publish>,
+    pub(super) settles: Vec<Settles>,
+}
+
+/// A shard's words in a joint commit.
+struct Partner {
+    shard: usize,
+    answer: oneshot::Receiver<Result<Vec<Op>, Refused>>,
+    submitted: oneshot::Sender<()>,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+impl Queues {
+    /// Publishes all of these and settles all of those, or nothing: also after a crash, as far as messages and queues
+    /// survive one at all. Returns when it is durable. Goes on when the call is dropped.
+    ///
+    /// Messages for a queue that has been deleted go nowhere, and what `session` does not hold is left alone, as with
+    /// [`Queues::publish`] and [`Queues::settle`].
+    ///
+    /// # Errors
+    /// [`QueueError`]: nothing happened, and what was to be settled is held as before, unless the error is of a
+    /// kind that leaves this open ([`ErrorKind::Unknown`]). A store without atomic changes of several logs
+    /// refuses with [`ErrorKind::InvalidArgument`].
+    pub async fn commit(
+        self: &Arc<Queues>,
+        session: &Session,
+        publishes: Vec<Publish>,
+        settles: Vec<(QueueHandle, Vec<(Offset, Settle)>)>,
+    ) -> Result<(), QueueError> {
+        let limit = QUEUE_MESSAGE_BYTES_MAX;
+        if publishes.iter().any(|publish| publish.message.bytes() > limit) {
+            return Err(QueueError::Limit { what: "the size of a message", limit: limit as u64 });
+        }
+        let session = Some(session.id());
+        let settles = settles.into_iter().map(|(queue, what)| Settles { queue, session, what }).collect();
+        let (queues, parts) = (self.clone(), Parts { publishes, settles });
+        to_its_end(&self.tasks, async move { queues.commit_parts(&parts).await }).await
+    }
+
+    /// The same, for as long as somebody waits for it: that must be to its end.
+    pub(super) async fn commit_parts(&self, parts: &Parts) -> Result<(), QueueError> {
+        if !self.stores.logs.atomic_multi_log() {
+            let what = "this store cannot change several logs in one step";
+            return Err(StorageError::new(ErrorKind::InvalidArgument, what).into());
+        }
+        let mut outcome = Ok(());
+        for _ in 0..ATTEMPTS {
+            outcome = self.commit_once(parts).await;
+            if !matches!(outcome, Err(QueueError::Retry)) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn commit_once(&self, parts: &Parts) -> Result<(), QueueError> {
+        let Ok(_room) = self.joint.room.acquire().await else { return Err(QueueError::Stopped) };
+        let turn = self.joint.turn.lock().await;
+        let partners = self.invite(parts).await;
+        let mut group = Vec::new();
+        let mut waiting = Vec::with_capacity(partners.len());
+        for partner in partners {
+            // Should one refuse, the others see that the word never comes.
+            let ops = partner.answer.await.map_err(|_| QueueError::Stopped)?;
+            group.extend(ops.map_err(|why| not_prepared(why, parts))?);
+            waiting.push((partner.submitted, partner.outcome));
+        }
+        let answer = match group.is_empty() {
+            true => None,
+            false => Some(self.stores.logs.commit(vec![group])),
+        };
+        let outcomes: Vec<_> = waiting
+            .into_iter()
+            .map(|(submitted, outcome)| {
+                // A shard that has ended meanwhile needs to hear nothing.
+                let _ended = submitted.send(()).is_err();
+                outcome
+            })
+            .collect();
+        drop(turn);
+        let outcome = match answer {
+            None => Ok(()),
+            Some(answer) => answer.await.pop().unwrap_or_else(|| Err(unanswered())),
+        };
+        for to in outcomes {
+            let _ended = to.send(outcome.clone()).is_err();
+        }
+        outcome.map_err(|error| match error.kind() {
+            ErrorKind::Conflict => QueueError::Retry,
+            _ => QueueError::Storage(error),
+        })
+    }
+
+    /// Asks each shard that has a part for it.
+    async fn invite(&self, parts: &Parts) -> Vec<Partner> {
+        let mut shares: Vec<(Vec<Item>, Vec<Settles>)> =
+            self.shards.iter().map(|_| Default::default()).collect();
+        for (index, Publish { message, to }) in (0u32..).zip(&parts.publishes) {
+            let mut shards: Vec<usize> = to.queues().iter().map(|queue| queue.0.shard).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            for shard in shards {
+                shares[shard].0.push(Item { index, message: message.clone(), to: to.clone() });
+            }
+        }
+        for settles in &parts.settles {
+            shares[settles.queue.0.shard].1.push(settles.clone());
+        }
+        let mut partners = Vec::new();
+        let mut invitations = Vec::new();
+        for (shard, (items, settles)) in shares.into_iter().enumerate() {
+            if items.is_empty() && settles.is_empty() {
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
+            let (submitted, is_submitted) = oneshot::channel();
+            let (outcome, is_decided) = oneshot::channel();
+            let prepare = Prepare { items, settles, reply, submitted: is_submitted, outcome: is_decided };
+            let bytes = prepare.bytes();
+            invitations.push(self.shards[shard].send(ShardMessage::Prepare(Box::new(prepare)), bytes));
+            partners.push(Partner { shard, answer, submitted, outcome });
+        }
+        for (sent, partner) in join_all(invitations).await.into_iter().zip(&partners) {
+            if sent.is_err() {
+                tracing::debug!(shard = partner.shard, "a shard has ended before a joint commit");
+            }
+        }
+        partners
+    }
+}
+
+fn not_prepared(why: Refused, parts: &Parts) -> QueueError {
+    match (why, parts.settles.first()) {
+        (Refused::Storage(error), _) => QueueError::Storage(error),
+        (Refused::Full(queue), _) => {
+            QueueError::Full { vhost: queue.vhost().clone(), name: queue.name().clone() }
+        }
+        // Only letters insist on their queue, and they come from one.
+        (why, Some(Settles { queue, .. })) => refused(queue, why),
+        (_, None) => QueueError::Retry,
+    }
+}
+
+fn unanswered() -> StorageError {
+    StorageError::new(ErrorKind::Unknown, "a commit without an outcome")
+}
