@@ -57,9 +57,7 @@ impl From<QueueError> for Failure {
             }
             E::Inequivalent { entity, vhost, name, property, current, asked } => {
                 let what = format!("'{property}' for {entity} '{name}' in vhost '{vhost}'");
-                let (asked, current) = (shown(&asked, &current), shown(&current, &asked));
-                let text = format!("inequivalent arg {what}: received {asked} but current is {current}");
-                Failure::new(C::PreconditionFailed, text)
+                Failure::new(C::PreconditionFailed, inequivalent(&what, &asked, &current))
             }
             E::ReservedName { entity, name } => Failure::new(
                 C::AccessRefused,
@@ -139,6 +137,12 @@ fn no_get(vhost: &str, name: &str) -> String {
 /// The broker is stopping.
 pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
+}
+
+/// What was asked of something that is there and differs.
+fn inequivalent(what: &str, asked: &Property, current: &Property) -> String {
+    let (received, is) = (shown(asked, current), shown(current, asked));
+    format!("inequivalent arg {what}: received {received} but current is {is}")
 }
 
 /// A property as RabbitMQ tells it in `inequivalent arg`: with its type only where the other one has none.

@@ -178,6 +178,7 @@ async fn what_failed_too_often_becomes_a_dead_letter() {
     assert_eq!(client.get("q").await, None);
     client.consume("dead", "c").await;
     let headers = delivered(&mut client).await.2;
-    let reason = ("x-first-death-reason".to_owned(), "LongString(\"delivery_limit\")".to_owned());
+    let reason = format!("{:?}", ValueRef::LongString(b"delivery_limit"));
+    let reason = ("x-first-death-reason".to_owned(), reason);
     assert!(headers.contains(&reason), "{headers:?}");
 }
