@@ -55,15 +55,10 @@ impl From<QueueError> for Failure {
             E::NotFound { entity, vhost, name } => {
                 Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
             }
-            E::Inequivalent { entity, vhost, name, property, current, asked } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "inequivalent arg '{property}' for {entity} '{name}' in vhost '{vhost}': \
-                     received {} but current is {}",
-                    shown(&asked, &current),
-                    shown(&current, &asked)
-                ),
-            ),
+            E::Inequivalent { entity, vhost, name, property, current, asked } => {
+                let what = format!("'{property}' for {entity} '{name}' in vhost '{vhost}'");
+                Failure::new(C::PreconditionFailed, inequivalent(&what, &asked, &current))
+            }
             E::ReservedName { entity, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("{entity} name '{name}' contains reserved prefix 'amq.*'"),
@@ -82,14 +77,7 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("queue '{name}' in vhost '{vhost}' not empty"),
             ),
-            E::ExclusiveLocked { vhost, name } => Failure::new(
-                C::ResourceLocked,
-                format_args!(
-                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
-                     originally declared on another connection or the exclusive property value does not match \
-                     that of the original declaration."
-                ),
-            ),
+            E::ExclusiveLocked { vhost, name } => Failure::new(C::ResourceLocked, locked(&vhost, &name)),
             E::ExclusiveConsumer { vhost, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
@@ -106,20 +94,12 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
             ),
-            E::SingleActive { vhost, name } => Failure::new(
-                C::ResourceLocked,
-                format_args!(
-                    "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get operations are \
-                     not supported by <<\"quorum\">> queues with single active consumer"
-                ),
-            ),
-            E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
-                    why(&wrong, &value)
-                ),
-            ),
+            E::SingleActive { vhost, name } => Failure::new(C::ResourceLocked, no_get(&vhost, &name)),
+            E::WrongArgument { vhost, name, argument, value, wrong } => {
+                let why = why(&wrong, &value);
+                let text = format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{why}");
+                Failure::new(C::PreconditionFailed, text)
+            }
             E::WrongProperty { vhost, name, property } => Failure::new(
                 C::PreconditionFailed,
                 format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
@@ -146,9 +126,31 @@ impl From<QueueError> for Failure {
     }
 }
 
+/// Somebody else's queue.
+fn locked(vhost: &str, name: &str) -> String {
+    format!(
+        "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared \
+         on another connection or the exclusive property value does not match that of the original declaration."
+    )
+}
+
+/// A get where only consumers are served; the type of the queue as RabbitMQ's Erlang prints it.
+fn no_get(vhost: &str, name: &str) -> String {
+    format!(
+        "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get operations are not supported by \
+         <<\"quorum\">> queues with single active consumer"
+    )
+}
+
 /// The broker is stopping.
 pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
+}
+
+/// What was asked of something that is there and differs.
+fn inequivalent(what: &str, asked: &Property, current: &Property) -> String {
+    let (received, is) = (shown(asked, current), shown(current, asked));
+    format!("inequivalent arg {what}: received {received} but current is {is}")
 }
 
 /// A property as RabbitMQ tells it in `inequivalent arg`: the type of an argument only where the other is not given.

@@ -277,7 +277,7 @@ impl Reader<'_> {
             let Some(channel) = state.channels.get_mut(&number) else { return };
             let held = channel.tx.take().into_iter().flat_map(|tx| tx.settled);
             for (_, unacked, _) in held {
-                settlements.push(unacked.queue, unacked.offset, Settle::Requeue);
+                settlements.push(unacked.queue, unacked.offset, Settle::Fail);
             }
             for unacked in channel.unacked.take_all() {
                 settlements.push(unacked.queue, unacked.offset, Settle::Fail);

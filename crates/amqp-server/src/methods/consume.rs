@@ -165,12 +165,12 @@ pub(super) fn reused(tag: &[u8]) -> Failure {
     Failure::new(ReplyCode::NotAllowed, text)
 }
 
-/// Arguments that only consumers of some types of queue have, and whether a type has one.
-const OF_SOME: [(&str, fn(QueueType) -> bool); 4] = [
-    ("x-consumer-timeout", |kind| kind == QueueType::Quorum),
-    ("x-stream-offset", |_| false),
-    ("x-stream-filter", |_| false),
-    ("x-stream-match-unfiltered", |_| false),
+/// Arguments that only consumers of one type of queue have.
+const OF_SOME: [(&str, QueueType); 4] = [
+    ("x-consumer-timeout", QueueType::Quorum),
+    ("x-stream-offset", QueueType::Stream),
+    ("x-stream-filter", QueueType::Stream),
+    ("x-stream-match-unfiltered", QueueType::Stream),
 ];
 
 impl Reader<'_> {
@@ -195,9 +195,9 @@ impl Reader<'_> {
             Some(Value::Int(priority, _)) => priority,
             Some(other) => return Err(wrong(PRIORITY, other, Wrong::NotAnInteger).into()),
         };
-        for (argument, is_of) in OF_SOME {
+        for (argument, of) in OF_SOME {
             let Some(value) = given(argument) else { continue };
-            let error = match is_of(kind) {
+            let error = match of == kind {
                 true => {
                     QueueError::Unsupported { entity: Entity::Queue, argument: argument.to_owned(), value }
                 }

@@ -155,3 +155,30 @@ async fn a_quorum_queue_tells_how_often_a_message_came_back() {
     client.put(1, &basic::Reject { delivery_tag: 1, requeue: true }).send().await;
     assert_eq!(client.get("q").await, None, "that was once too often");
 }
+
+/// Also what fails in a transaction has failed, and what failed too often is a dead letter.
+#[tokio::test]
+async fn what_failed_too_often_becomes_a_dead_letter() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.queue("dead").await;
+    let limit = ("x-delivery-limit", ValueRef::I32(1));
+    let to = ("x-dead-letter-exchange", ValueRef::LongString(b""));
+    let key = ("x-dead-letter-routing-key", ValueRef::LongString(b"dead"));
+    declare(&mut client, &[QUORUM, limit, to, key]).await;
+    client.put_publish(1, "", "q", &[0, 0], b"a").send().await;
+    let tx = ferrymq_amqp_codec::method::tx::Select {};
+    client.ask(1, &tx, &ferrymq_amqp_codec::method::tx::SelectOk {}).await;
+    for tag in 1..=2 {
+        assert_eq!(client.get("q").await, Some((tag, tag > 1, "a".to_owned())));
+        client.put(1, &basic::Reject { delivery_tag: tag, requeue: true }).send().await;
+        let commit = ferrymq_amqp_codec::method::tx::Commit {};
+        client.ask(1, &commit, &ferrymq_amqp_codec::method::tx::CommitOk {}).await;
+    }
+    assert_eq!(client.get("q").await, None);
+    client.consume("dead", "c").await;
+    let headers = delivered(&mut client).await.2;
+    let reason = format!("{:?}", ValueRef::LongString(b"delivery_limit"));
+    let reason = ("x-first-death-reason".to_owned(), reason);
+    assert!(headers.contains(&reason), "{headers:?}");
+}

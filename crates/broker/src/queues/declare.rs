@@ -27,11 +27,11 @@ pub const SERVED: [&str; 11] = [
     "x-max-length",
     "x-max-length-bytes",
     "x-overflow",
+    consuming::SINGLE_ACTIVE,
+    consuming::DELIVERY_LIMIT,
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
-    consuming::SINGLE_ACTIVE,
-    consuming::DELIVERY_LIMIT,
 ];
 
 /// Arguments without effect.

@@ -170,7 +170,8 @@ impl World {
 
     fn some_token(&self) -> Option<u64> {
         let tokens: Vec<u64> = self.real.keys().copied().collect();
-        if tokens.is_empty() { None } else { Some(tokens[self.rng.below(tokens.len() as u64) as usize]) }
+        let at = self.rng.below(tokens.len().max(1) as u64);
+        tokens.get(usize::try_from(at).unwrap()).copied()
     }
 
     async fn step(&mut self) {

@@ -98,9 +98,7 @@ impl Owner {
             } else {
                 queue.unacked.insert(offset, id | u32::from(survives) << 31);
             }
-            let Acquired { redelivered, returned, failed } = acquired;
-            let (offset, failed) = (Offset(offset), queue.consuming.counts.then_some(failed));
-            queue.hand_over(id, Delivery { token: 0, offset, redelivered, returned, failed, message });
+            queue.hand_over(id, offset, acquired, message);
         }
         queue.drop_surplus(&mut left, &mut gone);
         queue.consumers.send();
@@ -244,7 +242,10 @@ impl Queue {
         Ok(Taken::Message { offset, acquired, message: message? })
     }
 
-    fn hand_over(&mut self, id: u32, delivery: Delivery) {
+    fn hand_over(&mut self, id: u32, offset: u64, acquired: Acquired, message: Message) {
+        let Acquired { redelivered, returned, failed } = acquired;
+        let (offset, failed) = (Offset(offset), self.consuming.counts.then_some(failed));
+        let delivery = Delivery { token: 0, offset, redelivered, returned, failed, message };
         match self.getters.pop_front() {
             Some(getter) => {
                 if !getter.no_ack {

@@ -311,19 +311,19 @@ impl Owner {
         if let (None, Some(letters)) = (session, &mut queue.letters) {
             letters.arrived();
         }
+        let survives = entry & SURVIVES != 0;
         let (mut done, mut debt, mut gone) = (0, Debt::Lazy, None);
         match how {
             Settle::Reject if queue.letters.is_some() => {
                 queue.count_settled(offset, false);
                 queue.consumers.settled(entry & !SURVIVES);
-                let survives = entry & SURVIVES != 0;
                 let gone = Discarded { offset, reason: Reason::Rejected, survives, message: None };
                 return self.discard(log, vec![gone]);
             }
             Settle::Ack | Settle::Reject => done += u64::from(queue.acks.finish(offset)),
             Settle::Requeue | Settle::Fail => {
-                gone = queue.give_back(offset, entry & SURVIVES != 0, how == Settle::Fail);
-                debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
+                gone = queue.give_back(offset, survives, how == Settle::Fail);
+                debt = if survives { Debt::Must } else { Debt::Lazy };
             }
         }
         if session.is_some() && matches!(how, Settle::Ack | Settle::Reject) {
@@ -345,11 +345,10 @@ impl Owner {
             queue.unacked.insert(offset, entry);
             return;
         }
-        // As with everything it held when it ended.
-        let gone = queue.give_back(offset, entry & SURVIVES != 0, true);
+        let survives = entry & SURVIVES != 0;
+        let gone = queue.give_back(offset, survives, true);
         queue.consumers.settled(entry & !SURVIVES);
-        let debt = if entry & SURVIVES == 0 { Debt::Lazy } else { Debt::Must };
-        self.owe(log, debt, 0);
+        self.owe(log, if survives { Debt::Must } else { Debt::Lazy }, 0);
         self.run_soon(log);
         self.discard(log, gone.into_iter().collect());
     }

@@ -129,19 +129,8 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
-        let Attached {
-            handle,
-            epoch,
-            start,
-            next,
-            durable,
-            always_durable,
-            consuming,
-            dead_letter,
-            acks,
-            settings,
-            ready_bytes,
-        } = attached;
+        let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
+        let Attached { consuming, dead_letter, settings, ready_bytes, .. } = attached;
         let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
