@@ -82,14 +82,7 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("queue '{name}' in vhost '{vhost}' not empty"),
             ),
-            E::ExclusiveLocked { vhost, name } => Failure::new(
-                C::ResourceLocked,
-                format_args!(
-                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
-                     originally declared on another connection or the exclusive property value does not match \
-                     that of the original declaration."
-                ),
-            ),
+            E::ExclusiveLocked { vhost, name } => locked(&vhost, &name),
             E::ExclusiveConsumer { vhost, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
@@ -106,21 +99,14 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
             ),
-            E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
-                    why(&wrong, &value)
-                ),
-            ),
+            E::WrongArgument { vhost, name, argument, value, wrong } => {
+                wrong_argument(&vhost, &name, argument, &why(&wrong, &value))
+            }
             E::WrongProperty { vhost, name, property } => Failure::new(
                 C::PreconditionFailed,
                 format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
             ),
-            // A publisher's alone: it is told by basic.nack.
-            E::Full { vhost, name } => {
-                Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
-            }
+            E::Full { vhost, name } => full(&vhost, &name),
             E::Limit { what, limit } => {
                 Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
             }
@@ -129,6 +115,27 @@ impl From<QueueError> for Failure {
             E::Stopped => forced(),
         }
     }
+}
+
+fn locked(vhost: &str, name: &str) -> Failure {
+    Failure::new(
+        ReplyCode::ResourceLocked,
+        format_args!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
+             originally declared on another connection or the exclusive property value does not match \
+             that of the original declaration."
+        ),
+    )
+}
+
+/// A publisher's alone: it is told by `basic.nack`.
+fn full(vhost: &str, name: &str) -> Failure {
+    Failure::new(ReplyCode::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
+}
+
+fn wrong_argument(vhost: &str, name: &str, argument: &str, why: &str) -> Failure {
+    let text = format_args!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{why}");
+    Failure::new(ReplyCode::PreconditionFailed, text)
 }
 
 /// The broker is stopping.
