@@ -77,7 +77,7 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("queue '{name}' in vhost '{vhost}' not empty"),
             ),
-            E::ExclusiveLocked { vhost, name } => Failure::new(C::ResourceLocked, locked(&vhost, &name)),
+            E::ExclusiveLocked { vhost, name } => locked(&vhost, &name),
             E::ExclusiveConsumer { vhost, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
@@ -96,25 +96,20 @@ impl From<QueueError> for Failure {
             ),
             E::SingleActive { vhost, name } => Failure::new(C::ResourceLocked, no_get(&vhost, &name)),
             E::WrongArgument { vhost, name, argument, value, wrong } => {
-                let why = why(&wrong, &value);
-                let text = format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{why}");
-                Failure::new(C::PreconditionFailed, text)
+                wrong_argument(&vhost, &name, argument, &why(&wrong, &value))
             }
             E::WrongProperty { vhost, name, property } => Failure::new(
                 C::PreconditionFailed,
                 format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
             ),
-            // A publisher's alone: it is told by basic.nack.
-            E::Full { vhost, name } => {
-                Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
+            E::Full { vhost, name } => full(&vhost, &name),
+            E::ArgumentType { entity, vhost, name, argument, value } => {
+                let kind = crate::args::to_wire(&value).type_name();
+                let text = format!(
+                    "invalid type '{kind}' for arg '{argument}' in {entity} '{name}' in vhost '{vhost}'"
+                );
+                Failure::new(C::PreconditionFailed, text)
             }
-            E::ArgumentType { entity, vhost, name, argument, value } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "invalid type '{}' for arg '{argument}' in {entity} '{name}' in vhost '{vhost}'",
-                    crate::args::to_wire(&value).type_name()
-                ),
-            ),
             E::Unfit(unfit) => Failure::new(C::PreconditionFailed, misfit(&unfit)),
             E::Limit { what, limit } => {
                 Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
@@ -127,10 +122,14 @@ impl From<QueueError> for Failure {
 }
 
 /// Somebody else's queue.
-fn locked(vhost: &str, name: &str) -> String {
-    format!(
-        "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally declared \
-         on another connection or the exclusive property value does not match that of the original declaration."
+fn locked(vhost: &str, name: &str) -> Failure {
+    Failure::new(
+        ReplyCode::ResourceLocked,
+        format_args!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
+             originally declared on another connection or the exclusive property value does not match \
+             that of the original declaration."
+        ),
     )
 }
 
@@ -140,6 +139,16 @@ fn no_get(vhost: &str, name: &str) -> String {
         "cannot obtain access to locked queue '{name}' in vhost '{vhost}'. basic.get operations are not supported by \
          <<\"quorum\">> queues with single active consumer"
     )
+}
+
+/// A publisher's alone: it is told by `basic.nack`.
+fn full(vhost: &str, name: &str) -> Failure {
+    Failure::new(ReplyCode::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
+}
+
+fn wrong_argument(vhost: &str, name: &str, argument: &str, why: &str) -> Failure {
+    let text = format_args!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{why}");
+    Failure::new(ReplyCode::PreconditionFailed, text)
 }
 
 /// The broker is stopping.

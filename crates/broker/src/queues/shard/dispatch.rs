@@ -61,16 +61,11 @@ impl Owner {
         let now_ms = queue.watches().then(|| self.ages.now_ms());
         while left > 0 {
             let taker = queue.next_taker(&self.waker);
-            match queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone) {
-                Ok(false) => {}
-                Ok(true) => {
-                    left -= 1;
-                    continue;
-                }
-                Err(error) => {
-                    queue.cannot_read(&error);
-                    break;
-                }
+            let expired = queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone);
+            let Ok(expired) = expired.map_err(|error| queue.cannot_read(&error)) else { break };
+            if expired {
+                left -= 1;
+                continue;
             }
             let Some((id, no_ack)) = taker else {
                 queue.offered();
