@@ -82,14 +82,7 @@ impl From<QueueError> for Failure {
                 C::PreconditionFailed,
                 format_args!("queue '{name}' in vhost '{vhost}' not empty"),
             ),
-            E::ExclusiveLocked { vhost, name } => Failure::new(
-                C::ResourceLocked,
-                format_args!(
-                    "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be \
-                     originally declared on another connection or the exclusive property value does not match \
-                     that of the original declaration."
-                ),
-            ),
+            E::ExclusiveLocked { vhost, name } => locked(&vhost, &name),
             E::ExclusiveConsumer { vhost, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
@@ -122,6 +115,18 @@ impl From<QueueError> for Failure {
             E::Stopped => forced(),
         }
     }
+}
+
+/// The queue is another connection's.
+fn locked(vhost: &str, name: &str) -> Failure {
+    Failure::new(
+        ReplyCode::ResourceLocked,
+        format_args!(
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally \
+             declared on another connection or the exclusive property value does not match that of the original \
+             declaration."
+        ),
+    )
 }
 
 /// The broker is stopping.
