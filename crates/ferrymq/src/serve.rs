@@ -145,8 +145,8 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
     let kafka = KafkaServer::start(sockets, &context, &owners);
     let (amqp, remote) = (&settings.amqp, settings.allow_remote);
-    let amqp =
-        amqp::start(amqp, remote, &queues, &store, context.budget.clone(), clock, &rng, &owners).await?;
+    let amqp = amqp::start(amqp, remote, &queues, context.budget.clone(), clock, &rng, &owners).await?;
+    amqp.iter().for_each(|door| door.watch(&store, &owners));
     let amqp = Arc::new(amqp);
     let http = match settings.http_listen {
         None => None,

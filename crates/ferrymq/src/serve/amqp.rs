@@ -79,7 +79,6 @@ pub(crate) async fn start(
     settings: &AmqpSettings,
     allow_remote: bool,
     queues: &Arc<Queues>,
-    store: &Arc<LocalStore>,
     budget: ByteBudget,
     clock: &Clock,
     rng: &Rng,
@@ -96,8 +95,6 @@ pub(crate) async fn start(
     };
     let context = Context::new(queues.clone(), config, budget, clock.clone(), rng.clone());
     let server = AmqpServer::start(socket, &context, tasks)?;
-    let watching = watch_space(store.clone(), context.clone(), tasks.stopping());
-    tasks.spawn(TaskKind::Background, "space for AMQP messages", watching);
     Ok(Some(Door { server, context }))
 }
 
@@ -126,6 +123,12 @@ async fn watch_space(store: Arc<LocalStore>, context: Arc<Context>, stopping: im
 }
 
 impl Door {
+    /// Has publishers held back while `store` has no room.
+    pub(crate) fn watch(&self, store: &Arc<LocalStore>, tasks: &Tasks) {
+        let watching = watch_space(store.clone(), self.context.clone(), tasks.stopping());
+        tasks.spawn(TaskKind::Background, "space for AMQP messages", watching);
+    }
+
     /// Says where clients connect.
     pub(crate) fn announce(&self) {
         let address = self.server.address();
