@@ -50,38 +50,30 @@ impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Failure {
         use QueueError as E;
         use ReplyCode as C;
+        let unmet = |text: std::fmt::Arguments<'_>| Failure::new(C::PreconditionFailed, text);
+        let refused = |text: std::fmt::Arguments<'_>| Failure::new(C::AccessRefused, text);
         match error {
             E::NoVhost(name) => Failure::hard(C::NotAllowed, format_args!("vhost {name} not found")),
             E::NotFound { entity, vhost, name } => {
                 Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
             }
-            E::Inequivalent { entity, vhost, name, property, current, asked } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "inequivalent arg '{property}' for {entity} '{name}' in vhost '{vhost}': \
+            E::Inequivalent { entity, vhost, name, property, current, asked } => unmet(format_args!(
+                "inequivalent arg '{property}' for {entity} '{name}' in vhost '{vhost}': \
                      received {} but current is {}",
-                    shown(&asked, &current),
-                    shown(&current, &asked)
-                ),
-            ),
-            E::ReservedName { entity, name } => Failure::new(
-                C::AccessRefused,
-                format_args!("{entity} name '{name}' contains reserved prefix 'amq.*'"),
-            ),
+                shown(&asked, &current),
+                shown(&current, &asked)
+            )),
+            E::ReservedName { entity, name } => {
+                refused(format_args!("{entity} name '{name}' contains reserved prefix 'amq.*'"))
+            }
             E::DefaultExchange => {
                 Failure::new(C::AccessRefused, "operation not permitted on the default exchange")
             }
-            E::BadName { entity, why } => {
-                Failure::new(C::PreconditionFailed, format_args!("{entity} name is not legal: {why}"))
+            E::BadName { entity, why } => unmet(format_args!("{entity} name is not legal: {why}")),
+            E::InUse { entity, vhost, name } => {
+                unmet(format_args!("{entity} '{name}' in vhost '{vhost}' in use"))
             }
-            E::InUse { entity, vhost, name } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("{entity} '{name}' in vhost '{vhost}' in use"),
-            ),
-            E::NotEmpty { vhost, name } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("queue '{name}' in vhost '{vhost}' not empty"),
-            ),
+            E::NotEmpty { vhost, name } => unmet(format_args!("queue '{name}' in vhost '{vhost}' not empty")),
             E::ExclusiveLocked { vhost, name } => Failure::new(
                 C::ResourceLocked,
                 format_args!(
@@ -90,40 +82,29 @@ impl From<QueueError> for Failure {
                      that of the original declaration."
                 ),
             ),
-            E::ExclusiveConsumer { vhost, name } => Failure::new(
-                C::AccessRefused,
-                format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
-            ),
-            E::Internal { vhost, name } => Failure::new(
-                C::AccessRefused,
-                format_args!("cannot publish to internal exchange '{name}' in vhost '{vhost}'"),
-            ),
-            E::Unsupported { entity, argument, value } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("invalid arg '{argument}' for {entity}: {} is not supported yet", told(&value)),
-            ),
-            E::InvalidArgument { entity, argument, value, why } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)),
-            ),
-            E::WrongArgument { vhost, name, argument, value, wrong } => Failure::new(
-                C::PreconditionFailed,
-                format_args!(
-                    "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
-                    why(&wrong, &value)
-                ),
-            ),
-            E::WrongProperty { vhost, name, property } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
-            ),
+            E::ExclusiveConsumer { vhost, name } => {
+                refused(format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"))
+            }
+            E::Internal { vhost, name } => {
+                refused(format_args!("cannot publish to internal exchange '{name}' in vhost '{vhost}'"))
+            }
+            E::Unsupported { entity, argument, value } => unmet(format_args!(
+                "invalid arg '{argument}' for {entity}: {} is not supported yet",
+                told(&value)
+            )),
+            E::InvalidArgument { entity, argument, value, why } => {
+                unmet(format_args!("invalid arg '{argument}' for {entity}: {} ({why})", told(&value)))
+            }
+            E::WrongArgument { vhost, name, argument, value, wrong } => unmet(format_args!(
+                "invalid arg '{argument}' for queue '{name}' in vhost '{vhost}'{}",
+                why(&wrong, &value)
+            )),
+            E::WrongProperty { vhost, name, property } => {
+                unmet(format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"))
+            }
             // A publisher's alone: it is told by basic.nack.
-            E::Full { vhost, name } => {
-                Failure::new(C::PreconditionFailed, format_args!("queue '{name}' in vhost '{vhost}' is full"))
-            }
-            E::Limit { what, limit } => {
-                Failure::new(C::PreconditionFailed, format_args!("{what} is beyond its limit of {limit}"))
-            }
+            E::Full { vhost, name } => unmet(format_args!("queue '{name}' in vhost '{vhost}' is full")),
+            E::Limit { what, limit } => unmet(format_args!("{what} is beyond its limit of {limit}")),
             E::Storage(error) => Failure::hard(C::InternalError, format_args!("the store failed: {error}")),
             E::Retry => Failure::hard(C::InternalError, "an earlier operation failed; try again"),
             E::Stopped => forced(),
