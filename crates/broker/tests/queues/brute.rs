@@ -153,7 +153,7 @@ impl World {
         self.history.holders.extend(holders);
     }
 
-    async fn step(&mut self, life: &Life, clients: &mut Vec<Client>) {
+    async fn step(&mut self, life: &Life, clients: &mut [Client]) {
         let (at, queue) = (self.below(clients.len()), self.below(self.queues.len()));
         for client in clients.iter_mut() {
             self.take(life, client);

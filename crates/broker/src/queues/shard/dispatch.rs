@@ -111,9 +111,7 @@ impl Owner {
             self.watch_head(log);
             self.read_ahead(log);
         }
-        if !gone.is_empty() {
-            self.discard(log, gone);
-        }
+        self.discard(log, gone);
     }
 
     /// Reads what is wanted and not in memory.
