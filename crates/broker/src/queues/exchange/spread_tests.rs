@@ -50,7 +50,7 @@ fn a_consistent_hash_gives_each_its_weight() {
 fn a_consistent_hash_moves_no_more_than_it_must() {
     const KEYS: u64 = 5_000;
     let rng = Rng::seeded(8);
-    let mut weights: Vec<(u64, u32)> = (1..=6).map(|id| (id, 1 + id as u32 % 3)).collect();
+    let mut weights: Vec<(u64, u32)> = (1u32..=6).map(|id| (u64::from(id), 1 + id % 3)).collect();
     let mut router = bound(ExchangeKind::ConsistentHash, &Arguments::default(), &weights);
     let mut before = spread(&router, KEYS);
     for id in 7..60 {
@@ -174,7 +174,7 @@ fn chance_and_modulus_reach_all_and_one_at_a_time() {
         for n in 0..8000_u32 {
             let key = n.to_be_bytes();
             let message = Routable { keys: &[&key], headers: &NoHeaders, rng: &rng };
-            assert!(router.route(&message, |to| counts[*to as usize] += 1));
+            assert!(router.route(&message, |to| counts[usize::try_from(*to).unwrap()] += 1));
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{kind:?} {counts:?}");
         assert_eq!(router.varies(), kind != ExchangeKind::ModulusHash);
