@@ -32,10 +32,14 @@ install_packages() {
     [ "$(id -u)" = 0 ] || die "please run: sudo apt-get install $*"
     say "installing $*"
     local log=$CACHE/apt.log
+    # Scripts may run side by side; apt does not.
+    exec 9>"$CACHE/apt.lock"
+    flock 9
     if ! DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >"$log" 2>&1; then
         { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } \
             >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "apt-get could not install $* (offline?)"; }
     fi
+    exec 9>&-
 }
 
 # quietly NAME COMMAND...: runs the command; shows its output only if it fails.

@@ -59,29 +59,27 @@ impl From<QueueError> for Failure {
                 let what = format!("'{property}' for {entity} '{name}' in vhost '{vhost}'");
                 Failure::new(C::PreconditionFailed, inequivalent(&what, &asked, &current))
             }
-            E::ReservedName { entity, name } => Failure::new(
-                C::AccessRefused,
-                format_args!("{entity} name '{name}' contains reserved prefix 'amq.*'"),
-            ),
+            E::ReservedName { entity, name } => {
+                let text = format!("{entity} name '{name}' contains reserved prefix 'amq.*'");
+                Failure::new(C::AccessRefused, text)
+            }
             E::DefaultExchange => {
                 Failure::new(C::AccessRefused, "operation not permitted on the default exchange")
             }
             E::BadName { entity, why } => {
                 Failure::new(C::PreconditionFailed, format_args!("{entity} name is not legal: {why}"))
             }
-            E::InUse { entity, vhost, name } => Failure::new(
-                C::PreconditionFailed,
-                format_args!("{entity} '{name}' in vhost '{vhost}' in use"),
-            ),
+            E::InUse { entity, vhost, name } => {
+                Failure::new(C::PreconditionFailed, format!("{entity} '{name}' in vhost '{vhost}' in use"))
+            }
             E::NotEmpty { vhost, name } => Failure::new(
                 C::PreconditionFailed,
                 format_args!("queue '{name}' in vhost '{vhost}' not empty"),
             ),
             E::ExclusiveLocked { vhost, name } => locked(&vhost, &name),
-            E::ExclusiveConsumer { vhost, name } => Failure::new(
-                C::AccessRefused,
-                format_args!("queue '{name}' in vhost '{vhost}' in exclusive use"),
-            ),
+            E::ExclusiveConsumer { vhost, name } => {
+                Failure::new(C::AccessRefused, format!("queue '{name}' in vhost '{vhost}' in exclusive use"))
+            }
             E::Internal { vhost, name } => Failure::new(
                 C::AccessRefused,
                 format_args!("cannot publish to internal exchange '{name}' in vhost '{vhost}'"),
