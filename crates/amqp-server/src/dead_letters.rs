@@ -5,7 +5,7 @@
 //! x-first-death-*, x-last-death-*   queue, reason, exchange
 //! ```
 //! **Invariants.** What happened to a message is read from its headers only if the broker wrote it there: its `x-death`
-//! is the first of the headers, and [`disown`] makes sure that no client's is. All other headers and properties stay as
+//! is the first of the headers, and `disown` makes sure that no client's is. All other headers and properties stay as
 //! they are, byte for byte, but for `expiration`, and `CC` where a routing key replaces all others. A circle without
 //! a rejection in it ends: the message goes nowhere.
 //!

@@ -1,6 +1,6 @@
 //! What a queue's arguments mean: checked once when it is declared, parsed once for its shard.
 //!
-//! [`ARGUMENTS`] is RabbitMQ 4.3's table: which argument what type of queue takes, and which values. Everything it
+//! `ARGUMENTS` is RabbitMQ 4.3's table: which argument what type of queue takes, and which values. Everything it
 //! holds is checked, also what is not served yet, so that a wrong declaration is told so first.
 //!
 //! **Invariants.** Parsing never fails: what was stored was checked. Settings are the same struct whether they come
