@@ -8,6 +8,7 @@ mod crash;
 mod declare;
 mod deliver;
 mod expiry;
+mod golden;
 mod joint;
 mod joint_crash;
 mod letters;
