@@ -28,7 +28,7 @@ use super::records::{
 };
 use super::session::Session;
 use super::settings::QueueSettings;
-use super::shard::message::{Attached, Refused, SMALL, ShardMessage};
+use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
 use crate::broker::base64_url;
@@ -137,12 +137,11 @@ impl Queues {
         check_queue(&at, &spec)?;
         let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
-        let log = if durable { self.new_log(&mut admin).await? } else { self.pooled_log(&mut admin).await? };
+        let log = match durable {
+            true => self.stored_log(&mut admin, vhost, &spec).await?,
+            false => self.pooled_log(&mut admin).await?,
+        };
         let handle = self.identify(log.log, at, spec.name.clone());
-        if durable {
-            let record = QueueRecord::new(handle.vhost(), &spec, log.log.0, self.clock.wall_ms());
-            self.write(vec![put(key(QUEUES, &[vhost, &spec.name]), record)?]).await?;
-        }
         let attached = Attached {
             handle: handle.clone(),
             epoch: log.epoch,
@@ -160,6 +159,30 @@ impl Queues {
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
         self.generation.fetch_add(1, Ordering::Release);
         Ok(Declared { queue: handle, created: true, stat: FRESH })
+    }
+
+    /// A new log for a durable queue, and the queue's record. Side by side they share a sync: a record whose log is not
+    /// there is as good as one whose log is empty, the next start makes it.
+    async fn stored_log(
+        &self,
+        admin: &mut Admin,
+        vhost: &str,
+        spec: &QueueSpec,
+    ) -> Result<Released, QueueError> {
+        let id = self.durable_id(admin).await?;
+        let record = QueueRecord::new(vhost, spec, id.0, self.clock.wall_ms());
+        let key = key(QUEUES, &[vhost, &spec.name]);
+        let (claimed, written) =
+            tokio::join!(self.claim_one(id), self.write(vec![put(key.clone(), record)?]));
+        written?;
+        match claimed {
+            Ok(log) => Ok(log),
+            Err(error) => {
+                // Nobody was told that there is such a queue.
+                self.write(vec![gone(key)]).await?;
+                Err(error.into())
+            }
+        }
     }
 
     /// The queue of this name, if it is there and as asked.

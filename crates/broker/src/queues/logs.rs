@@ -66,15 +66,19 @@ impl Queues {
         Op { log: released.log, epoch: released.epoch, owner: self.owner, action }
     }
 
-    /// A new log for a durable queue.
-    pub(super) async fn new_log(&self, admin: &mut Admin) -> Result<Released, StorageError> {
+    /// The number of a new log for a durable queue.
+    pub(super) async fn durable_id(&self, admin: &mut Admin) -> Result<LogId, StorageError> {
         if admin.durable_ids.is_empty() {
             let first = self.take_from_counter(LOG_COUNTER, FIRST_DURABLE_LOG).await?;
             admin.durable_ids = first..first + BLOCK;
         }
         let id = admin.durable_ids.start;
         admin.durable_ids.start += 1;
-        let claims = self.stores.logs.claim(vec![LogId(id)], self.owner).await?;
+        Ok(LogId(id))
+    }
+
+    pub(super) async fn claim_one(&self, log: LogId) -> Result<Released, StorageError> {
+        let claims = self.stores.logs.claim(vec![log], self.owner).await?;
         let none = || StorageError::new(ErrorKind::Internal, "a claim without an answer");
         let claim = claims.first().ok_or_else(none)?;
         Ok(Released { log: claim.log, epoch: claim.epoch, next: claim.next.0 })

@@ -55,6 +55,37 @@ async fn a_declaration_goes_on_without_its_caller() {
     assert!(!rig.declare(durable("q")).await.created, "it was declared to its end");
 }
 
+/// The record of a queue and the claim of its log are written side by side. If the claim fails, there is no queue.
+#[tokio::test(start_paused = true)]
+async fn a_declaration_whose_claim_fails_leaves_nothing() {
+    let logs = StagedLogs::default();
+    let meta: Arc<dyn MetaStore> = Arc::new(ferrymq_storage::memory_meta::MemoryMeta::new());
+    let stores = || Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta.clone() };
+    let queues = open(stores(), 1, &Tasks::new()).await;
+    let session = queues.session();
+    logs.claims.hold();
+    {
+        let mut declare = std::pin::pin!(queues.declare_queue(&session, VHOST, durable("q")));
+        assert!(declare.as_mut().now_or_never().is_none());
+        quiet().await;
+        assert_eq!(
+            meta.list("queues/", Revision(0)).await.unwrap().entries.len(),
+            1,
+            "it is written meanwhile"
+        );
+        logs.claims.decide(Fate::Fails(ErrorKind::Unavailable));
+        let declared = declare.await;
+        assert!(matches!(declared, Err(QueueError::Storage(_))), "{declared:?}");
+    }
+    logs.claims.release();
+    let missing = queues.queue(&session, VHOST, "q").await;
+    assert!(matches!(missing, Err(QueueError::NotFound { .. })), "{missing:?}");
+    let queues = open(stores(), 2, &Tasks::new()).await;
+    let session = queues.session();
+    assert!(queues.queue(&session, VHOST, "q").await.is_err(), "not after a restart either");
+    assert!(queues.declare_queue(&session, VHOST, durable("q")).await.unwrap().created);
+}
+
 /// What was published while its queue was being deleted, in vain, is there.
 #[tokio::test(start_paused = true)]
 async fn a_failed_deletion_loses_nothing() {

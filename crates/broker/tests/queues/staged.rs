@@ -101,6 +101,8 @@ impl MetaStore for StagedMeta {
 pub(crate) struct StagedLogs {
     pub(crate) memory: MemoryStore,
     pub(crate) stage: Stage,
+    /// Where claims wait.
+    pub(crate) claims: Stage,
 }
 
 impl LogStore for StagedLogs {
@@ -109,7 +111,11 @@ impl LogStore for StagedLogs {
     }
 
     fn claim(&self, logs: Vec<LogId>, owner: OwnerId) -> Pending<Result<Vec<Claim>, StorageError>> {
-        self.memory.claim(logs, owner)
+        let (memory, ticket) = (self.memory.clone(), self.claims.enter());
+        Box::pin(async move {
+            fate(ticket).await?;
+            memory.claim(logs, owner).await
+        })
     }
 
     fn commit(&self, groups: Vec<Group>) -> Pending<Vec<Outcome>> {
