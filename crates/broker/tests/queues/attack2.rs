@@ -1,0 +1,215 @@
+//! Attempts to lose, double or wrongly show a message where joint commits, letters, limits and sessions meet.
+
+use std::sync::Arc;
+
+use ferrymq_broker::broker::Stores;
+use ferrymq_broker::queues::{
+    Credit, Got, Publish, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, deliveries,
+};
+use ferrymq_runtime::Tasks;
+use ferrymq_storage::ErrorKind;
+use ferrymq_storage::memory_meta::MemoryMeta;
+use ferrymq_types::Offset;
+use ferrymq_broker::queues::Value;
+use futures_util::FutureExt as _;
+
+use crate::letters::dead_lettering;
+use crate::rig::{Rig, VHOST, arguments, bodies, durable, int, open, pass, quiet, take};
+use crate::staged::{Fate, StagedLogs};
+
+type Settles = Vec<(QueueHandle, Vec<(Offset, Settle)>)>;
+
+async fn got(rig: &Rig, queue: &str) -> Got {
+    rig.queues.get(&rig.session, VHOST, queue, false).await.unwrap().expect("a message")
+}
+
+fn settle(got: &[Got], how: Settle) -> Settles {
+    got.iter().map(|got| (got.queue.clone(), vec![(got.delivery.offset, how)])).collect()
+}
+
+async fn commit(rig: &Rig, publishes: Vec<Publish>, settles: Settles) -> Result<(), QueueError> {
+    rig.queues.commit(&rig.session, publishes, settles).await
+}
+
+fn counts(ready: u64, unacked: u64) -> QueueStat {
+    QueueStat { ready, unacked, consumers: 0 }
+}
+
+async fn staged() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
+    let logs = StagedLogs::default();
+    let meta = Arc::new(MemoryMeta::new());
+    let mut rig = Rig::with(logs.memory.clone(), meta.clone()).await;
+    let stores = Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta };
+    rig.queues = open(stores, 9, &Tasks::new()).await;
+    rig.session = rig.queues.session();
+    let (a, b) = (rig.queue("a").await, rig.queue("b").await);
+    (rig, logs, a, b)
+}
+
+/// A transaction takes "1" from a and puts "2" into b. Something before it in b fails, so it is tried again; its
+/// session ends meanwhile. Either it happens or it does not.
+#[tokio::test(start_paused = true)]
+async fn session_ends_between_two_attempts() {
+    let (mut rig, logs, a, b) = staged().await;
+    rig.publish("a", &["1"]).await;
+    let taken = [got(&rig, "a").await];
+    logs.stage.hold();
+    let before = rig.queues.publish(rig.messages("b", &["0"], true)).await;
+    quiet().await;
+    {
+        let publishes = rig.messages("b", &["2"], true);
+        let mut joint = std::pin::pin!(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        assert!(joint.as_mut().now_or_never().is_none());
+        quiet().await;
+    }
+    assert_eq!(logs.stage.waiting(), 2);
+    let session = std::mem::replace(&mut rig.session, rig.queues.session());
+    session.close().await;
+    logs.stage.decide(Fate::Fails(ErrorKind::Unavailable));
+    logs.stage.release();
+    quiet().await;
+    assert_eq!(before.await.failed.len(), 1);
+    let (a, b) = (rig.stat(&a).await.ready, rig.stat(&b).await.ready);
+    assert!(matches!((a, b), (0, 1) | (1, 0)), "half of a transaction: a has {a}, b has {b}");
+}
+
+/// The same, but its turn had not come when its session ended.
+#[tokio::test(start_paused = true)]
+async fn session_ends_before_the_part_is_sealed() {
+    let (mut rig, logs, a, b) = staged().await;
+    rig.publish("a", &["1"]).await;
+    let taken = [got(&rig, "a").await];
+    logs.stage.hold();
+    // b is failing until the second publish is decided: the part waits in its shard, and the turn with it.
+    let first = rig.queues.publish(rig.messages("b", &["x"], true)).await;
+    quiet().await;
+    let second = rig.queues.publish(rig.messages("b", &["y"], true)).await;
+    quiet().await;
+    assert_eq!(logs.stage.waiting(), 2);
+    logs.stage.decide(Fate::Fails(ErrorKind::Unavailable));
+    quiet().await;
+    let other = rig.queues.session();
+    let (queues, publishes) = (rig.queues.clone(), rig.messages("b", &["z"], true));
+    let mut ahead = std::pin::pin!(queues.commit(&other, publishes, Vec::new()));
+    assert!(ahead.as_mut().now_or_never().is_none());
+    quiet().await;
+    {
+        let publishes = rig.messages("b", &["2"], true);
+        let mut joint = std::pin::pin!(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        assert!(joint.as_mut().now_or_never().is_none());
+        quiet().await;
+    }
+    let session = std::mem::replace(&mut rig.session, rig.queues.session());
+    session.close().await;
+    logs.stage.release();
+    ahead.await.unwrap();
+    quiet().await;
+    drop((first, second));
+    let (a, b) = (rig.get_all("a").await.len(), rig.get_all("b").await.iter().filter(|got| got.0 == "2").count());
+    assert!(matches!((a, b), (0, 1) | (1, 0)), "half of a transaction: a has {a}, b has {b}");
+}
+
+/// A reject in a transaction makes room for its consumer, wherever the letter is.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_goes_on_while_a_letter_of_its_transaction_waits() {
+    let rig = Rig::new().await;
+    let a = rig.declare(dead_lettering("a", "", "b")).await.queue;
+    let refusing = arguments(&[("x-max-length", int(1)), ("x-overflow", Value::text("reject-publish"))]);
+    rig.declare(QueueSpec { arguments: refusing, ..durable("b") }).await;
+    rig.publish("b", &["full"]).await;
+    rig.publish("a", &["1", "2"]).await;
+    let (sink, mut events) = deliveries(1 << 20);
+    rig.consume("a", Credit::Window(1), &sink).await;
+    let first = take(&mut events, 1).await;
+    let settles = vec![(a.clone(), vec![(first[0].offset, Settle::Reject)])];
+    commit(&rig, Vec::new(), settles).await.unwrap();
+    pass(10_000).await;
+    let next = events.recv().now_or_never();
+    assert!(next.is_some(), "nothing for ten seconds: {:?}", rig.stat(&a).await);
+}
+
+/// The same without a transaction.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_goes_on_while_a_letter_waits() {
+    let rig = Rig::new().await;
+    let a = rig.declare(dead_lettering("a", "", "b")).await.queue;
+    let refusing = arguments(&[("x-max-length", int(1)), ("x-overflow", Value::text("reject-publish"))]);
+    rig.declare(QueueSpec { arguments: refusing, ..durable("b") }).await;
+    rig.publish("b", &["full"]).await;
+    rig.publish("a", &["1", "2"]).await;
+    let (sink, mut events) = deliveries(1 << 20);
+    rig.consume("a", Credit::Window(1), &sink).await;
+    let first = take(&mut events, 1).await;
+    rig.settle(&a, &[first[0].offset.0], Settle::Reject).await;
+    pass(10_000).await;
+    assert_eq!(bodies(&take(&mut events, 1).await), ["2"]);
+    let _ = (counts(0, 0), QueueError::Retry);
+}
+
+/// Keeps the shards busy with questions until dropped.
+struct Busy(Vec<tokio::task::JoinHandle<()>>);
+
+impl Busy {
+    fn with(rig: &Rig, queue: &QueueHandle) -> Busy {
+        let flood = |_| {
+            let (queues, queue) = (rig.queues.clone(), queue.clone());
+            tokio::spawn(async move {
+                loop {
+                    let asked = (0..300).map(|_| queues.stat(&queue));
+                    futures_util::future::join_all(asked).await;
+                }
+            })
+        };
+        Busy((0..3).map(flood).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// What is committed is there for whoever looks next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn after_a_commit_the_message_is_there() {
+    let rig = Rig::new().await;
+    let a = rig.queue("a").await;
+    rig.queue("b").await;
+    let _busy = Busy::with(&rig, &a);
+    let mut empty = 0;
+    for _ in 0..5000 {
+        commit(&rig, rig.messages("a", &["1"], true), Vec::new()).await.unwrap();
+        while rig.get("a").await.is_none() {
+            empty += 1;
+        }
+    }
+    assert_eq!(empty, 0, "times that a get found nothing after a commit");
+}
+
+/// A commit is refused and tried once more: it settles then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_second_attempt_settles_too() {
+    let mut rig = Rig::new().await;
+    let a = rig.queue("a").await;
+    let b = rig.queue("b").await;
+    let mut doubled = 0;
+    for _ in 0..3000 {
+        rig.publish("a", &["in"]).await;
+        let busy = Busy::with(&rig, &a);
+        let taken = [got(&rig, "a").await];
+        rig.store.fail_next(ErrorKind::Unavailable, false);
+        let publishes = rig.messages("b", &["out"], true);
+        let first = commit(&rig, publishes.clone(), settle(&taken, Settle::Ack)).await;
+        if first.is_err() {
+            commit(&rig, publishes, settle(&taken, Settle::Ack)).await.unwrap();
+        }
+        drop(busy);
+        std::mem::replace(&mut rig.session, rig.queues.session()).close().await;
+        doubled += rig.stat(&a).await.ready;
+        rig.queues.purge(&rig.session, VHOST, "a").await.unwrap();
+        rig.queues.purge(&rig.session, VHOST, "b").await.unwrap();
+        let _ = &b;
+    }
+    assert_eq!(doubled, 0, "messages that were settled and published, and came again");
+}
