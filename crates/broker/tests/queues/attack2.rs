@@ -76,7 +76,7 @@ async fn session_ends_between_two_attempts() {
 /// The same, but its turn had not come when its session ended.
 #[tokio::test(start_paused = true)]
 async fn session_ends_before_the_part_is_sealed() {
-    let (mut rig, logs, a, b) = staged().await;
+    let (mut rig, logs, _, _) = staged().await;
     rig.publish("a", &["1"]).await;
     let taken = [got(&rig, "a").await];
     logs.stage.hold();
@@ -192,24 +192,27 @@ async fn after_a_commit_the_message_is_there() {
 async fn a_second_attempt_settles_too() {
     let mut rig = Rig::new().await;
     let a = rig.queue("a").await;
-    let b = rig.queue("b").await;
-    let mut doubled = 0;
+    rig.queue("b").await;
+    let (mut doubled, mut spurious) = (0, 0);
     for _ in 0..3000 {
         rig.publish("a", &["in"]).await;
         let busy = Busy::with(&rig, &a);
         let taken = [got(&rig, "a").await];
         rig.store.fail_next(ErrorKind::Unavailable, false);
         let publishes = rig.messages("b", &["out"], true);
-        let first = commit(&rig, publishes.clone(), settle(&taken, Settle::Ack)).await;
-        if first.is_err() {
-            commit(&rig, publishes, settle(&taken, Settle::Ack)).await.unwrap();
+        let mut attempts = 0;
+        while let Err(error) = commit(&rig, publishes.clone(), settle(&taken, Settle::Ack)).await {
+            attempts += 1;
+            if attempts > 1 {
+                spurious += 1;
+            }
+            assert!(attempts < 100, "{error:?}");
         }
         drop(busy);
         std::mem::replace(&mut rig.session, rig.queues.session()).close().await;
         doubled += rig.stat(&a).await.ready;
         rig.queues.purge(&rig.session, VHOST, "a").await.unwrap();
         rig.queues.purge(&rig.session, VHOST, "b").await.unwrap();
-        let _ = &b;
     }
-    assert_eq!(doubled, 0, "messages that were settled and published, and came again");
+    assert_eq!((doubled, spurious), (0, 0), "settled and published, and came again; refused without a reason");
 }
