@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ferrymq_broker::broker::Stores;
+use ferrymq_broker::queues::Value;
 use ferrymq_broker::queues::{
     Credit, Event, Got, Publish, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, deliveries,
 };
@@ -13,7 +14,6 @@ use ferrymq_storage::{
     BatchHead, Claim, ErrorKind, Find, Group, LogStore, Outcome, Pending, Read, Stat, StorageError,
 };
 use ferrymq_types::{LogId, Offset, OwnerId};
-use ferrymq_broker::queues::Value;
 use futures_util::FutureExt as _;
 
 use crate::letters::dead_lettering;
@@ -108,7 +108,8 @@ async fn session_ends_before_the_part_is_sealed() {
     ahead.await.unwrap();
     quiet().await;
     drop((first, second));
-    let (a, b) = (rig.get_all("a").await.len(), rig.get_all("b").await.iter().filter(|got| got.0 == "2").count());
+    let (a, b) =
+        (rig.get_all("a").await.len(), rig.get_all("b").await.iter().filter(|got| got.0 == "2").count());
     assert!(matches!((a, b), (0, 1) | (1, 0)), "half of a transaction: a has {a}, b has {b}");
 }
 
@@ -216,7 +217,11 @@ async fn a_second_attempt_settles_too() {
         rig.queues.purge(&rig.session, VHOST, "a").await.unwrap();
         rig.queues.purge(&rig.session, VHOST, "b").await.unwrap();
     }
-    assert_eq!((doubled, spurious), (0, 0), "settled and published, and came again; refused without a reason");
+    assert_eq!(
+        (doubled, spurious),
+        (0, 0),
+        "settled and published, and came again; refused without a reason"
+    );
 }
 
 /// Publishes this many, acknowledges every other one, and gives the rest back once: much to tell in a snapshot.
@@ -407,7 +412,8 @@ async fn counts_hold_after_a_storm() {
             .map(|(name, value)| (name.to_owned(), value)),
     );
     let a = rig.declare(spec).await.queue;
-    let limited = arguments(&[("x-max-length-bytes", int(60)), ("x-overflow", Value::text("reject-publish"))]);
+    let limited =
+        arguments(&[("x-max-length-bytes", int(60)), ("x-overflow", Value::text("reject-publish"))]);
     let b = rig.declare(QueueSpec { arguments: limited, ..durable("b") }).await.queue;
     let rng = ferrymq_runtime::Rng::seeded(7);
     let (mut published, mut seen) = (0u64, 0u64);
@@ -420,12 +426,15 @@ async fn counts_hold_after_a_storm() {
             2 => {
                 let got = rig.queues.get(&rig.session, VHOST, "a", false).await.unwrap();
                 if let Some(got) = got {
-                    let how = [Settle::Reject, Settle::Requeue, Settle::Fail][usize::try_from(rng.below(3)).unwrap()];
+                    let how = [Settle::Reject, Settle::Requeue, Settle::Fail]
+                        [usize::try_from(rng.below(3)).unwrap()];
                     if rng.below(2) == 0 {
                         if rng.below(2) == 0 {
                             rig.store.fail_next(ErrorKind::Unavailable, false);
                         }
-                        while commit(&rig, Vec::new(), settle(std::slice::from_ref(&got), how)).await.is_err() {}
+                        while commit(&rig, Vec::new(), settle(std::slice::from_ref(&got), how)).await.is_err()
+                        {
+                        }
                     } else {
                         rig.settle(&a, &[got.delivery.offset.0], how).await;
                     }
@@ -466,4 +475,40 @@ async fn a_letter_that_waits_writes_nothing() {
     }
     let commits = rig.store.commits() - before;
     assert!(commits < 10, "{commits} commits in a minute");
+}
+
+/// A transaction that is tried again by itself, because something before it in its target failed, settles as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_is_tried_again_settles_too() {
+    let (mut rig, logs, a, _) = staged().await;
+    let mut doubled = 0;
+    for _ in 0..2500 {
+        rig.publish("a", &["in"]).await;
+        let taken = [got(&rig, "a").await];
+        logs.stage.hold();
+        let before = rig.queues.publish(rig.messages("b", &["0"], true)).await;
+        while logs.stage.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        let busy = Busy::with(&rig, &a);
+        let publishes = rig.messages("b", &["out"], true);
+        let mut joint = Box::pin(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        assert!(joint.as_mut().now_or_never().is_none());
+        while logs.stage.waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
+        logs.stage.decide(Fate::Fails(ErrorKind::Unavailable));
+        logs.stage.release();
+        let committed = joint.as_mut().await;
+        drop(joint);
+        drop(busy);
+        drop(before);
+        std::mem::replace(&mut rig.session, rig.queues.session()).close().await;
+        if committed.is_ok() {
+            doubled += rig.stat(&a).await.ready;
+        }
+        rig.queues.purge(&rig.session, VHOST, "a").await.unwrap();
+        rig.queues.purge(&rig.session, VHOST, "b").await.unwrap();
+    }
+    assert_eq!(doubled, 0, "settled and published by one transaction, and came again");
 }
