@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
+mod attack2;
 mod brute;
 mod consumers;
 mod crash;
