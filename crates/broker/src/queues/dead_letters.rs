@@ -169,7 +169,7 @@ pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: M
         match moved {
             Ok(()) => (told, at_most) = (false, CHUNK_MESSAGES.min(at_most * 2)),
             // It may take fewer.
-            Err(QueueError::Full { .. }) if at_most > 1 => at_most /= 2,
+            Err(error) if at_most > 1 && takes_fewer(&error) => at_most /= 2,
             Err(QueueError::NotFound { .. } | QueueError::Stopped) => return,
             Err(error) if !error.is_certain() => {
                 tracing::error!(queue = %moving.queue.name(), %error, "dead letters wait for a restart");
@@ -189,6 +189,15 @@ pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: M
         }
     }
     drop(moving.over);
+}
+
+/// Whether a smaller commit may be taken where this one was refused.
+fn takes_fewer(error: &QueueError) -> bool {
+    match error {
+        QueueError::Full { .. } => true,
+        QueueError::Storage(error) => error.kind() == ErrorKind::LimitExceeded,
+        _ => false,
+    }
 }
 
 impl Queues {

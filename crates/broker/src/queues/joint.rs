@@ -16,7 +16,7 @@ use ferrymq_storage::{ErrorKind, Op, Outcome, StorageError};
 use ferrymq_types::Offset;
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, oneshot};
 
 use super::error::QueueError;
 use super::handle::{Queues, refused};
@@ -56,6 +56,8 @@ struct Partner {
     answer: oneshot::Receiver<Result<Vec<Op>, Refused>>,
     submitted: oneshot::Sender<()>,
     outcome: oneshot::Sender<Outcome>,
+    /// Dropped by the shard when it has done with it.
+    over: Option<oneshot::Receiver<()>>,
 }
 
 impl Queues {
@@ -79,10 +81,16 @@ impl Queues {
         if publishes.iter().any(|publish| publish.message.bytes() > limit) {
             return Err(QueueError::Limit { what: "the size of a message", limit: limit as u64 });
         }
+        // Its end waits: what it holds must be there to be settled, also at the second attempt.
+        let alive = session.hold().await;
         let session = Some(session.id());
         let settles = settles.into_iter().map(|(queue, what)| Settles { queue, session, what }).collect();
         let (queues, parts) = (self.clone(), Parts { publishes, settles });
-        to_its_end(&self.tasks, async move { queues.commit_parts(&parts).await }).await
+        let commit = async move {
+            let _alive = alive;
+            queues.commit_parts(&parts).await
+        };
+        to_its_end(&self.tasks, commit).await
     }
 
     /// The same, for as long as somebody waits for it: that must be to its end.
@@ -104,7 +112,25 @@ impl Queues {
     async fn commit_once(&self, parts: &Parts) -> Result<(), QueueError> {
         let Ok(_room) = self.joint.room.acquire().await else { return Err(QueueError::Stopped) };
         let turn = self.joint.turn.lock().await;
-        let partners = self.invite(parts).await;
+        let mut partners = self.invite(parts).await;
+        let overs: Vec<_> = partners.iter_mut().filter_map(|partner| partner.over.take()).collect();
+        let outcome = self.commit_with(parts, partners, turn).await;
+        // Each shard knows before anybody goes on: what is tried again finds what is to be settled, and who asked finds
+        // what was published.
+        for over in overs {
+            // Dropped when it is over.
+            let _dropped = over.await;
+        }
+        outcome
+    }
+
+    /// Puts the parts together and hands them over; the turn is over then.
+    async fn commit_with(
+        &self,
+        parts: &Parts,
+        partners: Vec<Partner>,
+        turn: MutexGuard<'_, ()>,
+    ) -> Result<(), QueueError> {
         let mut group = Vec::new();
         let mut waiting = Vec::with_capacity(partners.len());
         for partner in partners {
@@ -163,10 +189,12 @@ impl Queues {
             let (reply, answer) = oneshot::channel();
             let (submitted, is_submitted) = oneshot::channel();
             let (outcome, is_decided) = oneshot::channel();
-            let prepare = Prepare { items, settles, reply, submitted: is_submitted, outcome: is_decided };
+            let (over, is_over) = oneshot::channel();
+            let prepare =
+                Prepare { items, settles, reply, submitted: is_submitted, outcome: is_decided, over };
             let bytes = prepare.bytes();
             invitations.push(self.shards[shard].send(ShardMessage::Prepare(Box::new(prepare)), bytes));
-            partners.push(Partner { shard, answer, submitted, outcome });
+            partners.push(Partner { shard, answer, submitted, outcome, over: Some(is_over) });
         }
         for (sent, partner) in join_all(invitations).await.into_iter().zip(&partners) {
             if sent.is_err() {

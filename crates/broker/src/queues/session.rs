@@ -1,7 +1,7 @@
 //! A session: who exclusive queues, consumers and unsettled deliveries belong to.
 //!
 //! **Invariant.** However a session ends, its consumers go, what it has not settled is available again, and
-//! its exclusive queues are deleted, in a task; [`Session::close`] waits for it.
+//! its exclusive queues are deleted, in a task; [`Session::close`] waits for it. Its joint commits end first.
 //!
 //! Deliberately absent: who the client is and what it may do.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ferrymq_runtime::TaskKind;
 use futures_util::future::join_all;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot};
 
 use super::handle::Queues;
 use super::shard::message::{SMALL, ShardMessage};
@@ -19,17 +19,24 @@ pub struct Session {
     id: u64,
     /// `None` once it was closed.
     queues: Option<Arc<Queues>>,
+    /// Read by its commits under way.
+    alive: Arc<RwLock<()>>,
 }
 
 impl Session {
     pub(super) fn new(id: u64, queues: Arc<Queues>) -> Session {
-        Session { id, queues: Some(queues) }
+        Session { id, queues: Some(queues), alive: Arc::default() }
     }
 
     /// Its number, unique while the broker runs.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Puts off its end.
+    pub(super) async fn hold(&self) -> OwnedRwLockReadGuard<()> {
+        self.alive.clone().read_owned().await
     }
 
     /// Ends the session and waits until that is done; it is, also if nobody waits any more.
@@ -43,7 +50,9 @@ impl Session {
     fn begin_end(&mut self) -> Option<oneshot::Receiver<()>> {
         let queues = self.queues.take()?;
         let (id, tasks, (reply, ended)) = (self.id, queues.tasks.clone(), oneshot::channel());
+        let alive = self.alive.clone();
         tasks.spawn(TaskKind::Background, "end of a session", async move {
+            let _no_commit_under_way = alive.write().await;
             end(&queues, id).await;
             let _nobody_waits = reply.send(()).is_err();
         });

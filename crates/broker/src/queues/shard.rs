@@ -215,6 +215,7 @@ impl Owner {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);
         }
+        self.wake_heads();
         self.flush();
     }
 

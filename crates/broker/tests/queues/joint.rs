@@ -191,10 +191,13 @@ async fn it_goes_on_without_its_caller_and_its_session() {
             quiet().await;
         }
         let session = std::mem::replace(&mut rig.session, rig.queues.session());
-        session.close().await;
+        let mut close = std::pin::pin!(session.close());
+        assert!(close.as_mut().now_or_never().is_none(), "its end waits for what it has begun");
+        quiet().await;
         assert_eq!(rig.stat(&a).await, counts(0, 1), "it is decided by the store, not by the session");
         logs.stage.decide(if happens { Fate::Happens } else { Fate::Fails(ErrorKind::Unavailable) });
         logs.stage.release();
+        close.await;
         quiet().await;
         let (ready, published) = if happens { (counts(1, 0), 1) } else { (counts(1, 0), 0) };
         assert_eq!((rig.stat(&a).await, rig.stat(&b).await), (ready, counts(published, 0)));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
-mod attack2;
+mod attacks;
 mod brute;
 mod consumers;
 mod crash;
@@ -10,6 +10,7 @@ mod declare;
 mod deliver;
 mod expiry;
 mod golden;
+mod heads;
 mod joint;
 mod joint_crash;
 mod letters;

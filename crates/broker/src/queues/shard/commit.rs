@@ -44,7 +44,7 @@ enum Sent {
     Run { log: LogId, number: u64 },
     Acks { log: LogId, floor: u64 },
     Journal(Sealed),
-    JournalTrim,
+    JournalTrim { rewrite: u64 },
 }
 
 /// A commit that the store has answered.
@@ -239,9 +239,9 @@ impl Owner {
                 Sent::Run { log, number } => self.on_run(log, number, outcome),
                 Sent::Acks { log, floor } => self.on_acks(log, floor, outcome),
                 Sent::Journal(sealed) => self.on_journal(sealed, outcome),
-                Sent::JournalTrim => {
+                Sent::JournalTrim { rewrite } => {
                     let happened = self.certain(&outcome);
-                    self.journal.trimmed(happened);
+                    self.journal.trimmed(rewrite, happened);
                 }
             }
         }
@@ -306,9 +306,9 @@ impl Owner {
     pub(super) fn on_journal(&mut self, sealed: Sealed, outcome: Outcome) {
         let happened = self.certain(&outcome);
         self.journal.settled(sealed, happened);
-        if let (true, Some(start)) = (happened, sealed.then_trim) {
+        if let (true, Some((start, rewrite))) = (happened, sealed.then_trim) {
             let mut commit = Gathering::default();
-            commit.push(vec![self.journal.trim(start)], Sent::JournalTrim);
+            commit.push(vec![self.journal.trim(start)], Sent::JournalTrim { rewrite });
             self.submit(Durability::Sync, commit);
         }
     }

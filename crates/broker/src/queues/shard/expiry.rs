@@ -75,14 +75,20 @@ impl Heads {
 }
 
 impl Owner {
-    /// A head was read: whoever waits to read his may.
+    /// A head was read.
     pub(super) fn head_was_read(&mut self) {
         self.heads.reading -= 1;
-        while let Some(log) = self.heads.waiting.pop_front() {
+    }
+
+    /// Those that wait to read their heads may, as many as there are places. In every turn: one that has no need any
+    /// more leaves its place to nobody.
+    pub(super) fn wake_heads(&mut self) {
+        for _ in self.heads.reading..HEADS_AT_A_TIME {
+            let Some(log) = self.heads.waiting.pop_front() else { return };
             if let Some(queue) = self.queues.get_mut(&log)
                 && std::mem::take(&mut queue.times.waits)
             {
-                return self.run_soon(log);
+                self.run_soon(log);
             }
         }
     }

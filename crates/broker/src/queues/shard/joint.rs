@@ -39,6 +39,8 @@ pub(in crate::queues) struct Prepare {
     pub(in crate::queues) submitted: oneshot::Receiver<()>,
     /// What became of them.
     pub(in crate::queues) outcome: oneshot::Receiver<Outcome>,
+    /// Dropped when the shard has done with it, however it ended: what it settled is settled, or held again.
+    pub(in crate::queues) over: oneshot::Sender<()>,
 }
 
 /// Deliveries of one queue to one session that are settled, or letters of it that have arrived.
@@ -78,6 +80,7 @@ struct Joint {
     journal: Option<Sealed>,
     settling: Vec<Settling>,
     outcome: Option<oneshot::Receiver<Outcome>>,
+    over: oneshot::Sender<()>,
     _permit: BytePermit,
 }
 
@@ -161,7 +164,7 @@ impl Owner {
     }
 
     fn seal_joint(&mut self, prepare: Prepare, permit: BytePermit) {
-        let Prepare { items, settles, reply, submitted, outcome } = prepare;
+        let Prepare { items, settles, reply, submitted, outcome, over } = prepare;
         let mut ops = Vec::new();
         let runs = match self.seal_joint_runs(&items, &mut ops) {
             Ok(runs) => runs,
@@ -177,7 +180,7 @@ impl Owner {
         let number = self.joints.last;
         self.joints.settling += usize::from(journal.is_some());
         self.joints.holding = true;
-        let joint = Joint { runs, journal, settling, outcome: Some(outcome), _permit: permit };
+        let joint = Joint { runs, journal, settling, outcome: Some(outcome), over, _permit: permit };
         self.joints.all.insert(number, joint);
         answer(reply, Ok(ops));
         self.done.push(Box::pin(async move {
@@ -279,11 +282,18 @@ impl Owner {
                 let outcome = outcome.await.unwrap_or_else(|_| Err(ended()));
                 Done::Joint(Told::Outcome { number, outcome })
             })),
-            None => {
-                let error = StorageError::new(ErrorKind::Unavailable, "a joint commit was given up");
-                self.joint_decided(number, &Err(error));
-            }
+            None => self.joint_given_up(number),
         }
+    }
+
+    /// Nothing of it went to the store.
+    fn joint_given_up(&mut self, number: u64) {
+        if let Some(sealed) = self.joints.all.get_mut(&number).and_then(|joint| joint.journal.take()) {
+            self.joints.settling -= 1;
+            self.journal.unseal(sealed);
+        }
+        let error = StorageError::new(ErrorKind::Unavailable, "a joint commit was given up");
+        self.joint_decided(number, &Err(error));
     }
 
     fn joint_decided(&mut self, number: u64, outcome: &Outcome) {
@@ -302,6 +312,7 @@ impl Owner {
                 self.unsettled(settling);
             }
         }
+        drop(joint.over);
     }
 
     /// A delivery is settled for good.
@@ -318,6 +329,8 @@ impl Owner {
                 queue.count_settled(offset, false);
                 queue.consumers.settled(entry & !SURVIVES);
                 let gone = Discarded { offset, reason: Reason::Rejected, survives, message: None };
+                // There is room for another one, whenever this one arrives.
+                self.run_soon(log);
                 return self.discard(log, vec![gone]);
             }
             Settle::Ack | Settle::Reject => done += u64::from(queue.acks.finish(offset)),

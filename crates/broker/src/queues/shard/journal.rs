@@ -49,6 +49,8 @@ pub(in crate::queues) struct Journal {
     failing: bool,
     /// How often an append failed.
     failures: u64,
+    /// How many rewrites were begun.
+    rewrites: u64,
     /// What was sealed last is not with the store yet: nothing may be sealed behind it.
     held: bool,
     /// Records were lost: everything must be written again.
@@ -63,6 +65,8 @@ pub(in crate::queues) struct Journal {
 /// A walk over the queues.
 #[derive(Debug)]
 struct Rewrite {
+    /// Which one it is.
+    number: u64,
     from: u64,
     bytes_before: u64,
     left: VecDeque<LogId>,
@@ -73,9 +77,11 @@ struct Rewrite {
 /// Records on their way.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::queues) struct Sealed {
+    start: u64,
     end: u64,
-    /// Where to trim to once they are durable, if they end a rewrite.
-    pub(super) then_trim: Option<Offset>,
+    bytes: u64,
+    /// Where to trim to once they are durable, and for which rewrite, if they end one.
+    pub(super) then_trim: Option<(Offset, u64)>,
 }
 
 /// What a state log said.
@@ -121,6 +127,7 @@ impl Journal {
             in_flight: 0,
             failing: false,
             failures: 0,
+            rewrites: 0,
             held: false,
             incomplete: false,
             pending: Vec::new(),
@@ -191,8 +198,9 @@ impl Journal {
     /// Begins a rewrite over these queues.
     pub(super) fn begin_rewrite(&mut self, queues: VecDeque<LogId>) {
         self.incomplete = false;
-        self.rewrite =
-            Some(Rewrite { from: self.next, bytes_before: self.bytes, left: queues, walked: false });
+        self.rewrites += 1;
+        let (number, from, bytes_before) = (self.rewrites, self.next, self.bytes);
+        self.rewrite = Some(Rewrite { number, from, bytes_before, left: queues, walked: false });
     }
 
     /// The next queue of the rewrite to be recorded.
@@ -213,7 +221,7 @@ impl Journal {
         let rewrite = self.rewrite.as_mut().filter(|rewrite| rewrite.left.is_empty() && !rewrite.walked);
         sealed.then_trim = rewrite.map(|rewrite| {
             rewrite.walked = true;
-            Offset(rewrite.from)
+            (Offset(rewrite.from), rewrite.number)
         });
         (op, sealed)
     }
@@ -226,7 +234,8 @@ impl Journal {
     }
 
     fn seal_records(&mut self, records: Vec<(Bytes, Bytes)>, now_ms: i64) -> (Op, Sealed) {
-        let expect_next = Offset(self.next);
+        let start = self.next;
+        let expect_next = Offset(start);
         let mut batches = Vec::new();
         let mut builder = BatchBuilder::new(now_ms);
         for (key, value) in records {
@@ -239,7 +248,8 @@ impl Journal {
         if builder.count() > 0 {
             batches.push(finish(builder, &mut self.next, self.epoch, now_ms));
         }
-        self.bytes += batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
+        let bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
+        self.bytes += bytes;
         self.sequence += 1;
         self.in_flight += 1;
         let append = Append {
@@ -250,7 +260,7 @@ impl Journal {
             space: Space::Reserve,
             batches,
         };
-        (self.op(Action::Append(append)), Sealed { end: self.next, then_trim: None })
+        (self.op(Action::Append(append)), Sealed { start, end: self.next, bytes, then_trim: None })
     }
 
     /// The operation that trims to `start`.
@@ -273,15 +283,29 @@ impl Journal {
             self.incomplete = true;
             self.rewrite = None;
         }
+        self.recover();
+    }
+
+    /// What a joint commit sealed was given up before the store saw it; nothing was sealed behind it. The log is as
+    /// it was: this is no failure.
+    pub(super) fn unseal(&mut self, sealed: Sealed) {
+        self.in_flight -= 1;
+        self.next = sealed.start;
+        self.bytes -= sealed.bytes;
+        self.recover();
+    }
+
+    fn recover(&mut self) {
         if self.in_flight == 0 && self.failing {
             self.next = self.settled;
             self.failing = false;
         }
     }
 
-    /// The rewritten log was trimmed, or not: then the next rewrite trims further.
-    pub(super) fn trimmed(&mut self, happened: bool) {
-        let Some(rewrite) = self.rewrite.take() else { return };
+    /// The log was trimmed after a rewrite, or not: then the next rewrite trims further. If another rewrite has begun
+    /// meanwhile, that one goes on.
+    pub(super) fn trimmed(&mut self, number: u64, happened: bool) {
+        let Some(rewrite) = self.rewrite.take_if(|rewrite| rewrite.number == number) else { return };
         if happened {
             self.bytes = self.bytes.saturating_sub(rewrite.bytes_before);
         }

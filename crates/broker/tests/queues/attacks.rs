@@ -1,19 +1,17 @@
 //! Attempts to lose, double or wrongly show a message where joint commits, letters, limits and sessions meet.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::Value;
 use ferrymq_broker::queues::{
     Credit, Event, Got, Publish, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, deliveries,
 };
-use ferrymq_runtime::Tasks;
-use ferrymq_storage::memory::MemoryStore;
+use ferrymq_runtime::{TaskKind, Tasks};
+use ferrymq_storage::ErrorKind;
 use ferrymq_storage::memory_meta::MemoryMeta;
-use ferrymq_storage::{
-    BatchHead, Claim, ErrorKind, Find, Group, LogStore, Outcome, Pending, Read, Stat, StorageError,
-};
-use ferrymq_types::{LogId, Offset, OwnerId};
+use ferrymq_types::Offset;
 use futures_util::FutureExt as _;
 
 use crate::letters::dead_lettering;
@@ -67,7 +65,8 @@ async fn session_ends_between_two_attempts() {
     }
     assert_eq!(logs.stage.waiting(), 2);
     let session = std::mem::replace(&mut rig.session, rig.queues.session());
-    session.close().await;
+    drop(session);
+    quiet().await;
     logs.stage.decide(Fate::Fails(ErrorKind::Unavailable));
     logs.stage.release();
     quiet().await;
@@ -103,7 +102,8 @@ async fn session_ends_before_the_part_is_sealed() {
         quiet().await;
     }
     let session = std::mem::replace(&mut rig.session, rig.queues.session());
-    session.close().await;
+    drop(session);
+    quiet().await;
     logs.stage.release();
     ahead.await.unwrap();
     quiet().await;
@@ -150,26 +150,27 @@ async fn a_consumer_goes_on_while_a_letter_waits() {
 }
 
 /// Keeps the shards busy with questions until dropped.
-struct Busy(Vec<tokio::task::JoinHandle<()>>);
+struct Busy(Arc<AtomicBool>);
 
 impl Busy {
     fn with(rig: &Rig, queue: &QueueHandle) -> Busy {
-        let flood = |_| {
-            let (queues, queue) = (rig.queues.clone(), queue.clone());
-            tokio::spawn(async move {
-                loop {
+        let over = Arc::new(AtomicBool::new(false));
+        for _ in 0..3 {
+            let (queues, queue, over) = (rig.queues.clone(), queue.clone(), over.clone());
+            Tasks::new().spawn(TaskKind::Background, "busy", async move {
+                while !over.load(Ordering::Relaxed) {
                     let asked = (0..300).map(|_| queues.stat(&queue));
                     futures_util::future::join_all(asked).await;
                 }
-            })
-        };
-        Busy((0..3).map(flood).collect())
+            });
+        }
+        Busy(over)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -311,95 +312,6 @@ async fn a_trim_does_not_end_the_rewrite_after_it() {
     let expected = (COUNT / 2 - 5 + 20, COUNT / 2 - 2 + 20);
     let (a, c) = (rig.route("", "a").queues()[0].clone(), rig.route("", "c").queues()[0].clone());
     assert_eq!((rig.stat(&a).await.ready, rig.stat(&c).await.ready), expected, "acks are forgotten");
-}
-
-/// A store whose reads wait until they may.
-#[derive(Clone)]
-struct SlowReads {
-    memory: MemoryStore,
-    open: tokio::sync::watch::Receiver<bool>,
-}
-
-impl LogStore for SlowReads {
-    fn atomic_multi_log(&self) -> bool {
-        self.memory.atomic_multi_log()
-    }
-
-    fn claim(&self, logs: Vec<LogId>, owner: OwnerId) -> Pending<Result<Vec<Claim>, StorageError>> {
-        self.memory.claim(logs, owner)
-    }
-
-    fn commit(&self, groups: Vec<Group>) -> Pending<Vec<Outcome>> {
-        self.memory.commit(groups)
-    }
-
-    fn read(
-        &self,
-        log: LogId,
-        from: Offset,
-        until: Offset,
-        max: usize,
-    ) -> Pending<Result<Read, StorageError>> {
-        let (memory, mut open) = (self.memory.clone(), self.open.clone());
-        Box::pin(async move {
-            if log.0 >= 1 << 40 {
-                open.wait_for(|open| *open).await.unwrap();
-            }
-            memory.read(log, from, until, max).await
-        })
-    }
-
-    fn headers(
-        &self,
-        log: LogId,
-        from: Offset,
-        max: usize,
-        prefix: usize,
-    ) -> Pending<Result<Vec<BatchHead>, StorageError>> {
-        self.memory.headers(log, from, max, prefix)
-    }
-
-    fn find(&self, log: LogId, what: Find) -> Pending<Result<Option<BatchHead>, StorageError>> {
-        self.memory.find(log, what)
-    }
-
-    fn stat(&self, log: LogId) -> Pending<Result<Stat, StorageError>> {
-        self.memory.stat(log)
-    }
-}
-
-/// After a start many queues wait to look at their heads; some get consumers meanwhile. The others are not forgotten.
-#[tokio::test(start_paused = true)]
-async fn no_queue_waits_for_ever_to_look_at_its_head() {
-    let mut rig = Rig::new().await;
-    let names: Vec<String> = (0..200).map(|number| format!("q{number:03}")).collect();
-    for name in &names {
-        rig.queue_with(name, &[("x-message-ttl", int(1000))]).await;
-        rig.publish(name, &["1"]).await;
-    }
-    let (opener, gate) = tokio::sync::watch::channel(false);
-    let logs = Arc::new(SlowReads { memory: rig.store.clone(), open: gate });
-    let stores = Stores { logs, meta: rig.meta.clone(), state: rig.meta.clone() };
-    rig.queues = open(stores, 9, &Tasks::new()).await;
-    rig.session = rig.queues.session();
-    quiet().await;
-    let (sink, _events) = deliveries(1 << 20);
-    for name in &names[64..132] {
-        rig.consume(name, Credit::Window(1), &sink).await;
-    }
-    quiet().await;
-    opener.send_replace(true);
-    for _ in 0..60 {
-        pass(1000).await;
-    }
-    let mut stuck = Vec::new();
-    for name in &names {
-        let queue = rig.route("", name).queues()[0].clone();
-        if rig.stat(&queue).await.ready > 0 {
-            stuck.push(name.clone());
-        }
-    }
-    assert!(stuck.is_empty(), "older than a minute, with a time to live of a second: {stuck:?}");
 }
 
 /// A fan-out of a transaction and of letters to many full and free targets leaves the counts as they are.
