@@ -3,11 +3,9 @@
 //! `ARGUMENTS` is RabbitMQ 4.3's table: which argument what type of queue takes, and which values. Everything it
 //! holds is checked, also what is not served yet, so that a wrong declaration is told so first.
 //!
-//! **Invariants.** Parsing never fails: what was stored was checked. Settings are the same struct whether they come
-//! from arguments or from elsewhere; [`QueueSettings::with`] joins them as RabbitMQ joins arguments and policies, so a
-//! queue's shard only ever sees the outcome.
+//! **Invariant.** Parsing never fails: what was stored was checked.
 //!
-//! Deliberately absent: which arguments are served (`declare`), and what happens by them (the shard).
+//! Deliberately absent: which arguments are served (`declare`), what happens by them (the shard), and policies.
 
 use std::fmt;
 
@@ -67,7 +65,7 @@ pub enum Overflow {
 }
 
 impl Overflow {
-    /// As the argument and the policy say it.
+    /// As the argument says it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Overflow> {
         match text {
@@ -107,21 +105,8 @@ impl QueueSettings {
             expires_ms: number("x-expires"),
             length_max: number("x-max-length"),
             bytes_max: number("x-max-length-bytes"),
-            // A quorum queue knows no such policy: RabbitMQ takes the argument and drops heads.
+            // A quorum queue knows no such overflow: RabbitMQ takes the argument and drops heads.
             overflow: overflow.filter(|overflow| !quorum || *overflow != Overflow::RejectPublishDlx),
-        }
-    }
-
-    /// These joined with others (a policy's): of two bounds the tighter one, of two ways of overflowing this one.
-    #[must_use]
-    pub fn with(self, other: QueueSettings) -> QueueSettings {
-        let tighter = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
-        QueueSettings {
-            ttl_ms: tighter(self.ttl_ms, other.ttl_ms),
-            expires_ms: tighter(self.expires_ms, other.expires_ms),
-            length_max: tighter(self.length_max, other.length_max),
-            bytes_max: tighter(self.bytes_max, other.bytes_max),
-            overflow: self.overflow.or(other.overflow),
         }
     }
 }
@@ -358,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_and_policies_are_joined_as_rabbitmq_joins_them() {
+    fn arguments_are_what_the_shard_goes_by() {
         let spec = |list: &[(&str, Value)]| QueueSpec {
             name: Arc::from("q"),
             durable: true,
@@ -372,21 +357,14 @@ mod tests {
             ("x-max-length", int(7)),
             overflow.clone(),
         ]));
-        let policy = QueueSettings {
-            ttl_ms: Some(9),
-            length_max: Some(3),
-            bytes_max: Some(100),
-            overflow: Some(Overflow::RejectPublish),
-            ..QueueSettings::default()
-        };
-        let joined = QueueSettings {
+        let expected = QueueSettings {
             ttl_ms: Some(5),
             expires_ms: None,
-            length_max: Some(3),
-            bytes_max: Some(100),
+            length_max: Some(7),
+            bytes_max: None,
             overflow: Some(Overflow::RejectPublishDlx),
         };
-        assert_eq!(classic.with(policy), joined);
+        assert_eq!(classic, expected);
         let quorum = QueueSettings::of(&spec(&[(QUEUE_TYPE, Value::text("quorum")), overflow]));
         assert_eq!(quorum, QueueSettings::default());
     }

@@ -3,46 +3,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::Value;
-use ferrymq_broker::queues::{
-    Credit, Event, Got, Publish, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, deliveries,
-};
+use ferrymq_broker::queues::{Credit, Event, QueueHandle, QueueSpec, Settle, deliveries};
 use ferrymq_runtime::{TaskKind, Tasks};
 use ferrymq_storage::ErrorKind;
-use ferrymq_storage::memory_meta::MemoryMeta;
-use ferrymq_types::Offset;
 use futures_util::FutureExt as _;
 
 use crate::letters::dead_lettering;
-use crate::rig::{Rig, VHOST, arguments, bodies, durable, int, open, pass, quiet, take};
+use crate::rig::{
+    Rig, VHOST, arguments, bodies, commit, counts, durable, got, int, pass, quiet, settling, staged, take,
+};
 use crate::staged::{Fate, StagedLogs};
 
-type Settles = Vec<(QueueHandle, Vec<(Offset, Settle)>)>;
-
-async fn got(rig: &Rig, queue: &str) -> Got {
-    rig.queues.get(&rig.session, VHOST, queue, false).await.unwrap().expect("a message")
-}
-
-fn settle(got: &[Got], how: Settle) -> Settles {
-    got.iter().map(|got| (got.queue.clone(), vec![(got.delivery.offset, how)])).collect()
-}
-
-async fn commit(rig: &Rig, publishes: Vec<Publish>, settles: Settles) -> Result<(), QueueError> {
-    rig.queues.commit(&rig.session, publishes, settles).await
-}
-
-fn counts(ready: u64, unacked: u64) -> QueueStat {
-    QueueStat { ready, unacked, consumers: 0 }
-}
-
-async fn staged() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
-    let logs = StagedLogs::default();
-    let meta = Arc::new(MemoryMeta::new());
-    let mut rig = Rig::with(logs.memory.clone(), meta.clone()).await;
-    let stores = Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta };
-    rig.queues = open(stores, 9, &Tasks::new()).await;
-    rig.session = rig.queues.session();
+async fn staged_two() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
+    let (rig, logs) = staged().await;
     let (a, b) = (rig.queue("a").await, rig.queue("b").await);
     (rig, logs, a, b)
 }
@@ -51,7 +25,7 @@ async fn staged() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
 /// session ends meanwhile. Either it happens or it does not.
 #[tokio::test(start_paused = true)]
 async fn session_ends_between_two_attempts() {
-    let (mut rig, logs, a, b) = staged().await;
+    let (mut rig, logs, a, b) = staged_two().await;
     rig.publish("a", &["1"]).await;
     let taken = [got(&rig, "a").await];
     logs.stage.hold();
@@ -59,7 +33,7 @@ async fn session_ends_between_two_attempts() {
     quiet().await;
     {
         let publishes = rig.messages("b", &["2"], true);
-        let mut joint = std::pin::pin!(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        let mut joint = std::pin::pin!(commit(&rig, publishes, settling(&taken, Settle::Ack)));
         assert!(joint.as_mut().now_or_never().is_none());
         quiet().await;
     }
@@ -78,7 +52,7 @@ async fn session_ends_between_two_attempts() {
 /// The same, but its turn had not come when its session ended.
 #[tokio::test(start_paused = true)]
 async fn session_ends_before_the_part_is_sealed() {
-    let (mut rig, logs, _, _) = staged().await;
+    let (mut rig, logs, _, _) = staged_two().await;
     rig.publish("a", &["1"]).await;
     let taken = [got(&rig, "a").await];
     logs.stage.hold();
@@ -97,7 +71,7 @@ async fn session_ends_before_the_part_is_sealed() {
     quiet().await;
     {
         let publishes = rig.messages("b", &["2"], true);
-        let mut joint = std::pin::pin!(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        let mut joint = std::pin::pin!(commit(&rig, publishes, settling(&taken, Settle::Ack)));
         assert!(joint.as_mut().now_or_never().is_none());
         quiet().await;
     }
@@ -205,7 +179,7 @@ async fn a_second_attempt_settles_too() {
         rig.store.fail_next(ErrorKind::Unavailable, false);
         let publishes = rig.messages("b", &["out"], true);
         let mut attempts = 0;
-        while let Err(error) = commit(&rig, publishes.clone(), settle(&taken, Settle::Ack)).await {
+        while let Err(error) = commit(&rig, publishes.clone(), settling(&taken, Settle::Ack)).await {
             attempts += 1;
             if attempts > 1 {
                 spurious += 1;
@@ -261,7 +235,7 @@ async fn fill(rig: &Rig, queue: &QueueHandle, count: u64) {
 #[tokio::test(start_paused = true)]
 async fn a_trim_does_not_end_the_rewrite_after_it() {
     const COUNT: u64 = 120_000;
-    let (mut rig, logs, a, b) = staged().await;
+    let (mut rig, logs, a, b) = staged_two().await;
     let c = rig.queue("c").await;
     let d = rig.queue("d").await;
     assert_eq!(a.log().0 % 2, c.log().0 % 2);
@@ -296,7 +270,6 @@ async fn a_trim_does_not_end_the_rewrite_after_it() {
     quiet().await;
     rig.settle(&a, &[1005], Settle::Ack).await;
     quiet().await;
-    eprintln!("waiting {}", logs.stage.waiting());
     logs.stage.decide(Fate::Happens);
     quiet().await;
     logs.stage.release();
@@ -344,9 +317,10 @@ async fn counts_hold_after_a_storm() {
                         if rng.below(2) == 0 {
                             rig.store.fail_next(ErrorKind::Unavailable, false);
                         }
-                        while commit(&rig, Vec::new(), settle(std::slice::from_ref(&got), how)).await.is_err()
-                        {
-                        }
+                        while commit(&rig, Vec::new(), settling(std::slice::from_ref(&got), how))
+                            .await
+                            .is_err()
+                        {}
                     } else {
                         rig.settle(&a, &[got.delivery.offset.0], how).await;
                     }
@@ -392,7 +366,7 @@ async fn a_letter_that_waits_writes_nothing() {
 /// A transaction that is tried again by itself, because something before it in its target failed, settles as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn what_is_tried_again_settles_too() {
-    let (mut rig, logs, a, _) = staged().await;
+    let (mut rig, logs, a, _) = staged_two().await;
     let mut doubled = 0;
     for _ in 0..2500 {
         rig.publish("a", &["in"]).await;
@@ -404,7 +378,7 @@ async fn what_is_tried_again_settles_too() {
         }
         let busy = Busy::with(&rig, &a);
         let publishes = rig.messages("b", &["out"], true);
-        let mut joint = Box::pin(commit(&rig, publishes, settle(&taken, Settle::Ack)));
+        let mut joint = Box::pin(commit(&rig, publishes, settling(&taken, Settle::Ack)));
         assert!(joint.as_mut().now_or_never().is_none());
         while logs.stage.waiting() < 2 {
             tokio::task::yield_now().await;

@@ -4,6 +4,7 @@ use ferrymq_broker::queues::{Credit, QueueError, QueueHandle, Settle, deliveries
 use ferrymq_storage::LogStore as _;
 
 use crate::rig::{Rig, VHOST, bodies, durable, int, offsets, pass, quiet, take};
+use crate::staged::StagedLogs;
 
 const MIB: usize = 1024 * 1024;
 
@@ -263,4 +264,36 @@ async fn who_comes_at_the_last_moment_has_a_queue() {
     }
     assert_eq!(rig.queue("other").await, rig.queues.queue(&rig.session, VHOST, "other").await.unwrap().queue);
     rig.declare(durable("q")).await;
+}
+
+/// After a start many queues wait to look at their heads; some get consumers meanwhile. The others are not forgotten.
+#[tokio::test(start_paused = true)]
+async fn no_queue_waits_for_ever_to_look_at_its_head() {
+    let mut rig = Rig::new().await;
+    let names: Vec<String> = (0..200).map(|number| format!("q{number:03}")).collect();
+    for name in &names {
+        rig.queue_with(name, &[("x-message-ttl", int(1000))]).await;
+        rig.publish(name, &["1"]).await;
+    }
+    let logs = StagedLogs { memory: rig.store.clone(), ..StagedLogs::default() };
+    logs.reads.hold();
+    rig.reopen_over(&logs).await;
+    quiet().await;
+    let (sink, _events) = deliveries(1 << 20);
+    for name in &names[64..132] {
+        rig.consume(name, Credit::Window(1), &sink).await;
+    }
+    quiet().await;
+    logs.reads.release();
+    for _ in 0..60 {
+        pass(1000).await;
+    }
+    let mut stuck = Vec::new();
+    for name in &names {
+        let queue = rig.route("", name).queues()[0].clone();
+        if rig.stat(&queue).await.ready > 0 {
+            stuck.push(name.clone());
+        }
+    }
+    assert!(stuck.is_empty(), "older than a minute, with a time to live of a second: {stuck:?}");
 }

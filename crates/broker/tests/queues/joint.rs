@@ -3,29 +3,13 @@
 use std::sync::Arc;
 
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::queues::{DeleteIf, Got, Publish, QueueError, QueueHandle, QueueStat, Queues, Settle};
+use ferrymq_broker::queues::{DeleteIf, Publish, QueueError, QueueHandle, Queues, Settle};
 use ferrymq_runtime::Tasks;
 use ferrymq_storage::ErrorKind;
-use ferrymq_storage::memory_meta::MemoryMeta;
-use ferrymq_types::Offset;
 use futures_util::FutureExt as _;
 
-use crate::rig::{Rig, VHOST, open, quiet};
+use crate::rig::{Rig, VHOST, commit, counts, got, open, quiet, settling, staged};
 use crate::staged::{Fate, StagedLogs};
-
-type Settles = Vec<(QueueHandle, Vec<(Offset, Settle)>)>;
-
-async fn got(rig: &Rig, queue: &str) -> Got {
-    rig.queues.get(&rig.session, VHOST, queue, false).await.unwrap().expect("a message")
-}
-
-fn settle(got: &[Got], how: Settle) -> Settles {
-    got.iter().map(|got| (got.queue.clone(), vec![(got.delivery.offset, how)])).collect()
-}
-
-async fn commit(rig: &Rig, publishes: Vec<Publish>, settles: Settles) -> Result<(), QueueError> {
-    rig.queues.commit(&rig.session, publishes, settles).await
-}
 
 /// Messages for queues of both shards, in turn.
 fn both(rig: &Rig, bodies: &[&str]) -> Vec<Publish> {
@@ -45,10 +29,6 @@ fn texts(list: &[&str], redelivered: bool) -> Vec<(String, bool)> {
     list.iter().map(|text| ((*text).to_owned(), redelivered)).collect()
 }
 
-fn counts(ready: u64, unacked: u64) -> QueueStat {
-    QueueStat { ready, unacked, consumers: 0 }
-}
-
 #[tokio::test(start_paused = true)]
 async fn publishes_and_acks_of_two_shards_are_one() {
     let (mut rig, a, b) = two_shards().await;
@@ -56,8 +36,8 @@ async fn publishes_and_acks_of_two_shards_are_one() {
     rig.publish("b", &["4", "5"]).await;
     let taken = [got(&rig, "a").await, got(&rig, "b").await];
     let back = got(&rig, "a").await;
-    let mut settles = settle(&taken, Settle::Ack);
-    settles.extend(settle(&[back], Settle::Requeue));
+    let mut settles = settling(&taken, Settle::Ack);
+    settles.extend(settling(&[back], Settle::Requeue));
     commit(&rig, both(&rig, &["6", "7"]), settles).await.unwrap();
     assert_eq!((rig.stat(&a).await, rig.stat(&b).await), (counts(4, 0), counts(3, 0)));
     // What the store has now is what a crash leaves.
@@ -72,7 +52,7 @@ async fn what_somebody_else_holds_is_left_alone() {
     rig.publish("a", &["1"]).await;
     let other = rig.queues.session();
     let held = rig.queues.get(&other, VHOST, "a", false).await.unwrap().expect("a message");
-    commit(&rig, Vec::new(), settle(&[held], Settle::Ack)).await.unwrap();
+    commit(&rig, Vec::new(), settling(&[held], Settle::Ack)).await.unwrap();
     assert_eq!(rig.stat(&a).await, counts(0, 1));
 }
 
@@ -84,11 +64,11 @@ async fn a_refused_commit_leaves_everything_as_it_was() {
         rig.publish("b", &["2"]).await;
         let taken = [got(&rig, "a").await, got(&rig, "b").await];
         rig.store.fail_next(kind, false);
-        let failed = commit(&rig, both(&rig, &["3"]), settle(&taken, Settle::Ack)).await;
+        let failed = commit(&rig, both(&rig, &["3"]), settling(&taken, Settle::Ack)).await;
         assert!(matches!(failed, Err(QueueError::Storage(ref error)) if error.kind() == kind), "{failed:?}");
         assert_eq!((rig.stat(&a).await, rig.stat(&b).await), (counts(0, 1), counts(0, 1)));
         // The same once more, and all is well.
-        commit(&rig, both(&rig, &["4"]), settle(&taken, Settle::Ack)).await.unwrap();
+        commit(&rig, both(&rig, &["4"]), settling(&taken, Settle::Ack)).await.unwrap();
         rig.publish("a", &["5"]).await;
         rig.start().await;
         assert_eq!(rig.get_all("a").await, texts(&["4", "5"], true));
@@ -102,7 +82,7 @@ async fn an_unknown_outcome_stops_the_shards() {
     rig.publish("a", &["1"]).await;
     let taken = [got(&rig, "a").await];
     rig.store.fail_next(ErrorKind::Unknown, true);
-    let unknown = commit(&rig, both(&rig, &["2"]), settle(&taken, Settle::Ack)).await;
+    let unknown = commit(&rig, both(&rig, &["2"]), settling(&taken, Settle::Ack)).await;
     assert!(matches!(unknown, Err(QueueError::Storage(_))), "{unknown:?}");
     for queue in ["a", "b"] {
         let refused = rig.publish_as(queue, &["3"], true).await;
@@ -115,21 +95,10 @@ async fn an_unknown_outcome_stops_the_shards() {
     assert_eq!(rig.get_all("b").await, texts(&["2"], true));
 }
 
-/// A rig whose commits wait.
-struct Staged {
-    rig: Rig,
-    logs: StagedLogs,
-}
-
-async fn staged() -> (Staged, QueueHandle, QueueHandle) {
-    let logs = StagedLogs::default();
-    let meta = Arc::new(MemoryMeta::new());
-    let mut rig = Rig::with(logs.memory.clone(), meta.clone()).await;
-    let stores = Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta };
-    rig.queues = reopened(stores).await;
-    rig.session = rig.queues.session();
+async fn staged_two() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
+    let (rig, logs) = staged().await;
     let (a, b) = (rig.queue("a").await, rig.queue("b").await);
-    (Staged { rig, logs }, a, b)
+    (rig, logs, a, b)
 }
 
 async fn reopened(stores: Stores) -> Arc<Queues> {
@@ -138,12 +107,12 @@ async fn reopened(stores: Stores) -> Arc<Queues> {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_shows_before_all_is_durable_and_order_holds() {
-    let (Staged { rig, logs }, a, b) = staged().await;
+    let (rig, logs, a, b) = staged_two().await;
     rig.publish("a", &["0"]).await;
     let taken = [got(&rig, "a").await];
     logs.stage.hold();
     let before = rig.queues.publish(rig.messages("a", &["1"], true)).await;
-    let mut joint = std::pin::pin!(commit(&rig, both(&rig, &["2"]), settle(&taken, Settle::Ack)));
+    let mut joint = std::pin::pin!(commit(&rig, both(&rig, &["2"]), settling(&taken, Settle::Ack)));
     assert!(joint.as_mut().now_or_never().is_none());
     quiet().await;
     let after = rig.queues.publish(rig.messages("a", &["3"], true)).await;
@@ -163,7 +132,7 @@ async fn nothing_shows_before_all_is_durable_and_order_holds() {
 /// What went before it in one queue fails and takes the joint commit along, which is then made anew.
 #[tokio::test(start_paused = true)]
 async fn a_failure_before_it_is_not_its_own() {
-    let (Staged { rig, logs }, _, _) = staged().await;
+    let (rig, logs, _, _) = staged_two().await;
     logs.stage.hold();
     let before = rig.queues.publish(rig.messages("a", &["1"], true)).await;
     quiet().await;
@@ -181,12 +150,12 @@ async fn a_failure_before_it_is_not_its_own() {
 #[tokio::test(start_paused = true)]
 async fn it_goes_on_without_its_caller_and_its_session() {
     for happens in [true, false] {
-        let (Staged { mut rig, logs }, a, b) = staged().await;
+        let (mut rig, logs, a, b) = staged_two().await;
         rig.publish("a", &["1"]).await;
         let taken = [got(&rig, "a").await];
         logs.stage.hold();
         {
-            let mut joint = std::pin::pin!(commit(&rig, both(&rig, &["2"]), settle(&taken, Settle::Ack)));
+            let mut joint = std::pin::pin!(commit(&rig, both(&rig, &["2"]), settling(&taken, Settle::Ack)));
             assert!(joint.as_mut().now_or_never().is_none());
             quiet().await;
         }
@@ -209,12 +178,12 @@ async fn it_goes_on_without_its_caller_and_its_session() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_is_deleted_meanwhile_takes_nothing_along() {
     for happens in [true, false] {
-        let (Staged { rig, logs }, _, _) = staged().await;
+        let (rig, logs, _, _) = staged_two().await;
         rig.publish("b", &["1"]).await;
         let taken = [got(&rig, "b").await];
         let messages = both(&rig, &["2"]);
         logs.stage.hold();
-        let mut joint = std::pin::pin!(commit(&rig, messages, settle(&taken, Settle::Ack)));
+        let mut joint = std::pin::pin!(commit(&rig, messages, settling(&taken, Settle::Ack)));
         assert!(joint.as_mut().now_or_never().is_none());
         quiet().await;
         let mut delete =
@@ -239,7 +208,7 @@ async fn a_queue_that_is_gone_before_is_passed_over() {
     let taken = [got(&rig, "b").await];
     let messages = both(&rig, &["2"]);
     rig.queues.delete_queue(&rig.session, VHOST, "b", DeleteIf::default()).await.unwrap();
-    commit(&rig, messages, settle(&taken, Settle::Ack)).await.unwrap();
+    commit(&rig, messages, settling(&taken, Settle::Ack)).await.unwrap();
     assert_eq!(rig.get_all("a").await, texts(&["2"], false));
 }
 
@@ -252,7 +221,7 @@ async fn classes_mix() {
     let mut messages = rig.messages("a", &["1"], true);
     messages.extend(rig.messages("a", &["2"], false));
     messages.extend(both(&rig, &["3"]));
-    commit(&rig, messages, settle(&taken, Settle::Ack)).await.unwrap();
+    commit(&rig, messages, settling(&taken, Settle::Ack)).await.unwrap();
     assert_eq!(rig.get_all("a").await, texts(&["1", "2", "3"], false));
     assert_eq!(rig.get_all("b").await, texts(&["3"], false));
 }
@@ -269,14 +238,14 @@ async fn rewrites_of_the_state_log_find_their_moment() {
         taken.push(got(&rig, "a").await);
     }
     // Every other one, so that each leaves a range: counts of 1,500 ranges, 300 times over, are more than 1 MiB.
-    let odd: Settles = vec![(
+    let odd: crate::rig::Settles = vec![(
         a.clone(),
         taken.iter().skip(1).step_by(2).map(|got| (got.delivery.offset, Settle::Requeue)).collect(),
     )];
     for round in 0..300 {
         commit(&rig, Vec::new(), odd.clone()).await.unwrap();
         let one = [taken[round * 2].clone()];
-        commit(&rig, both(&rig, &["x"]), settle(&one, Settle::Ack)).await.unwrap();
+        commit(&rig, both(&rig, &["x"]), settling(&one, Settle::Ack)).await.unwrap();
         for _ in 0..1500 {
             got(&rig, "a").await;
         }

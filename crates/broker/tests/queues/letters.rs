@@ -1,18 +1,12 @@
 //! Dead letters: where they go, what they are counted as, and that nothing is lost or doubled on the way.
 
-use std::sync::Arc;
-
-use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::{
-    Credit, DeleteIf, ExchangeKind, QueueError, QueueHandle, QueueSpec, QueueStat, Settle, Value, Width,
-    deliveries,
+    Credit, DeleteIf, ExchangeKind, QueueError, QueueHandle, QueueSpec, Settle, Value, Width, deliveries,
 };
-use ferrymq_runtime::Tasks;
 use ferrymq_storage::ErrorKind;
 use ferrymq_storage::memory::MemoryStore;
-use ferrymq_storage::memory_meta::MemoryMeta;
 
-use crate::rig::{Rig, VHOST, arguments, durable, offsets, open, quiet, take};
+use crate::rig::{Rig, VHOST, arguments, counts, durable, offsets, quiet, staged, take};
 use crate::staged::{Fate, StagedLogs};
 
 /// A queue whose dead letters go to an exchange, with this key if it is not empty.
@@ -22,10 +16,6 @@ pub(crate) fn dead_lettering(name: &str, exchange: &str, key: &str) -> QueueSpec
         list.push(("x-dead-letter-routing-key", Value::text(key)));
     }
     QueueSpec { arguments: arguments(&list), ..durable(name) }
-}
-
-fn counts(ready: u64, unacked: u64) -> QueueStat {
-    QueueStat { ready, unacked, consumers: 0 }
 }
 
 fn texts(list: &[&str]) -> Vec<(String, bool)> {
@@ -103,13 +93,8 @@ async fn a_queue_may_take_its_own_dead_letters() {
     assert_eq!(rig.get_all("a").await, texts(&["2", "1"]));
 }
 
-async fn staged() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
-    let logs = StagedLogs::default();
-    let meta = Arc::new(MemoryMeta::new());
-    let mut rig = Rig::with(logs.memory.clone(), meta.clone()).await;
-    let stores = Stores { logs: Arc::new(logs.clone()), meta: meta.clone(), state: meta };
-    rig.queues = open(stores, 9, &Tasks::new()).await;
-    rig.session = rig.queues.session();
+async fn staged_letters() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
+    let (rig, logs) = staged().await;
     let a = rig.declare(dead_lettering("a", "", "b")).await.queue;
     let b = rig.queue("b").await;
     (rig, logs, a, b)
@@ -117,7 +102,7 @@ async fn staged() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
 
 #[tokio::test(start_paused = true)]
 async fn on_the_way_they_are_neither_ready_nor_unacked() {
-    let (rig, logs, a, b) = staged().await;
+    let (rig, logs, a, b) = staged_letters().await;
     rig.publish("a", &["1", "2"]).await;
     logs.stage.hold();
     reject(&rig, &a, 1, |_| {}).await;
@@ -133,7 +118,7 @@ async fn on_the_way_they_are_neither_ready_nor_unacked() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_store_refuses_is_tried_again() {
-    let (rig, logs, a, b) = staged().await;
+    let (rig, logs, a, b) = staged_letters().await;
     rig.publish("a", &["1"]).await;
     logs.stage.hold();
     reject(&rig, &a, 1, |_| {}).await;
@@ -179,7 +164,7 @@ async fn a_full_store_keeps_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_is_deleted_takes_its_letters_along() {
-    let (rig, logs, a, b) = staged().await;
+    let (rig, logs, a, b) = staged_letters().await;
     rig.publish("a", &["1"]).await;
     logs.stage.hold();
     reject(&rig, &a, 1, |_| {}).await;
@@ -211,7 +196,7 @@ async fn rejected_in_a_joint_commit() {
 /// Other queues of the shard go on while a target cannot take letters.
 #[tokio::test(start_paused = true)]
 async fn consumers_of_the_source_go_on() {
-    let (rig, logs, a, _) = staged().await;
+    let (rig, logs, a, _) = staged_letters().await;
     rig.publish("a", &["1", "2", "3"]).await;
     let (sink, mut events) = deliveries(1 << 20);
     rig.consume("a", Credit::Window(1), &sink).await;

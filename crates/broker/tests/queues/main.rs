@@ -10,7 +10,6 @@ mod declare;
 mod deliver;
 mod expiry;
 mod golden;
-mod heads;
 mod joint;
 mod joint_crash;
 mod letters;

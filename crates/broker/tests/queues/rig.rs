@@ -7,14 +7,16 @@ use bytes::Bytes;
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::queues::{
     Arguments, BindingSpec, Consumer, Credit, Declared, Deliveries, Delivery, DeliverySink, Event,
-    ExchangeKind, ExchangeSpec, Message, NewConsumer, NoHeaders, Publish, Published, QueueHandle,
-    QueueOptions, QueueSpec, QueueStat, Queues, Routed, Session, Settle, Value, Width,
+    ExchangeKind, ExchangeSpec, Got, Message, NewConsumer, NoHeaders, Publish, Published, QueueError,
+    QueueHandle, QueueOptions, QueueSpec, QueueStat, Queues, Routed, Session, Settle, Value, Width,
 };
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::MetaStore;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
 use ferrymq_types::Offset;
+
+use crate::staged::StagedLogs;
 
 pub(crate) const VHOST: &str = "/";
 
@@ -72,6 +74,13 @@ impl Rig {
         let stores = Stores { logs: Arc::new(store.clone()), meta: meta.clone(), state: meta.clone() };
         let queues = open_with(stores, options.clone(), 1, &tasks, &clock).await;
         Rig { store, meta, session: queues.session(), queues, clock, tasks, options, starts: 1 }
+    }
+
+    /// Starts again, over a staged store of the same logs.
+    pub(crate) async fn reopen_over(&mut self, logs: &StagedLogs) {
+        let stores = Stores { logs: Arc::new(logs.clone()), ..self.stores() };
+        self.queues = open(stores, 9, &Tasks::new()).await;
+        self.session = self.queues.session();
     }
 
     pub(crate) fn stores(&self) -> Stores {
@@ -273,6 +282,35 @@ pub(crate) fn int(value: i64) -> Value {
 pub(crate) async fn pass(ms: u64) {
     tokio::time::advance(Duration::from_millis(ms)).await;
     quiet().await;
+}
+
+/// A rig whose commits and claims wait for the test's word once they are held.
+pub(crate) async fn staged() -> (Rig, StagedLogs) {
+    let logs = StagedLogs::default();
+    let mut rig = Rig::over(logs.memory.clone()).await;
+    rig.reopen_over(&logs).await;
+    (rig, logs)
+}
+
+/// Takes one message that is there.
+pub(crate) async fn got(rig: &Rig, queue: &str) -> Got {
+    rig.queues.get(&rig.session, VHOST, queue, false).await.unwrap().expect("a message")
+}
+
+/// What a joint commit settles.
+pub(crate) type Settles = Vec<(QueueHandle, Vec<(Offset, Settle)>)>;
+
+pub(crate) fn settling(got: &[Got], how: Settle) -> Settles {
+    got.iter().map(|got| (got.queue.clone(), vec![(got.delivery.offset, how)])).collect()
+}
+
+pub(crate) async fn commit(rig: &Rig, publishes: Vec<Publish>, settles: Settles) -> Result<(), QueueError> {
+    rig.queues.commit(&rig.session, publishes, settles).await
+}
+
+/// Of a queue without consumers.
+pub(crate) fn counts(ready: u64, unacked: u64) -> QueueStat {
+    QueueStat { ready, unacked, consumers: 0 }
 }
 
 /// Lets everything happen that can without anybody doing anything.

@@ -96,13 +96,15 @@ impl MetaStore for StagedMeta {
     }
 }
 
-/// A memory store whose commits wait.
+/// A memory store whose commits, claims and reads wait.
 #[derive(Clone, Default)]
 pub(crate) struct StagedLogs {
     pub(crate) memory: MemoryStore,
     pub(crate) stage: Stage,
     /// Where claims wait.
     pub(crate) claims: Stage,
+    /// Where reads of queues' logs wait.
+    pub(crate) reads: Stage,
 }
 
 impl LogStore for StagedLogs {
@@ -135,7 +137,12 @@ impl LogStore for StagedLogs {
         until: Offset,
         max: usize,
     ) -> Pending<Result<Read, StorageError>> {
-        self.memory.read(log, from, until, max)
+        let is_queue = log.0 >= 1 << 40;
+        let (memory, ticket) = (self.memory.clone(), if is_queue { self.reads.enter() } else { None });
+        Box::pin(async move {
+            fate(ticket).await?;
+            memory.read(log, from, until, max).await
+        })
     }
 
     fn headers(

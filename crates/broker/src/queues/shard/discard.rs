@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
-use crate::queues::types::{Message, QueueHandle};
+use crate::queues::types::QueueHandle;
 
 /// Why a message leaves.
 pub(super) use crate::queues::dead_letters::DeathReason as Reason;
@@ -36,8 +36,6 @@ pub(super) struct Discarded {
     pub(super) reason: Reason,
     /// Whether it would come back after a restart.
     pub(super) survives: bool,
-    /// The message, if it is at hand; else the log has it.
-    pub(super) message: Option<Message>,
 }
 
 /// The dead letters of one queue.
@@ -101,8 +99,8 @@ impl Owner {
         }
         let mut debt = Debt::Lazy;
         let mut done = 0;
-        for Discarded { offset, reason, survives, message } in gone {
-            tracing::trace!(queue = %queue.handle.name(), offset, ?reason, known = message.is_some(), "discarded");
+        for Discarded { offset, reason, survives } in gone {
+            tracing::trace!(queue = %queue.handle.name(), offset, ?reason, "discarded");
             done += u64::from(queue.acks.finish(offset));
             if survives {
                 debt = Debt::Must;

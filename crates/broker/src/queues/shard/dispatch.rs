@@ -14,6 +14,7 @@ use ferrymq_types::{LogId, Offset};
 use super::expiry::HEAD_BYTES;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
+use super::serve::SURVIVES;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
@@ -91,7 +92,7 @@ impl Owner {
                 done += 1;
                 must |= survives;
             } else {
-                queue.unacked.insert(offset, id | u32::from(survives) << 31);
+                queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
             }
             queue.hand_over(id, offset, acquired, message);
         }

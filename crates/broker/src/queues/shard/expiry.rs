@@ -266,7 +266,7 @@ impl Queue {
         self.bytes_since_trim += message.bytes() as u64;
         self.count_taken(offset, &message, true);
         let survives = self.survives(&message);
-        gone.push(Discarded { offset, reason, survives, message: Some(message) });
+        gone.push(Discarded { offset, reason, survives });
         Ok(true)
     }
 }

@@ -328,7 +328,7 @@ impl Owner {
             Settle::Reject if queue.letters.is_some() => {
                 queue.count_settled(offset, false);
                 queue.consumers.settled(entry & !SURVIVES);
-                let gone = Discarded { offset, reason: Reason::Rejected, survives, message: None };
+                let gone = Discarded { offset, reason: Reason::Rejected, survives };
                 // There is room for another one, whenever this one arrives.
                 self.run_soon(log);
                 return self.discard(log, vec![gone]);

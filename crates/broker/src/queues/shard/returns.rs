@@ -19,7 +19,7 @@ impl Queue {
         let is_gone = self.consuming.delivery_limit.is_some_and(too_often);
         self.count_settled(offset, !is_gone);
         if is_gone {
-            return Some(Discarded { offset, reason: Reason::DeliveryLimit, survives, message: None });
+            return Some(Discarded { offset, reason: Reason::DeliveryLimit, survives });
         }
         match counts {
             true => self.acks.fail(offset),

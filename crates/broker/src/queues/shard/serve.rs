@@ -191,7 +191,7 @@ impl Owner {
                 }
                 Settle::Reject => {
                     let (survives, reason) = (entry & SURVIVES != 0, Reason::Rejected);
-                    rejected.push(Discarded { offset: offset.0, reason, survives, message: None });
+                    rejected.push(Discarded { offset: offset.0, reason, survives });
                     continue;
                 }
                 Settle::Requeue | Settle::Fail => {
