@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, StorageError};
-use ferrymq_types::{LogId, Offset};
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use ferrymq_types::{LogId, Offset};
 use tokio::sync::{oneshot, watch};
 
 use super::envelope::Messages;

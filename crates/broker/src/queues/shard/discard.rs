@@ -125,8 +125,13 @@ impl Owner {
         }
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving =
-            Moving { queue: queue.handle.clone(), logs, to: letters.to.clone(), letters: letters.take(), over };
+        let moving = Moving {
+            queue: queue.handle.clone(),
+            logs,
+            to: letters.to.clone(),
+            letters: letters.take(),
+            over,
+        };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();

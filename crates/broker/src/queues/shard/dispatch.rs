@@ -29,11 +29,7 @@ const READ_PAUSE: Duration = Duration::from_millis(200);
 /// What a queue can give now.
 pub(super) enum Taken {
     /// Of this offset in its level.
-    Message {
-        offset: u64,
-        acquired: Acquired,
-        message: Message,
-    },
+    Message { offset: u64, acquired: Acquired, message: Message },
     /// It must be read first.
     Missing,
     /// Nothing is available, or nothing more may be acquired.

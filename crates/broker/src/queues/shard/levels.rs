@@ -13,8 +13,8 @@ use super::message::{Attached, AttachedLevel};
 use super::queue::{Debt, Queue};
 use super::{ByLog, Owner};
 use crate::queues::consuming::Consuming;
-use crate::queues::priorities::{PLACE_BITS, base};
 pub(super) use crate::queues::priorities::place;
+use crate::queues::priorities::{PLACE_BITS, base};
 use crate::queues::settings::QueueSettings;
 use crate::queues::types::Message;
 
@@ -89,18 +89,25 @@ impl Queue {
     }
 
     fn front_level(&self) -> u64 {
-        let own = self.own_priority();
-        let levels = self.levels.as_deref().map_or(&[][..], |levels| &levels.0);
-        let above = levels.iter().take_while(|(priority, _)| *priority > own);
-        let below = levels.iter().skip_while(|(priority, _)| *priority > own);
-        let of = |(priority, level): &'_ (u8, Queue)| (self.base_of(*priority), level.is_available());
-        let all = || above.clone().map(of).chain([(0, self.is_available())]).chain(below.clone().map(of));
-        let first = |which: fn(Available) -> bool| all().find(|(_, has)| which(*has)).map(|(base, _)| base);
+        let first = |which: fn(Available) -> bool| {
+            self.in_order().find(|(_, level)| which(level.available())).map(|(base, _)| base)
+        };
         let returned = self.is_quorum().then(|| first(|has| has == Available::Returned)).flatten();
         returned.or_else(|| first(|has| has != Available::Nothing)).unwrap_or(0)
     }
 
-    fn is_available(&self) -> Available {
+    /// Itself and its levels, highest priority first, with the ids of their first places.
+    fn in_order(&self) -> impl Iterator<Item = (u64, &Queue)> {
+        let own = self.own_priority();
+        let levels = self.levels.as_deref().map_or(&[][..], |levels| &levels.0);
+        let (above, below) = levels.split_at(levels.partition_point(|(priority, _)| *priority > own));
+        let based = move |level: &'_ (u8, Queue)| u64::from(level.0 ^ own) << PLACE_BITS;
+        let above = above.iter().map(move |level| (based(level), &level.1));
+        let below = below.iter().map(move |level| (based(level), &level.1));
+        above.chain([(0, self)]).chain(below)
+    }
+
+    fn available(&self) -> Available {
         match (self.acks.has_returned(), self.acks.fresh() < self.acks.end()) {
             (true, _) => Available::Returned,
             (false, true) => Available::Fresh,
@@ -110,25 +117,17 @@ impl Queue {
 
     /// Those of its levels of which heads that are over go, the front among them: by the ids of their first places.
     pub(super) fn expiring(&self) -> Vec<u64> {
-        match &self.levels {
-            Some(levels) if self.is_quorum() => {
-                let all = levels.0.iter().map(|(priority, _)| self.base_of(*priority));
-                all.chain([0]).collect()
-            }
-            _ => vec![self.front()],
-        }
+        if self.is_quorum() { self.bases() } else { vec![self.front()] }
     }
 
-    /// The ids of the first places of all its levels.
+    /// The ids of the first places of all its levels, highest priority first.
     pub(super) fn bases(&self) -> Vec<u64> {
-        let levels = self.levels.as_deref().into_iter().flat_map(|levels| &levels.0);
-        levels.map(|(priority, _)| self.base_of(*priority)).chain([0]).collect()
+        self.in_order().map(|(base, _)| base).collect()
     }
 
     /// The logs of its levels, by the ids of their first places.
-    pub(super) fn level_logs(&mut self) -> Vec<(u64, LogId)> {
-        let bases = self.bases().into_iter();
-        bases.map(|base| (base, self.level(base).handle.log())).collect()
+    pub(super) fn level_logs(&self) -> Vec<(u64, LogId)> {
+        self.in_order().map(|(base, level)| (base, level.handle.log())).collect()
     }
 
     /// How many messages are available.
