@@ -13,6 +13,7 @@ mod declaring;
 mod exchanges;
 mod hostile;
 mod limits;
+mod priorities;
 mod publishing;
 mod replies;
 mod support;
