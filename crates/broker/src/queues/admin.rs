@@ -391,7 +391,7 @@ impl Queues {
         log: LogId,
         vhost: Arc<str>,
         name: Arc<str>,
-        priorities: Option<Priorities>,
+        priorities: Option<Box<Priorities>>,
     ) -> QueueHandle {
         let shard = usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0);
         QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities }))

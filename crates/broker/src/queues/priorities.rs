@@ -68,7 +68,7 @@ pub(super) struct Priorities {
 
 impl Priorities {
     /// What a declaration says that was checked; `None`: messages have no priorities there.
-    pub(super) fn of_queue(spec: &QueueSpec) -> Option<Priorities> {
+    pub(super) fn of_queue(spec: &QueueSpec) -> Option<Box<Priorities>> {
         let (own, max) = match QueueType::of(&spec.arguments)? {
             QueueType::Quorum => (QUORUM_DEFAULT, QUORUM_MAX),
             QueueType::Classic => {
@@ -78,7 +78,7 @@ impl Priorities {
             }
             QueueType::Stream => return None,
         };
-        Some(Priorities { own, max, levels: RwLock::default() })
+        Some(Box::new(Priorities { own, max, levels: RwLock::default() }))
     }
 
     /// The priority of messages without one: those in the queue's own log.
@@ -101,7 +101,7 @@ impl Priorities {
 impl QueueHandle {
     /// The priorities that order its messages.
     pub(super) fn priorities(&self) -> Option<&Priorities> {
-        self.0.priorities.as_ref()
+        self.0.priorities.as_deref()
     }
 
     /// The name that a level's messages are read and appended under.

@@ -55,7 +55,7 @@ pub(super) struct QueueIdentity {
     pub(super) vhost: Arc<str>,
     pub(super) name: Arc<str>,
     /// What orders its messages beside their coming.
-    pub(super) priorities: Option<Priorities>,
+    pub(super) priorities: Option<Box<Priorities>>,
 }
 
 impl QueueHandle {

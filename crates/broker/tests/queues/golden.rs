@@ -238,7 +238,7 @@ async fn seen_in(life: &Life, specs: impl IntoIterator<Item = QueueSpec>) -> Str
 }
 
 /// Begins a life on what an earlier program left; without it, `fill` writes it first.
-async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> Life {
+async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> (tempfile::TempDir, Life) {
     if !golden(name).join("expected.txt").exists() {
         let scratch = tempfile::tempdir().unwrap();
         let life = Life::begin(scratch.path()).await;
@@ -248,7 +248,8 @@ async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> Life {
     }
     let scratch = tempfile::tempdir().unwrap();
     copy(&golden(name).join("data"), scratch.path());
-    Life::begin(scratch.path()).await
+    let life = Life::begin(scratch.path()).await;
+    (scratch, life)
 }
 
 /// Holds what is seen against what was.
@@ -263,14 +264,14 @@ async fn hold(name: &str, life: Life, text: String) {
 
 #[tokio::test]
 async fn queues_of_version_1_say_what_they_said() {
-    let life = found("queues-1", fill).await;
+    let (_scratch, life) = found("queues-1", fill).await;
     let text = seen(&life).await;
     hold("queues-1", life, text).await;
 }
 
 #[tokio::test]
 async fn queues_with_priorities_say_what_they_said() {
-    let life = found("queues-2", fill_prioritized).await;
+    let (_scratch, life) = found("queues-2", fill_prioritized).await;
     let text = seen_in(&life, prioritized()).await;
     hold("queues-2", life, text).await;
 }

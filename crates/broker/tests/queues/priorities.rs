@@ -466,3 +466,41 @@ async fn a_record_with_levels_is_of_another_version() {
         assert_eq!(record["v"], version, "{priority:?}");
     }
 }
+
+/// A kill before the logs of a deleted queue are gone: the next start deletes those of all levels.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_was_cut_short_takes_all_levels_later() {
+    let (mut rig, logs) = staged().await;
+    let queue = rig.declare(prioritized("q", 5)).await.queue;
+    publish(&rig, "q", &[("low", None), ("high", Some(5)), ("mid", Some(3))]).await;
+    let mut all: Vec<LogId> = levels(&rig, "q").await.into_iter().map(|(_, log)| log).collect();
+    all.push(queue.log());
+    logs.stage.hold();
+    rig.queues.delete_queue(&rig.session, VHOST, "q", DeleteIf::default()).await.unwrap();
+    quiet().await;
+    for log in &all {
+        assert!(rig.store.stat(*log).await.is_ok(), "{log} is to be deleted");
+    }
+    rig.start().await;
+    for log in &all {
+        assert_eq!(rig.store.stat(*log).await.unwrap_err().kind(), ErrorKind::NotFound, "{log}");
+    }
+}
+
+/// A queue's logs are let go of once nothing is on its way to any of them.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_waits_for_what_is_in_flight_on_any_level() {
+    let (rig, logs) = staged().await;
+    rig.declare(prioritized("q", 5)).await;
+    publish(&rig, "q", &[("low", None), ("high", Some(5))]).await;
+    logs.stage.hold();
+    let high = rig.queues.publish(vec![with(&rig, "q", "on its way", Some(5))]).await;
+    quiet().await;
+    let mut delete = std::pin::pin!(rig.queues.delete_queue(&rig.session, VHOST, "q", DeleteIf::default()));
+    assert!(delete.as_mut().now_or_never().is_none());
+    quiet().await;
+    assert!(delete.as_mut().now_or_never().is_none(), "an append is in flight");
+    logs.stage.release();
+    delete.await.unwrap();
+    assert!(high.await.failed.is_empty());
+}
