@@ -14,6 +14,7 @@ mod joint;
 mod joint_crash;
 mod letters;
 mod letters_crash;
+mod levels;
 mod limits;
 mod model;
 mod priorities;

@@ -63,6 +63,10 @@ pub(super) struct ReadDone {
 impl Owner {
     /// Delivers what a queue has to whoever wants it.
     pub(super) fn dispatch(&mut self, log: LogId) {
+        if self.queues.root(log) != log {
+            // It was a queue's own log when this was put off, and is a level's by now.
+            return;
+        }
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
         if queue.gone || self.stopped.is_some() {
