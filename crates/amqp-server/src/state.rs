@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle};
+use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle, VhostEnd};
 use ferrymq_types::Offset;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -25,6 +25,8 @@ use crate::replies::Inbox;
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) vhost: Arc<str>,
+    /// Says when that is deleted.
+    pub(crate) vhost_end: VhostEnd,
     pub(crate) frame_max: u32,
     pub(crate) channel_max: u16,
     pub(crate) heartbeat: u16,

@@ -32,6 +32,7 @@ use super::idle;
 use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::measure::ready_bytes;
+use super::policy;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
@@ -41,6 +42,8 @@ use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, Released};
 use super::shard::{self, ShardContext};
 use super::topology::{QueueEntry, Topology};
+use super::types::VhostSpec;
+use super::vhosts;
 use crate::broker::Stores;
 
 /// State logs are those from here on, one per shard.
@@ -71,6 +74,7 @@ impl Queues {
     ) -> Result<Arc<Queues>, StorageError> {
         let owner = OwnerId(rng.next_u128());
         let shards = shard_count(&*stores.meta, &options).await?;
+        vhosts::finish_all(&*stores.meta).await?;
         finish_deletions(&stores, owner).await?;
         let mut topology = Topology::default();
         load_vhosts(&*stores.meta, &mut topology).await?;
@@ -139,7 +143,8 @@ impl Queues {
             async move {
                 let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
                 let spec = record.spec();
-                let settings = QueueSettings::of(&spec);
+                let effective = self.effective(handle.vhost(), &spec);
+                let settings = QueueSettings::of(&effective);
                 let bytes = match settings.bytes_max {
                     Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
                     None => 0,
@@ -149,6 +154,7 @@ impl Queues {
         });
         let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
         for (handle, spec, claim, acks, settings, ready_bytes) in loads {
+            let effective = self.effective(handle.vhost(), &spec);
             let attached = Attached {
                 handle: handle.clone(),
                 epoch: claim.epoch,
@@ -156,9 +162,9 @@ impl Queues {
                 next: claim.next.0,
                 durable: true,
                 always_durable: always_durable(&spec),
-                consuming: Consuming::of(&spec),
+                consuming: Consuming::of(&effective),
                 acks,
-                dead_letter: DeadLetterTo::of(&spec),
+                dead_letter: DeadLetterTo::of(&effective),
                 settings,
                 ready_bytes,
             };
@@ -240,14 +246,14 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     }
     let shards = options.shards.clamp(1, SHARDS_MAX);
     let first = Compare { key: SETTINGS.to_owned(), revision: None };
-    let vhost = VhostRecord { name: FIRST_VHOST.to_owned() };
+    let vhost = VhostRecord::new(&VhostSpec::named(FIRST_VHOST));
     let puts =
         vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
     meta.txn(vec![first], puts).await?;
     Ok(shards)
 }
 
-async fn load_records<T: serde::de::DeserializeOwned>(
+pub(super) async fn load_records<T: serde::de::DeserializeOwned>(
     meta: &dyn MetaStore,
     prefix: &str,
 ) -> Result<Vec<(String, T)>, StorageError> {
@@ -257,8 +263,9 @@ async fn load_records<T: serde::de::DeserializeOwned>(
 
 async fn load_vhosts(meta: &dyn MetaStore, topology: &mut Topology) -> Result<(), StorageError> {
     for (_, record) in load_records::<VhostRecord>(meta, VHOSTS).await? {
-        topology.add_vhost(record.name.into());
+        topology.add_vhost(record.spec());
     }
+    policy::load(meta, topology).await?;
     for (key, record) in load_records::<ExchangeRecord>(meta, EXCHANGES).await? {
         let Ok(vhost) = topology.vhost_mut(&record.vhost) else {
             return Err(internal(format!("a stored exchange lies in no virtual host: {key}")));
@@ -317,7 +324,7 @@ async fn finish_deletions(stores: &Stores, owner: OwnerId) -> Result<(), Storage
     Ok(())
 }
 
-fn internal(what: String) -> StorageError {
+pub(super) fn internal(what: String) -> StorageError {
     StorageError::new(ErrorKind::Internal, what)
 }
 

@@ -54,7 +54,7 @@ impl Owner {
     pub(super) fn dispatch(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
-        if queue.gone || queue.unreadable || self.stopped.is_some() {
+        if queue.gone || queue.unreadable || self.stopped.is_some() || queue.is_measuring() {
             return;
         }
         let (mut done, mut must) = (0, false);

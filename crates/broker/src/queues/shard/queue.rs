@@ -124,6 +124,8 @@ pub(super) struct Queue {
     pub(super) releasing: Option<oneshot::Sender<Released>>,
     pub(super) settings: QueueSettings,
     pub(super) limits: Option<Box<Limits>>,
+    /// How often what is there was measured.
+    pub(super) measured: u64,
     pub(super) times: Times,
 }
 
@@ -168,6 +170,7 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
+            measured: 0,
             times,
         }
     }
