@@ -112,7 +112,7 @@ pub(crate) async fn run(
     drop(deliveries);
     connection.output.take_into(&mut writer.buffer);
     // Nobody can reply to what is not there any more.
-    connection.state.lock().channels.clear();
+    connection.forget_channels();
     let Connection { session, .. } = connection;
     match ended {
         Ended::Closed => {

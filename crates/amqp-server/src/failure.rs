@@ -51,7 +51,6 @@ impl From<QueueError> for Failure {
         use QueueError as E;
         use ReplyCode as C;
         match error {
-            // It was there when the connection was opened.
             E::NoVhost(name) => vhost_deleted(&name),
             E::NotFound { entity, vhost, name } => {
                 Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
@@ -163,7 +162,7 @@ pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
 }
 
-/// The virtual host of an open connection is no more.
+/// The virtual host of an open connection is no more; it was there when it was opened.
 pub(crate) fn vhost_deleted(name: &str) -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, format_args!("vhost '{name}' is deleted"))
 }

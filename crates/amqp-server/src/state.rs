@@ -103,6 +103,18 @@ impl Connection {
         }
     }
 
+    /// A channel is closed on both sides.
+    pub(crate) fn forget_channel(&self, number: u16) {
+        let closed = self.state.lock().channels.remove(&number).is_some();
+        self.context.counters.channels_open.fetch_sub(u64::from(closed), Ordering::Relaxed);
+    }
+
+    /// All channels are closed.
+    pub(crate) fn forget_channels(&self) {
+        let channels = std::mem::take(&mut self.state.lock().channels);
+        self.context.counters.channels_open.fetch_sub(channels.len() as u64, Ordering::Relaxed);
+    }
+
     /// Waits until the writer has taken everything that is in the sink now.
     pub(crate) async fn drain(&self) {
         self.drain_wanted.store(true, Ordering::Relaxed);
