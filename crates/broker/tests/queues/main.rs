@@ -10,6 +10,7 @@ mod declare;
 mod deliver;
 mod expiry;
 mod golden;
+mod golden_policies;
 mod joint;
 mod joint_crash;
 mod letters;

@@ -74,7 +74,7 @@ pub(super) fn router(api: Api) -> Router {
         .merge(bindings::routes())
         .merge(policies::routes())
         .with_state(api)
-        .layer(guarded)
+        .route_layer(guarded)
 }
 
 async fn overview(axum::extract::State(api): axum::extract::State<Api>) -> Response {
