@@ -60,7 +60,7 @@ impl Owner {
             queue.times.head_for = None;
         }
         if before.expires_ms != settings.expires_ms {
-            self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+            // A deadline that was set before sees what holds then.
             self.used(log);
         }
         self.run_soon(log);

@@ -43,7 +43,7 @@ pub(super) struct Times {
     pub(super) head_for: Option<Next>,
     /// Whether it waits to read its head.
     waits: bool,
-    pub(super) unused: Slot,
+    unused: Slot,
 }
 
 impl Times {
