@@ -48,11 +48,11 @@ pub const TABLE: &[Rule] = &[
         &["broker", "kafka-codec", "runtime", "types", "compress", "storage"],
         &["engine-local", "disk", "kafka-client"],
     ),
-    // Of storage only the store in memory that its tests run on.
+    // Of storage only the store in memory that its tests run on; of compress what Kafka clients would send.
     rule(
         "amqp-server",
         &["broker", "amqp-codec", "mapping", "runtime", "types"],
-        &["storage", "engine-local", "disk"],
+        &["storage", "engine-local", "disk", "compress"],
     ),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),

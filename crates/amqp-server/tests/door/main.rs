@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+mod across;
 mod blocking;
 mod channels;
 mod connections;
@@ -15,5 +16,6 @@ mod hostile;
 mod limits;
 mod publishing;
 mod replies;
+mod streams;
 mod support;
 mod tx;

@@ -40,6 +40,7 @@ use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, Released};
 use super::shard::{self, ShardContext};
+use super::streams::{self, Streams};
 use super::topology::{QueueEntry, Topology};
 use crate::broker::Stores;
 
@@ -101,6 +102,10 @@ impl Queues {
             journaled.push(said);
         }
         let pool = load_pool(&stores, owner).await?;
+        let streams = options.topics.clone().map(|topics| {
+            senders.push(streams::desk(topics.clone(), options.mailbox_bytes, clock.clone(), &tasks));
+            Streams::new(topics, &senders)
+        });
         let queues = Queues {
             stores,
             clock,
@@ -110,6 +115,7 @@ impl Queues {
             topology: RwLock::new(topology),
             generation: AtomicU64::new(1),
             shards: senders,
+            streams,
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
@@ -117,11 +123,13 @@ impl Queues {
             movers: Semaphore::new(MOVERS),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
+        queues.load_streams().await?;
         queues.load_bindings().await?;
         let queues = Arc::new(queues);
         here.send_replace(Arc::downgrade(&queues));
         opened.store(true, Ordering::Release);
         idle::start(&queues, told);
+        streams::watch_topics(&queues);
         Ok(queues)
     }
 
@@ -247,7 +255,7 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     Ok(shards)
 }
 
-async fn load_records<T: serde::de::DeserializeOwned>(
+pub(super) async fn load_records<T: serde::de::DeserializeOwned>(
     meta: &dyn MetaStore,
     prefix: &str,
 ) -> Result<Vec<(String, T)>, StorageError> {

@@ -13,6 +13,7 @@ use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
+use super::streams::StreamOf;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,9 +54,21 @@ pub(super) struct QueueIdentity {
     pub(super) shard: usize,
     pub(super) vhost: Arc<str>,
     pub(super) name: Arc<str>,
+    /// The topic that it is, if it is a stream.
+    pub(super) stream: Option<StreamOf>,
 }
 
 impl QueueHandle {
+    pub(super) fn stream(&self) -> Option<&StreamOf> {
+        self.0.stream.as_ref()
+    }
+
+    /// Whether it is a stream.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.0.stream.is_some()
+    }
+
     /// Its virtual host.
     #[must_use]
     pub fn vhost(&self) -> &Arc<str> {

@@ -122,8 +122,8 @@ impl Owner {
         }
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving =
-            Moving { queue: queue.handle.clone(), to: letters.to.clone(), letters: letters.take(), over };
+        let (from, to) = (queue.handle.clone(), letters.to.clone());
+        let moving = Moving { queue: from, to, letters: letters.take(), in_streams: 0, over };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();
