@@ -1,5 +1,6 @@
 """One topic, two doors: what pika publishes confluent-kafka reads, and the other way, while both do."""
 
+import functools
 import os
 import threading
 
@@ -26,6 +27,12 @@ class opened:
             self.connection.close()
 
 
+@functools.cache
+def admin():
+    """One for all tests: a future dies with the client it came from."""
+    return AdminClient(QUICK)
+
+
 def stream(channel, stem, **arguments):
     made = name(stem)
     channel.queue_declare(made, durable=True, arguments={"x-queue-type": "stream", **arguments})
@@ -34,7 +41,7 @@ def stream(channel, stem, **arguments):
 
 def topic(stem, partitions=1):
     made = name(stem)
-    AdminClient(QUICK).create_topics([NewTopic(made, partitions, 1)])[made].result(15)
+    admin().create_topics([NewTopic(made, partitions, 1)])[made].result(15)
     return made
 
 
@@ -44,8 +51,7 @@ def kafka_records(made, count, partition=0, offset=0):
     found = []
 
     def enough():
-        message = consumer.poll(0.2)
-        if message is not None:
+        for message in consumer.consume(500, 0.2):
             assert message.error() is None, message.error()
             found.append(message)
         return len(found) >= count
@@ -89,12 +95,13 @@ def amqp_messages(channel, made, count, prefetch=100, **arguments):
 def pika_to_kafka_with_headers_by_name():
     with opened() as channel:
         made = stream(channel, "s")
-        channel.exchange_declare(name("e"), "topic", durable=True)
-        channel.queue_bind(made, name("e"), "#")
+        exchange = name("e")
+        channel.exchange_declare(exchange, "topic", durable=True)
+        channel.queue_bind(made, exchange, "#")
         channel.confirm_delivery()
         headers = {"trace": "t-1", "count": 3, "yes": True, "nothing": None, "raw": b"\xff\x00"}
         properties = pika.BasicProperties(content_type="text/plain", headers=headers, delivery_mode=2, message_id="m")
-        channel.basic_publish(name("e"), "eu.new", b"body", properties, mandatory=True)
+        channel.basic_publish(exchange, "eu.new", b"body", properties, mandatory=True)
         channel.basic_publish("", made, b"plain", mandatory=True)
         first, second = kafka_records(made, 2)
         assert (first.key(), first.value()) == (b"eu.new", b"body")
@@ -201,7 +208,7 @@ def a_topic_deleted_with_kafka_cancels_its_consumers():
         channel.basic_qos(prefetch_count=1)
         channel.add_on_cancel_callback(lambda method: cancelled.append(method))
         channel.basic_consume(made, lambda *_: None)
-        AdminClient(QUICK).delete_topics([made])[made].result(15)
+        admin().delete_topics([made])[made].result(15)
 
         def told():
             channel.connection.process_data_events(0.05)
@@ -219,9 +226,9 @@ def a_topic_deleted_with_kafka_cancels_its_consumers():
 def a_stream_deleted_with_amqp_is_no_topic_any_more():
     with opened() as channel:
         made = stream(channel, "s")
-        assert made in AdminClient(QUICK).list_topics(timeout=10).topics
+        assert made in admin().list_topics(timeout=10).topics
         channel.queue_delete(made)
-        assert made not in AdminClient(QUICK).list_topics(timeout=10).topics
+        assert made not in admin().list_topics(timeout=10).topics
 
 
 if __name__ == "__main__":
