@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferrymq_storage::StorageError;
 use ferrymq_types::LogId;
@@ -194,8 +195,9 @@ impl TopicMap {
 #[derive(Debug, Default)]
 pub struct Registry {
     map: RwLock<TopicMap>,
-    /// Rises with every change, behind it.
-    changes: watch::Sender<u64>,
+    /// Rises with every change, behind it: read for every message, told to few.
+    generation: AtomicU64,
+    changes: watch::Sender<()>,
 }
 
 impl Registry {
@@ -232,23 +234,28 @@ impl Registry {
     /// How often topics have changed: one came, went, grew, or has other settings.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        *self.changes.borrow()
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Tells of every change from now on.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<u64> {
+    pub fn watch(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changes.send_modify(|()| ());
     }
 
     pub(crate) fn insert(&self, topic: Arc<Topic>) {
         self.map.write().insert(topic);
-        self.changes.send_modify(|count| *count += 1);
+        self.changed();
     }
 
     pub(crate) fn remove(&self, name: &str) {
         self.map.write().remove(name);
-        self.changes.send_modify(|count| *count += 1);
+        self.changed();
     }
 }
 

@@ -152,6 +152,11 @@ async fn credit_is_given_by_settling_however_that_is_done() {
     client.ask(1, &flow, &ferrymq_amqp_codec::method::channel::FlowOk { active: true }).await;
     client.put(1, &basic::Ack { delivery_tag: 1, multiple: false }).send().await;
     assert_eq!(client.told().await.text(), "c");
+    // One for one: two are out, so an answer of the stream is next, and again.
+    let passive = queue::Declare { queue: b"s", passive: true, ..Default::default() };
+    let six = queue::DeclareOk { queue: b"s", message_count: 6, consumer_count: 1 };
+    client.ask(1, &passive, &six).await;
+    client.ask(1, &passive, &six).await;
     // To give back is no more than to be done: a stream goes on.
     client.put(1, &basic::Nack { delivery_tag: 3, multiple: true, requeue: true }).send().await;
     assert_eq!(client.told().await.text(), "d");

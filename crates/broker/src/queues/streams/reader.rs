@@ -154,7 +154,7 @@ pub(super) struct Reader {
     room: Room,
     parts: Vec<Part>,
     watcher: Arc<Watcher>,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<()>,
     window: VecDeque<Opened>,
     /// The partition that the window is of.
     of: usize,
