@@ -241,6 +241,21 @@ async fn transactions_and_dead_letters_reach_streams() {
     let told = client.told().await;
     assert_eq!((told.text(), told.header("x-first-death-queue")), ("letter", Some(text("source"))));
     client.put(1, &basic::Ack { delivery_tag: told.tag, multiple: false });
+    // A letter that is larger than its topic ever takes holds up nobody.
+    let config = [("max.message.bytes".to_owned(), "1000".to_owned())].into_iter().collect();
+    server.broker().set_config("s", config).await.unwrap();
+    for body in [&[b'x'; 5000][..], b"small"] {
+        client.put_publish(1, "", "source", &persistent(), body).send().await;
+        let (tag, ..) = loop {
+            if let Some(got) = client.get("source").await {
+                break got;
+            }
+        };
+        client.put(1, &basic::Reject { delivery_tag: tag, requeue: false }).send().await;
+    }
+    let told = client.told().await;
+    assert_eq!(told.text(), "small");
+    client.put(1, &basic::Ack { delivery_tag: told.tag, multiple: false });
     client.ask(1, &tx::Select {}, &tx::SelectOk {}).await;
     client.put_publish(1, "", "s", &persistent(), b"in tx");
     client.put_publish(1, "", "source", &persistent(), b"too");

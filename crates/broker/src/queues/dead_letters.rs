@@ -29,7 +29,7 @@ use super::exchange::{Headers, NoHeaders, Routable};
 use super::handle::Queues;
 use super::joint::Parts;
 use super::shard::joint::Settles;
-use super::streams::without_streams;
+use super::streams::{TooLarge, without_streams};
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -222,7 +222,7 @@ impl Queues {
             });
         }
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
-        let (rest, _) = self.append_streams(&parts).await?;
+        let (rest, _) = self.append_streams(&parts, TooLarge::Dropped).await?;
         moving.in_streams = moving.in_streams.max(count);
         let queues = self.clone();
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;

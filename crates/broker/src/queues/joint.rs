@@ -23,6 +23,7 @@ use super::handle::{Queues, refused};
 use super::session::Session;
 use super::shard::joint::{Prepare, Settles};
 use super::shard::message::{Item, Refused, ShardMessage};
+use super::streams::TooLarge;
 use super::types::{Publish, QueueHandle, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -98,7 +99,7 @@ impl Queues {
         if self.streams.is_none() {
             return self.commit_queues(parts).await;
         }
-        let (rest, settled) = self.append_streams(parts).await?;
+        let (rest, settled) = self.append_streams(parts, TooLarge::Refused).await?;
         self.commit_queues(&rest).await?;
         self.settle_streams(settled).await;
         Ok(())

@@ -44,7 +44,7 @@ pub use config::max_age_ms;
 pub(super) use config::{MAX_AGE, SEGMENT_BYTES, SEGMENT_BYTES_MAX, TOPIC};
 pub(super) use declaring::watch_topics;
 pub(super) use desk::start as desk;
-pub(super) use joining::without_streams;
+pub(super) use joining::{TooLarge, without_streams};
 pub(super) use known::Streams;
 
 /// What of a record is a client's.

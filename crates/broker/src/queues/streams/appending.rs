@@ -30,11 +30,14 @@ pub(super) struct Appending {
     now_ms: i64,
     turn: usize,
     open: HashMap<LogId, Open>,
-    /// Sealed batches, and whose messages are in each.
+    /// Sealed batches, and what each is about.
     items: Vec<AppendItem>,
-    indexes: Vec<Vec<u32>>,
+    about: Vec<About>,
     failed: Failed,
 }
+
+/// The partition of a batch, and whose messages are in it.
+pub(super) type About = (Arc<Partition>, Vec<u32>);
 
 /// A batch that takes more.
 struct Open {
@@ -47,7 +50,7 @@ struct Open {
 /// A call whose batches are on their way.
 pub(super) struct Pending {
     appends: PendingAppends,
-    indexes: Vec<Vec<u32>>,
+    about: Vec<About>,
     failed: Failed,
     reply: oneshot::Sender<Failed>,
     /// What is in flight counts as waiting.
@@ -56,8 +59,8 @@ pub(super) struct Pending {
 
 impl Appending {
     pub(super) fn new(now_ms: i64, turn: usize) -> Appending {
-        let (open, items, indexes, failed) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Appending { now_ms, turn, open, items, indexes, failed }
+        let (open, items, about, failed) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Appending { now_ms, turn, open, items, about, failed }
     }
 
     /// Adds a message's record.
@@ -94,8 +97,8 @@ impl Appending {
         let bytes: BytesMut = into_mut(open.builder.build());
         match BatchHeader::decode(&bytes) {
             Ok(header) => {
-                self.items.push(AppendItem { partition: open.partition, bytes, header });
-                self.indexes.push(open.indexes);
+                self.items.push(AppendItem { partition: open.partition.clone(), bytes, header });
+                self.about.push((open.partition, open.indexes));
             }
             Err(error) => {
                 tracing::error!(%error, "a batch of a stream could not be put together");
@@ -105,33 +108,36 @@ impl Appending {
     }
 
     /// The batches in order, and what their answers will be about.
-    pub(super) fn finish(mut self) -> (Vec<AppendItem>, Vec<Vec<u32>>, Failed) {
+    pub(super) fn finish(mut self) -> (Vec<AppendItem>, Vec<About>, Failed) {
         // By their first message, as they were published.
         let mut last: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
         last.sort_by_key(|open| open.indexes.first().copied());
         last.into_iter().for_each(|open| self.seal(open));
-        (self.items, self.indexes, self.failed)
+        (self.items, self.about, self.failed)
     }
 }
 
 impl Pending {
     pub(super) fn new(
         appends: PendingAppends,
-        indexes: Vec<Vec<u32>>,
+        about: Vec<About>,
         failed: Failed,
         reply: oneshot::Sender<Failed>,
         permit: BytePermit,
     ) -> Pending {
-        Pending { appends, indexes, failed, reply, _permit: permit }
+        Pending { appends, about, failed, reply, _permit: permit }
     }
 
     /// Waits until all is durable, and says so.
     pub(super) async fn answer(self) {
-        let Pending { appends, indexes, mut failed, reply, _permit } = self;
-        for (result, indexes) in appends.wait().await.into_iter().zip(indexes) {
+        let Pending { appends, about, mut failed, reply, _permit } = self;
+        for (result, (partition, indexes)) in appends.wait().await.into_iter().zip(about) {
             let error = match result {
                 // To a topic that has gone messages go as to any queue that has: nowhere.
-                Ok(_) | Err(AppendError::Gone) => continue,
+                Ok(_) => continue,
+                Err(AppendError::Gone) if partition.is_gone() => continue,
+                // The topic is there, its owner is not: the broker is stopping, and nothing was stored.
+                Err(AppendError::Gone) => QueueError::Stopped,
                 Err(AppendError::Storage(error)) => QueueError::Storage(error),
                 Err(AppendError::Retry | AppendError::Producer(_)) => QueueError::Retry,
             };
@@ -141,5 +147,56 @@ impl Pending {
         failed.dedup_by_key(|(index, _)| *index);
         // A client that went away needs no answer.
         let _nobody_waits = reply.send(failed).is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
+    use ferrymq_storage::MemoryStore;
+    use ferrymq_storage::memory_meta::MemoryMeta;
+    use ferrymq_types::{Epoch, Offset};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::broker::{Broker, BrokerOptions, Stores};
+    use crate::partition::Bounds;
+    use crate::settings::{ConfigCell, TopicConfig, TopicDefaults};
+    use crate::topics::TopicRecord;
+
+    #[tokio::test]
+    async fn what_nobody_takes_is_confirmed_only_if_its_topic_has_gone() {
+        let (meta, state) = (Arc::new(MemoryMeta::new()), Arc::new(MemoryMeta::new()));
+        let stores = Stores { logs: Arc::new(MemoryStore::new()), meta, state };
+        let (clock, tasks) = (Clock::system(), Tasks::new());
+        let options = BrokerOptions::default();
+        let broker = Broker::open(stores.clone(), options, clock, Rng::seeded(1), tasks).await.unwrap();
+        // A partition that no owner has: as when the broker stops.
+        let config = TopicConfig::new(BTreeMap::new(), &TopicDefaults::default()).unwrap();
+        let config = Arc::new(ConfigCell::new(config));
+        let bounds = Bounds { epoch: Epoch(1), start: Offset(0), next: Offset(0), taken_ms: 0 };
+        let partition = Partition::new("t".into(), 0, LogId(5000), config.clone(), bounds, stores.logs);
+        let record =
+            TopicRecord { v: 1, id: Uuid::nil(), logs: vec![5000], config: BTreeMap::new(), created_ms: 0 };
+        let partitions = vec![partition.clone()];
+        let topic = Topic { id: Uuid::nil(), name: "t".into(), partitions, config, record };
+        for gone in [false, true] {
+            if gone {
+                partition.publish_gone();
+            }
+            let mut appending = Appending::new(5, 0);
+            appending.add(7, &topic, &StreamRecord { value: Some("x".into()), ..StreamRecord::default() });
+            let (items, about, failed) = appending.finish();
+            let (reply, answer) = oneshot::channel();
+            let permit = ByteBudget::new(1000).take(1).await;
+            Pending::new(broker.append(items).await, about, failed, reply, permit).answer().await;
+            let failed = answer.await.unwrap();
+            match gone {
+                true => assert!(failed.is_empty(), "as any queue that was deleted"),
+                false => assert!(matches!(failed[..], [(7, QueueError::Stopped)]), "{failed:?}"),
+            }
+        }
     }
 }

@@ -136,7 +136,7 @@ mod tests {
         let int = |value| Value::Int(value, Width::I32);
         let given = arguments(&[(MAX_AGE, Value::text("1h")), (MAX_BYTES, int(7)), (SEGMENT_BYTES, int(5))]);
         let settings = settings(&given);
-        let parsed = TopicConfig::new(settings.clone(), &TopicDefaults::default()).unwrap();
+        let parsed = TopicConfig::new(settings, &TopicDefaults::default()).unwrap();
         assert_eq!((parsed.retention_ms, parsed.retention_bytes), (Some(3_600_000), Some(7)));
         assert_eq!(parsed.segment_bytes, SEGMENT_BYTES_MIN.unsigned_abs(), "topics take no less");
         assert_eq!(differs(&given, &parsed), None);

@@ -150,9 +150,9 @@ impl Desk {
             }
         }
         drop(items);
-        let (items, indexes, failed) = appending.finish();
+        let (items, about, failed) = appending.finish();
         let appends = self.topics.broker.append(items).await;
-        self.done.push(Box::pin(Pending::new(appends, indexes, failed, reply, permit).answer()));
+        self.done.push(Box::pin(Pending::new(appends, about, failed, reply, permit).answer()));
     }
 
     fn consume(

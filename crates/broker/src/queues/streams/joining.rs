@@ -15,12 +15,22 @@ use crate::queues::shard::joint::Settles;
 use crate::queues::shard::message::{Item, ShardMessage};
 use crate::queues::types::{Publish, QueueHandle, Routed};
 
+/// What becomes of a message that its topic never takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::queues) enum TooLarge {
+    /// Whoever sent it is told, and nothing happens.
+    Refused,
+    /// It goes nowhere, with an error in the log.
+    Dropped,
+}
+
 impl Queues {
     /// Takes what concerns streams out of a joint commit, and makes their messages durable. The settlements are to be
     /// told to the desk when the rest is committed.
     pub(in crate::queues) async fn append_streams(
         &self,
         parts: &Parts,
+        too_large: TooLarge,
     ) -> Result<(Parts, Vec<Settles>), QueueError> {
         let (settled, settles) = parts.settles.iter().cloned().partition(|settles| is_stream(&settles.queue));
         let mut rest = Parts { publishes: Vec::with_capacity(parts.publishes.len()), settles };
@@ -38,9 +48,14 @@ impl Queues {
             let bytes = message.bytes();
             // If the desk has ended, the answer's sender is gone.
             let _ended = self.shards[streams.shard].send(message, bytes).await.is_err();
-            let failed = answer.await.map_err(|_| QueueError::Stopped)?;
-            if let Some((_, error)) = failed.into_iter().next() {
-                return Err(error);
+            for (_, error) in answer.await.map_err(|_| QueueError::Stopped)? {
+                match error {
+                    // It never fits: what waits for it to be taken would wait for ever.
+                    QueueError::Limit { .. } if too_large == TooLarge::Dropped => {
+                        tracing::error!(%error, "a dead letter is too large for its stream and is dropped");
+                    }
+                    error => return Err(error),
+                }
             }
         }
         Ok((rest, settled))
