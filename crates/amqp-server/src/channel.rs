@@ -74,6 +74,8 @@ pub(crate) struct Consumer {
     pub(crate) tag: Bytes,
     /// Whether deliveries count as settled.
     pub(crate) no_ack: bool,
+    /// Whether it reads a stream.
+    pub(crate) stream: bool,
     /// How many deliveries the queue sends ahead of their settlement; `None`: named by the client, or no limit.
     pub(crate) widening: Option<u32>,
     /// The queues' side of it; `None` until the queue knows it and the client was told.

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::numbers::Numbered;
 use crate::replies::Reply;
 use crate::state::{Connection, State};
+use crate::streams;
 use crate::unacked::Unacked;
 
 impl Connection {
@@ -69,7 +70,10 @@ impl Connection {
         delivery: Delivery,
         out: &mut BytesMut,
     ) -> Result<(), Failure> {
-        let told = counts::told(&delivery, self.opened.frame_max);
+        let told = match consumer.stream {
+            true => streams::shortened(&delivery, self.opened.frame_max),
+            false => counts::told(&delivery, self.opened.frame_max),
+        };
         let properties = counts::properties(&delivery, told.as_ref());
         let Delivery { offset, redelivered, message, .. } = &delivery;
         let tag = channel.next_delivery_tag();

@@ -6,7 +6,7 @@
 //! Deliberately absent: errors of single frames (`ferrymq_amqp_codec::DecodeError` knows its own).
 
 use ferrymq_amqp_codec::{DecodeError, MethodId, ReplyCode, Scope};
-use ferrymq_broker::queues::{Property, QueueError, QueueType, Unfit, Value, Wrong};
+use ferrymq_broker::queues::{Entity, Property, QueueError, QueueType, Unfit, Value, Wrong};
 
 /// Why a channel or a connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,12 +101,11 @@ impl From<QueueError> for Failure {
                 format_args!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'"),
             ),
             E::Full { vhost, name } => full(&vhost, &name),
+            E::NotOfStreams { vhost, name, what } => not_of_streams(&vhost, &name, what),
+            E::NotDeclared { vhost, name } => not_declared(&vhost, &name),
+            E::ServerNamed => Failure::new(C::PreconditionFailed, SERVER_NAMED_STREAM),
             E::ArgumentType { entity, vhost, name, argument, value } => {
-                let kind = crate::args::to_wire(&value).type_name();
-                let text = format!(
-                    "invalid type '{kind}' for arg '{argument}' in {entity} '{name}' in vhost '{vhost}'"
-                );
-                Failure::new(C::PreconditionFailed, text)
+                argument_type(entity, &vhost, &name, argument, &value)
             }
             E::Unfit(unfit) => Failure::new(C::PreconditionFailed, misfit(&unfit)),
             E::Limit { what, limit } => {
@@ -155,6 +154,27 @@ pub fn explain(error: QueueError) -> (u16, String) {
     let Failure { code, text, .. } = error.into();
     let words = text.split_once(" - ").map(|(_, words)| words.to_owned());
     (code.code(), words.unwrap_or(text))
+}
+
+/// A stream that wants a name of the server's.
+const SERVER_NAMED_STREAM: &str = "Cannot declare a server-named queue for type rabbit_stream_queue";
+
+/// What streams do not have.
+fn not_of_streams(vhost: &str, name: &str, what: &str) -> Failure {
+    let text = format_args!("{what} not supported by stream queues queue '{name}' in vhost '{vhost}'");
+    Failure::new(ReplyCode::NotImplemented, text)
+}
+
+/// A topic that is not a queue's to delete.
+fn not_declared(vhost: &str, name: &str) -> Failure {
+    let text = format_args!("queue '{name}' in vhost '{vhost}' is a topic that was not declared here");
+    Failure::new(ReplyCode::PreconditionFailed, text)
+}
+
+fn argument_type(entity: Entity, vhost: &str, name: &str, argument: &str, value: &Value) -> Failure {
+    let kind = crate::args::to_wire(value).type_name();
+    let text = format!("invalid type '{kind}' for arg '{argument}' in {entity} '{name}' in vhost '{vhost}'");
+    Failure::new(ReplyCode::PreconditionFailed, text)
 }
 
 /// The broker is stopping.
@@ -206,6 +226,13 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         Wrong::Overflow => ": invalid_overflow".to_owned(),
         Wrong::Strategy => ": invalid_dlx_strategy".to_owned(),
         Wrong::NoDeadLetterExchange => ": routing_key_but_no_dlx_defined".to_owned(),
+        Wrong::StreamOffset => {
+            let shown = match value {
+                Value::Text(text) => binary(text),
+                _ => wire.to_string(),
+            };
+            format!(": {{invalid_stream_offset_arg,{{{kind},{shown}}}}}")
+        }
         Wrong::MaxAge => ": invalid_max_age".to_owned(),
         Wrong::QueueType => format!(": \"unsupported queue type '{wire}'\""),
         Wrong::NotOf(QueueType::Classic) => " of queue type rabbit_classic_queue".to_owned(),
@@ -235,6 +262,7 @@ fn misfit(unfit: &Unfit) -> String {
             format!("Non empty binding '{}' key not permitted", String::from_utf8_lossy(key))
         }
         Unfit::NotClassic => "Queue type rabbit_quorum_queue not valid for this exchange type".to_owned(),
+        Unfit::Size(text) => (*text).to_owned(),
         Unfit::NotAQueue => "Destination not found".to_owned(),
     }
 }
@@ -262,7 +290,7 @@ fn told(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrymq_broker::queues::{Entity, Width};
+    use ferrymq_broker::queues::Width;
 
     #[track_caller]
     fn check(error: QueueError, code: u16, scope: Scope, text: &str) {

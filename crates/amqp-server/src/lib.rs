@@ -9,7 +9,7 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `tx`, `deliver`, `replies`, `alarm`, [`dead_letters`], `writer`, `failure` (errors in
+//! class), `publish`, `confirms`, `tx`, `deliver`, [`streams`], `replies`, `alarm`, [`dead_letters`], `writer`, `failure` (errors in
 //! RabbitMQ's codes and words).
 //!
 //! **Invariants.**
@@ -20,7 +20,7 @@
 //!   message and a budget, what waits to be written by not reading on. Nothing of it panics.
 //! - A mistake ends the channel or the connection, with the code and the words that RabbitMQ 4.3 has for it.
 //!
-//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS, streams.
+//! Deliberately absent, for now: users and permissions (`guest` from this machine only), TLS.
 
 #![forbid(unsafe_code)]
 
@@ -47,6 +47,7 @@ mod reader;
 mod replies;
 pub mod server;
 mod state;
+pub mod streams;
 mod tx;
 mod unacked;
 mod writer;
@@ -55,3 +56,4 @@ pub use context::{AmqpConfig, Context, Counters};
 pub use dead_letters::AmqpDeadLetters;
 pub use failure::explain;
 pub use server::AmqpServer;
+pub use streams::AmqpStreams;

@@ -26,6 +26,7 @@
 //!
 //! - A message whose time is over, or that is too many, leaves from the head of its queue; see
 //!   `docs/adr/0007-time-and-length-in-queues.md`.
+//! - A stream is a topic; see `docs/adr/0011-across-the-doors.md`.
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
@@ -60,6 +61,7 @@ pub mod session;
 pub mod settings;
 mod shard;
 pub mod sink;
+pub mod streams;
 mod topology;
 pub mod types;
 mod varint;
@@ -75,6 +77,7 @@ pub use policy::{ApplyTo, BadPolicy, PolicyError, PolicySort, PolicySpec};
 pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
+pub use streams::{StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Topics, Translate};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
     NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,

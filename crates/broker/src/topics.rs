@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferrymq_storage::StorageError;
 use ferrymq_types::LogId;
 use ferrymq_types::limits::TOPIC_NAME_BYTES_MAX;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::partition::Partition;
@@ -191,45 +193,69 @@ impl TopicMap {
 
 /// The topics, readable by all, changed by the broker only.
 #[derive(Debug, Default)]
-pub struct Registry(RwLock<TopicMap>);
+pub struct Registry {
+    map: RwLock<TopicMap>,
+    /// Rises with every change, behind it: read for every message, told to few.
+    generation: AtomicU64,
+    changes: watch::Sender<()>,
+}
 
 impl Registry {
     /// The topic called `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.0.read().get(name).cloned()
+        self.map.read().get(name).cloned()
     }
 
     /// The topic with this id.
     #[must_use]
     pub fn by_id(&self, id: Uuid) -> Option<Arc<Topic>> {
-        self.0.read().by_id(id).cloned()
+        self.map.read().by_id(id).cloned()
     }
 
     /// One partition of a topic.
     #[must_use]
     pub fn partition(&self, name: &str, index: i32) -> Option<Arc<Partition>> {
         let index = usize::try_from(index).ok()?;
-        self.0.read().get(name)?.partitions.get(index).cloned()
+        self.map.read().get(name)?.partitions.get(index).cloned()
     }
 
     /// Looks at all topics at one moment. Keep it short: changes wait.
     pub fn with<T>(&self, look: impl FnOnce(&TopicMap) -> T) -> T {
-        look(&self.0.read())
+        look(&self.map.read())
     }
 
     /// All topics, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Topic>> {
-        self.0.read().iter().cloned().collect()
+        self.map.read().iter().cloned().collect()
+    }
+
+    /// How often topics have changed: one came, went, grew, or has other settings.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Tells of every change from now on.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changes.send_modify(|()| ());
     }
 
     pub(crate) fn insert(&self, topic: Arc<Topic>) {
-        self.0.write().insert(topic);
+        self.map.write().insert(topic);
+        self.changed();
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        self.0.write().remove(name);
+        self.map.write().remove(name);
+        self.changed();
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ferrymq_amqp_server::AmqpDeadLetters;
+use ferrymq_amqp_server::{AmqpDeadLetters, AmqpStreams};
 use ferrymq_broker::broker::Stores;
 use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
-use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues};
+use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues, Topics};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
@@ -117,8 +117,11 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let queue_options =
-        QueueOptions { letters: LetterWriter(Arc::new(AmqpDeadLetters)), ..QueueOptions::default() };
+    let queue_options = QueueOptions {
+        letters: LetterWriter(Arc::new(AmqpDeadLetters)),
+        topics: Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) }),
+        ..QueueOptions::default()
+    };
     let queues = Queues::open(stores, queue_options, clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the queues on their store")?;

@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod ids;
 pub mod limits;
+pub mod partitioner;
 pub mod record;
 
 pub use batch::{BatchError, BatchHeader, BatchView, Compression, TimestampType};

@@ -86,6 +86,10 @@ pub const AMQP_MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const AMQP_TX_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Deliveries a consumer that names no prefetch may have unacknowledged.
 pub const AMQP_UNACKED_MAX: u32 = 200_000;
+/// Bytes of records that a consumer of a stream has read ahead of what it was sent, one record at least.
+pub const STREAM_WINDOW_BYTES: usize = 256 * 1024;
+/// The same for all consumers together. Beyond it each reads a record at a time.
+pub const STREAM_WINDOWS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Consumers an AMQP connection may have.
 pub const AMQP_CONSUMERS_MAX: usize = 16_384;
 

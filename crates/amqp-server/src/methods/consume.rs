@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{ReplyCode, Table};
-use ferrymq_broker::queues::{Credit, Entity, NewConsumer, QueueError, QueueType, Settle, Value, Wrong};
+use ferrymq_broker::queues::{
+    Credit, Entity, NewConsumer, QueueError, QueueType, Settle, StreamFrom, Value, Wrong,
+};
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
 use crate::args::from_value;
@@ -20,6 +22,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::reader::Reader;
 use crate::replies::PSEUDO_QUEUE;
+use crate::streams;
 
 const PRIORITY: &str = "x-priority";
 
@@ -35,12 +38,19 @@ impl Reader<'_> {
         if name.starts_with(PSEUDO_QUEUE) {
             return self.consume_replies(number, &name, consume);
         }
-        let priority = self.priority(&name, consume.arguments)?;
-        let (token, tag, credit) = self.register(number, consume)?;
+        let (priority, from) = self.asked(&name, consume.arguments)?;
+        if let (Some(_), Some(channel)) = (&from, connection.state.lock().channels.get(&number)) {
+            streams::check_channel(channel, consume.no_ack, &connection.opened.vhost, &name)?;
+        }
+        let (token, tag, credit) = self.register(number, consume, from.is_some())?;
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
         let new = NewConsumer { no_ack, exclusive, priority, ..NewConsumer::new(token, credit) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
-        let begun = queues.consume(&connection.session, vhost, &name, new, &connection.sink).await;
+        let (session, sink) = (&connection.session, &connection.sink);
+        let begun = match from {
+            Some(from) => queues.consume_stream(session, vhost, &name, new, from, sink).await,
+            None => queues.consume(session, vhost, &name, new, sink).await,
+        };
         let mut state = connection.state.lock();
         match begun {
             Err(error) => {
@@ -73,6 +83,7 @@ impl Reader<'_> {
         &mut self,
         number: u16,
         consume: &basic::Consume<'_>,
+        stream: bool,
     ) -> Result<(u64, Bytes, Credit), Failure> {
         let connection = self.connection;
         let mut guard = connection.state.lock();
@@ -95,8 +106,8 @@ impl Reader<'_> {
             (false, prefetch) => (Credit::Window(prefetch.into()), None),
         };
         channel.consumers.insert(tag.clone(), token);
-        let consumer =
-            Consumer { channel: number, tag: tag.clone(), no_ack: consume.no_ack, widening, inner: None };
+        let (tag_too, no_ack) = (tag.clone(), consume.no_ack);
+        let consumer = Consumer { channel: number, tag: tag_too, no_ack, stream, widening, inner: None };
         state.consumers.insert(token, consumer);
         Ok((token, tag, credit))
     }
@@ -168,17 +179,15 @@ pub(super) fn reused(tag: &[u8]) -> Failure {
 /// Arguments that only consumers of one type of queue have.
 const OF_SOME: [(&str, QueueType); 4] = [
     ("x-consumer-timeout", QueueType::Quorum),
-    ("x-stream-offset", QueueType::Stream),
-    ("x-stream-filter", QueueType::Stream),
-    ("x-stream-match-unfiltered", QueueType::Stream),
+    (streams::OFFSET, QueueType::Stream),
+    (streams::FILTER, QueueType::Stream),
+    (streams::UNFILTERED, QueueType::Stream),
 ];
 
 impl Reader<'_> {
-    /// What a consumer's arguments say of its priority. What it asks for and does not get is refused.
-    fn priority(&self, name: &Arc<str>, arguments: Table<'_>) -> Result<i64, Failure> {
-        if arguments.is_empty() {
-            return Ok(0);
-        }
+    /// What a consumer's arguments say of its priority, and of where it begins if it reads a stream. What it asks for
+    /// and does not get is refused.
+    fn asked(&self, name: &Arc<str>, arguments: Table<'_>) -> Result<(i64, Option<StreamFrom>), Failure> {
         let connection = self.connection;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let kind = queues.kind(&connection.session, vhost, name)?;
@@ -192,12 +201,16 @@ impl Reader<'_> {
         let given = |argument: &str| arguments.get(argument.as_bytes()).map(from_value);
         let priority = match given(PRIORITY) {
             None => 0,
+            Some(value) if kind == QueueType::Stream => {
+                return Err(wrong(PRIORITY, value, Wrong::NotOf(kind)).into());
+            }
             Some(Value::Int(priority, _)) => priority,
             Some(other) => return Err(wrong(PRIORITY, other, Wrong::NotAnInteger).into()),
         };
         for (argument, of) in OF_SOME {
             let Some(value) = given(argument) else { continue };
             let error = match of == kind {
+                true if kind == QueueType::Stream => continue,
                 true => {
                     QueueError::Unsupported { entity: Entity::Queue, argument: argument.to_owned(), value }
                 }
@@ -205,6 +218,14 @@ impl Reader<'_> {
             };
             return Err(error.into());
         }
-        Ok(priority)
+        let from = match kind {
+            QueueType::Stream => {
+                let now_ms = connection.context.clock.wall_ms();
+                let asked = streams::asked(given, now_ms);
+                Some(asked.map_err(|(argument, value, why)| wrong(argument, value, why))?)
+            }
+            _ => None,
+        };
+        Ok((priority, from))
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
+mod across;
 mod blocking;
 mod channels;
 mod connections;
@@ -17,6 +18,7 @@ mod policies;
 mod priorities;
 mod publishing;
 mod replies;
+mod streams;
 mod support;
 mod tx;
 mod vhosts;

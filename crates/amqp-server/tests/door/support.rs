@@ -15,9 +15,10 @@ use ferrymq_amqp_codec::{
     BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, MethodId, PROTOCOL_HEADER,
     Properties, Table, TableBuilder, ValueRef, WireMethod,
 };
-use ferrymq_amqp_server::{AmqpConfig, AmqpDeadLetters, AmqpServer, Context};
+use ferrymq_amqp_server::{AmqpConfig, AmqpDeadLetters, AmqpServer, AmqpStreams, Context};
 use ferrymq_broker::broker::Stores;
-use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues};
+use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues, Topics};
+use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
 use ferrymq_storage::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
@@ -39,6 +40,7 @@ struct Own {
     tasks: Tasks,
     stores: Stores,
     config: AmqpConfig,
+    broker: Arc<Broker>,
 }
 
 impl Server {
@@ -62,7 +64,12 @@ impl Server {
     async fn start_on(stores: Stores, config: AmqpConfig) -> Server {
         let (clock, rng, tasks) = (Clock::system(), Rng::from_os(), Tasks::new());
         let letters = LetterWriter(Arc::new(AmqpDeadLetters));
-        let options = QueueOptions { letters, ..QueueOptions::default() };
+        let broker_options = BrokerOptions::default();
+        let broker = Broker::open(stores.clone(), broker_options, clock.clone(), rng.clone(), tasks.clone())
+            .await
+            .expect("topics open on this store");
+        let topics = Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) });
+        let options = QueueOptions { letters, topics, ..QueueOptions::default() };
         let queues = Queues::open(stores.clone(), options, clock.clone(), rng.clone(), tasks.clone())
             .await
             .expect("queues open on this store");
@@ -71,11 +78,16 @@ impl Server {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let amqp = AmqpServer::start(socket, &context, &tasks).expect("it knows its address");
         let address = amqp.address();
-        Server { address, own: Some(Own { amqp, context, tasks, stores, config }) }
+        Server { address, own: Some(Own { amqp, context, tasks, stores, config, broker }) }
     }
 
     fn own(&self) -> &Own {
         self.own.as_ref().expect("it is ours and runs")
+    }
+
+    /// Who has the topics, as a Kafka client reaches them.
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.own().broker
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -89,9 +101,11 @@ impl Server {
 
     /// Stops, and starts on the same store.
     pub(crate) async fn restart(mut self) -> Server {
-        let Own { amqp, context, tasks, stores, config } = self.own.take().expect("it is ours and runs");
+        let Own { amqp, context, tasks, stores, config, broker } =
+            self.own.take().expect("it is ours and runs");
         assert!(amqp.stop(PATIENCE).await, "the connections end");
         drop(context);
+        drop(broker);
         assert!(tasks.stop_and_wait(PATIENCE).await, "the owners end");
         Server::start_on(stores, config).await
     }

@@ -6,7 +6,6 @@
 //! Deliberately absent: whose turn it is and callers that go away (`changes`); permissions (the doors have them).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{Put, StorageError};
 use ferrymq_types::LogId;
@@ -19,14 +18,14 @@ use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
 use super::error::{Entity, QueueError};
-use super::handle::{Queues, refused};
+use super::handle::{Queues, not_of_streams, refused};
 use super::logs::Admin;
 use super::priorities::Priorities;
 use super::records::{
     DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, binding_key, gone, key, put,
 };
 use super::session::Session;
-use super::settings::QueueSettings;
+use super::settings::{QueueSettings, QueueType};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
@@ -112,7 +111,9 @@ impl Queues {
                 stat => return Ok(Declared { queue, created: false, stat: stat? }),
             }
         }
+        let is_stream = QueueType::of(&spec.arguments) == Some(QueueType::Stream);
         let spec = match &*spec.name {
+            "" if is_stream => return Err(QueueError::ServerNamed),
             "" => QueueSpec { name: self.generated_name(), ..spec },
             _ => {
                 check_new_name(Entity::Queue, &spec.name)?;
@@ -121,6 +122,9 @@ impl Queues {
         };
         let at = self.topology.read().vhost(vhost)?.name.clone();
         check_queue(&at, &spec)?;
+        if is_stream {
+            return self.declare_stream(at, spec).await;
+        }
         let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
         let log = match durable {
@@ -144,7 +148,7 @@ impl Queues {
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
-        self.generation.fetch_add(1, Ordering::Release);
+        self.changed();
         Ok(Declared { queue: handle, created: true, stat: FRESH })
     }
 
@@ -210,8 +214,16 @@ impl Queues {
         name: &str,
         only_if: DeleteIf,
     ) -> Result<u64, QueueError> {
-        let entry = self.topology.read().vhost(vhost)?.queue_for(name, session)?.clone();
-        self.delete(admin, entry, only_if, false).await
+        let found = self.topology.read().vhost(vhost)?.queue_for(name, session).cloned();
+        match found {
+            Err(QueueError::NotFound { vhost, name, .. })
+                if self.topic_as_stream(&vhost, &name).is_some() =>
+            {
+                Err(QueueError::NotDeclared { vhost, name })
+            }
+            Ok(entry) if entry.handle.is_stream() => self.delete_stream(&entry, only_if).await,
+            found => self.delete(admin, found?, only_if, false).await,
+        }
     }
 
     /// What is in a queue that is being declared, which is a use of it.
@@ -226,6 +238,7 @@ impl Queues {
     /// [`QueueError`].
     pub async fn purge(&self, session: &Session, vhost: &str, name: &str) -> Result<u64, QueueError> {
         let queue = self.find(session, vhost, name)?;
+        not_of_streams(&queue, "queue.purge")?;
         let purge = |reply| ShardMessage::Purge { queue: queue.clone(), reply };
         self.ask(&queue, purge).await?.map_err(|why| refused(&queue, why))
     }
@@ -368,7 +381,7 @@ impl Queues {
         change: impl FnOnce(&mut Vhost) -> T,
     ) -> Result<(), QueueError> {
         change(self.topology.write().vhost_mut(vhost)?);
-        self.generation.fetch_add(1, Ordering::Release);
+        self.changed();
         Ok(())
     }
 
@@ -379,8 +392,10 @@ impl Queues {
         name: Arc<str>,
         priorities: Option<Box<Priorities>>,
     ) -> QueueHandle {
-        let shard = usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0);
-        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities }))
+        // The desk of streams is none of theirs.
+        let shards = self.shards.len() - usize::from(self.streams.is_some());
+        let shard = usize::try_from(log.0 % shards as u64).unwrap_or(0);
+        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities, stream: None }))
     }
 
     pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {

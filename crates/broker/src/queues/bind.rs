@@ -69,7 +69,10 @@ impl Queues {
 /// Whether its exchange takes it.
 fn check(vhost: &Vhost, binding: &Binding) -> Result<(), QueueError> {
     let classic = match &binding.destination {
-        Destination::Queue(name) => Some(!always_durable(&vhost.queue(name)?.spec)),
+        Destination::Queue(name) => {
+            let queue = vhost.queue(name)?;
+            Some(!always_durable(&queue.spec) && !queue.handle.is_stream())
+        }
         Destination::Exchange(_) => None,
     };
     let kind = vhost.exchange(&binding.source)?.spec.kind;

@@ -105,6 +105,11 @@ impl Queues {
             .await
     }
 
+    /// Takes declarations of streams away whose topic has gone.
+    pub(super) async fn forget_lost_streams(self: &Arc<Queues>) -> Result<(), QueueError> {
+        self.in_turn(|queues, _turn| async move { queues.forget_lost_streams_now().await }).await
+    }
+
     /// Deletes the exclusive queues of a session that has ended.
     pub(super) async fn delete_exclusive(self: &Arc<Queues>, session: u64) -> Result<(), QueueError> {
         self.in_turn(move |queues, mut turn| async move {

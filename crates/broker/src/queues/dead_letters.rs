@@ -30,6 +30,7 @@ use super::handle::Queues;
 use super::joint::Parts;
 use super::priorities::{base, place};
 use super::shard::joint::Settles;
+use super::streams::{TooLarge, without_streams};
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -144,6 +145,8 @@ pub(super) struct Moving {
     pub(super) to: Arc<DeadLetterTo>,
     /// By their ids, in the order in which they go.
     pub(super) letters: VecDeque<(u64, DeathReason)>,
+    /// How many of the first have been written to their streams: only the rest of what they are is to be done.
+    pub(super) in_streams: usize,
     /// Dropped when they are moved, or when that is given up.
     pub(super) over: oneshot::Sender<()>,
 }
@@ -211,15 +214,23 @@ impl Queues {
         let count = chunk.len();
         let mut parts = Parts::default();
         let mut what = Vec::with_capacity(count);
-        for (offset, reason, message) in chunk {
+        for (place, (offset, reason, message)) in chunk.into_iter().enumerate() {
             what.push((Offset(offset), Settle::Ack));
-            let Some(message) = message else { continue };
-            parts.publishes.extend(self.letter(moving, reason, &message));
+            let letter = message.and_then(|message| self.letter(moving, reason, &message));
+            let is_in_streams = place < moving.in_streams;
+            parts.publishes.extend(if is_in_streams {
+                letter.as_ref().and_then(without_streams)
+            } else {
+                letter
+            });
         }
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
+        let (rest, _) = self.append_streams(&parts, TooLarge::Dropped).await?;
+        moving.in_streams = moving.in_streams.max(count);
         let queues = self.clone();
-        to_its_end(&self.tasks, async move { queues.commit_parts(&parts).await }).await?;
+        to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters.drain(..count);
+        moving.in_streams -= count;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What may be declared: names, arguments, and whether a declaration says what is there.
 //!
-//! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, or `quorum`: the same
-//! queue, of which every message is durable. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
+//! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, `quorum`: the same
+//! queue, of which every message is durable, or `stream`: a topic. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
 //! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
 //! either and are kept as given. The first three sorts are compared when a queue is declared again.
 //!
@@ -14,14 +14,15 @@ use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use super::args::{Arguments, Value};
 use super::consuming;
 use super::dead_letters;
-use super::error::{Entity, Property, QueueError};
+use super::error::{Entity, Property, QueueError, Unfit};
 use super::exchange::check_kind;
 use super::priorities;
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
+use super::streams;
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 12] = [
+pub const SERVED: [&str; 15] = [
     QUEUE_TYPE,
     priorities::MAX_PRIORITY,
     "x-message-ttl",
@@ -34,10 +35,13 @@ pub const SERVED: [&str; 12] = [
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
+    streams::MAX_AGE,
+    streams::SEGMENT_BYTES,
+    streams::TOPIC,
 ];
 
 /// Arguments without effect.
-pub const DEAD: [&str; 9] = [
+pub const DEAD: [&str; 10] = [
     "x-queue-mode",
     "x-queue-version",
     "x-queue-master-locator",
@@ -47,21 +51,21 @@ pub const DEAD: [&str; 9] = [
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
     "x-initial-cluster-size",
+    FILTER_BYTES,
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 9] = [
+pub const NOT_SERVED: [&str; 6] = [
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
     "x-delayed-retry-type",
     "x-delayed-retry-min",
     "x-delayed-retry-max",
-    "x-max-age",
-    "x-stream-max-segment-size-bytes",
-    "x-stream-filter-size-bytes",
     "x-message-deduplication",
 ];
 
+/// How large a filter of a chunk is; filters are exact here.
+const FILTER_BYTES: &str = "x-stream-filter-size-bytes";
 const ALTERNATE: &str = "alternate-exchange";
 
 /// Checks a name that a client chose for something new.
@@ -103,7 +107,7 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
         wrong,
     })?;
     for (name, value) in spec.arguments.iter() {
-        if NOT_SERVED.contains(&name) || name == QUEUE_TYPE && kind == QueueType::Stream {
+        if NOT_SERVED.contains(&name) {
             let (argument, value) = (name.to_owned(), value.clone());
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
@@ -119,11 +123,24 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
         ("exclusive-owner", spec.exclusive),
         ("non-durable", !spec.durable),
     ];
-    match properties.into_iter().find(|(_, has)| *has && kind == QueueType::Quorum) {
+    match properties.into_iter().find(|(_, has)| *has && kind != QueueType::Classic) {
         Some((property, _)) => {
             Err(QueueError::WrongProperty { vhost: vhost.clone(), name: spec.name.clone(), property })
         }
-        None => Ok(()),
+        None => check_sizes(&spec.arguments),
+    }
+}
+
+/// Checks sizes that RabbitMQ checks last, and words otherwise.
+fn check_sizes(arguments: &Arguments) -> Result<(), QueueError> {
+    let given = |name: &str| arguments.get(name).and_then(Value::as_int);
+    let wrong = |why| Err(QueueError::Unfit(Unfit::Size(why)));
+    if given(streams::SEGMENT_BYTES) > Some(streams::SEGMENT_BYTES_MAX) {
+        return wrong("Exceeded max value for x-stream-max-segment-size-bytes");
+    }
+    match given(FILTER_BYTES) {
+        Some(bytes) if !(16..=255).contains(&bytes) => wrong("Invalid value for x-stream-filter-size-bytes"),
+        _ => Ok(()),
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Unfit {
     KeyNotEmpty(Bytes),
     /// The queue of a binding to a local random exchange is not a classic one.
     NotClassic,
+    /// A size of a stream is out of range; in RabbitMQ's words.
+    Size(&'static str),
     /// A binding to a local random exchange does not lead to a queue.
     NotAQueue,
 }
@@ -223,6 +225,27 @@ pub enum QueueError {
         /// Its name.
         name: Arc<str>,
     },
+    /// Streams do not have this. RabbitMQ: 540 NOT_IMPLEMENTED.
+    #[error("a stream does not have {what}: vhost={vhost} name={name}")]
+    NotOfStreams {
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// What was asked: `basic.get` or `queue.purge`.
+        what: &'static str,
+    },
+    /// The stream is a topic that nobody declared, and is not deleted as a queue.
+    #[error("the stream is a topic that nobody declared: vhost={vhost} name={name}")]
+    NotDeclared {
+        /// Where.
+        vhost: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// Queues of this type need a name. RabbitMQ: 406 PRECONDITION_FAILED.
+    #[error("a stream needs a name")]
+    ServerNamed,
     /// The queue has as many messages as it may and takes no more. RabbitMQ: `basic.nack` to the publisher.
     #[error("queue is full and takes no more: vhost={vhost} name={name}")]
     Full {

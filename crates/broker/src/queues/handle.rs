@@ -27,6 +27,7 @@ use super::session::Session;
 use super::settings::QueueType;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
+use super::streams::{StreamFrom, Streams, Topics};
 use super::topology::Topology;
 use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
 use crate::broker::Stores;
@@ -42,6 +43,8 @@ pub struct QueueOptions {
     pub ready_bytes: usize,
     /// How dead letters are made.
     pub letters: LetterWriter,
+    /// The topics that are there as streams; `None`: there are no streams.
+    pub topics: Option<Topics>,
 }
 
 impl Default for QueueOptions {
@@ -51,6 +54,7 @@ impl Default for QueueOptions {
             mailbox_bytes: 64 * 1024 * 1024,
             ready_bytes: 32 * 1024 * 1024,
             letters: LetterWriter::default(),
+            topics: None,
         }
     }
 }
@@ -64,7 +68,9 @@ pub struct Queues {
     pub(super) owner: OwnerId,
     pub(super) topology: RwLock<Topology>,
     pub(super) generation: AtomicU64,
+    /// Those of queues, and behind them the desk of streams, if there is one.
     pub(super) shards: Vec<MailboxSender<ShardMessage>>,
+    pub(super) streams: Option<Streams>,
     /// Changes of the topology are made one at a time.
     pub(super) admin: Arc<Mutex<Admin>>,
     pub(super) sessions: AtomicU64,
@@ -85,7 +91,13 @@ impl Queues {
     /// Rises with every change after which a message may go elsewhere.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        let topics = self.streams.as_ref().map_or(0, Streams::generation);
+        self.generation.load(Ordering::Acquire) + topics
+    }
+
+    /// Something may go elsewhere from now on.
+    pub(super) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Whether there is such a virtual host.
@@ -123,7 +135,8 @@ impl Queues {
         headers: &dyn Headers,
     ) -> Result<Routed, QueueError> {
         let message = Routable { keys, headers, rng: &self.rng };
-        self.topology.read().vhost(vhost)?.route(exchange, &message)
+        let routed = self.topology.read().vhost(vhost)?.route(exchange, &message)?;
+        Ok(if exchange.is_empty() { self.with_topics(vhost, keys, routed) } else { routed })
     }
 
     /// Whether an exchange, or one that it leads to, looks at more than routing keys (at headers, properties, or
@@ -198,6 +211,26 @@ impl Queues {
         Ok(Consumer { queue, id })
     }
 
+    /// Begins to consume a stream.
+    ///
+    /// # Errors
+    /// [`QueueError`]; [`QueueError::NotFound`] also if it is no stream.
+    pub async fn consume_stream(
+        &self,
+        session: &Session,
+        vhost: &str,
+        queue: &str,
+        new: NewConsumer,
+        from: StreamFrom,
+        sink: &DeliverySink,
+    ) -> Result<Consumer, QueueError> {
+        let queue = self.find(session, vhost, queue)?;
+        let (to, session, sink, from) = (queue.clone(), session.id(), sink.clone(), Box::new(from));
+        let consume = |reply| ShardMessage::ConsumeStream { queue: to, session, new, from, sink, reply };
+        let id = self.ask(&queue, consume).await?.map_err(|why| refused(&queue, why))?;
+        Ok(Consumer { queue, id })
+    }
+
     /// Ends a consumer. Whatever was sent to it is in its sink when this returns, and stays unsettled until the
     /// session settles it or ends. A queue declared auto-delete goes with its last consumer.
     ///
@@ -232,6 +265,7 @@ impl Queues {
         no_ack: bool,
     ) -> Result<Option<Got>, QueueError> {
         let queue = self.find(session, vhost, queue)?;
+        not_of_streams(&queue, "basic.get")?;
         let (from, session) = (queue.clone(), session.id());
         let get = |reply| ShardMessage::Get { queue: from, session, no_ack, reply };
         let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
@@ -250,6 +284,9 @@ impl Queues {
     /// # Errors
     /// [`QueueError`].
     pub fn kind(&self, session: &Session, vhost: &str, queue: &str) -> Result<QueueType, QueueError> {
+        if self.find(session, vhost, queue)?.is_stream() {
+            return Ok(QueueType::Stream);
+        }
         let topology = self.topology.read();
         let entry = topology.vhost(vhost)?.queue_for(queue, session.id())?;
         Ok(QueueType::of(&entry.spec.arguments).unwrap_or(QueueType::Classic))
@@ -266,7 +303,9 @@ impl Queues {
 
     /// A queue that this session may use.
     pub(super) fn find(&self, session: &Session, vhost: &str, name: &str) -> Result<QueueHandle, QueueError> {
-        Ok(self.topology.read().vhost(vhost)?.queue_for(name, session.id())?.handle.clone())
+        let found =
+            self.topology.read().vhost(vhost)?.queue_for(name, session.id()).map(|q| q.handle.clone());
+        self.or_topic(vhost, name, found)
     }
 
     pub(super) async fn tell(&self, queue: &QueueHandle, message: ShardMessage) {
@@ -284,6 +323,14 @@ impl Queues {
         self.tell(queue, message(reply)).await;
         answer.await.map_err(|_| QueueError::Stopped)
     }
+}
+
+/// Refuses what streams do not have.
+pub(super) fn not_of_streams(queue: &QueueHandle, what: &'static str) -> Result<(), QueueError> {
+    if !queue.is_stream() {
+        return Ok(());
+    }
+    Err(QueueError::NotOfStreams { vhost: queue.vhost().clone(), name: queue.name().clone(), what })
 }
 
 /// A shard's refusal, with names.

@@ -23,6 +23,7 @@ use super::handle::{Queues, refused};
 use super::session::Session;
 use super::shard::joint::{Prepare, Settles};
 use super::shard::message::{Item, Refused, ShardMessage};
+use super::streams::TooLarge;
 use super::types::{Publish, QueueHandle, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -95,6 +96,20 @@ impl Queues {
 
     /// The same, for as long as somebody waits for it: that must be to its end.
     pub(super) async fn commit_parts(self: &Arc<Queues>, parts: &Parts) -> Result<(), QueueError> {
+        if self.streams.is_none() {
+            return self.commit_queues(parts).await;
+        }
+        let (rest, settled) = self.append_streams(parts, TooLarge::Refused).await?;
+        self.commit_queues(&rest).await?;
+        self.settle_streams(settled).await;
+        Ok(())
+    }
+
+    /// The same for parts of queues only.
+    pub(super) async fn commit_queues(self: &Arc<Queues>, parts: &Parts) -> Result<(), QueueError> {
+        if parts.publishes.is_empty() && parts.settles.is_empty() {
+            return Ok(());
+        }
         if !self.stores.logs.atomic_multi_log() {
             let what = "this store cannot change several logs in one step";
             return Err(StorageError::new(ErrorKind::InvalidArgument, what).into());

@@ -42,6 +42,7 @@ use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, AttachedLevel, Released};
 use super::shard::{self, ShardContext};
+use super::streams::{self, Streams};
 use super::topology::{QueueEntry, Topology};
 use super::types::{QueueHandle, QueueSpec, VhostSpec};
 use super::vhosts;
@@ -116,6 +117,10 @@ impl Queues {
             journaled.push(said);
         }
         let pool = load_pool(&stores, owner).await?;
+        let streams = options.topics.clone().map(|topics| {
+            senders.push(streams::desk(topics.clone(), options.mailbox_bytes, clock.clone(), &tasks));
+            Streams::new(topics, &senders)
+        });
         let queues = Queues {
             stores,
             clock,
@@ -125,6 +130,7 @@ impl Queues {
             topology: RwLock::new(topology),
             generation: AtomicU64::new(1),
             shards: senders,
+            streams,
             admin: Arc::new(Mutex::new(Admin { pool, ..Admin::default() })),
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
@@ -132,11 +138,13 @@ impl Queues {
             movers: Semaphore::new(MOVERS),
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
+        queues.load_streams().await?;
         queues.load_bindings().await?;
         let queues = Arc::new(queues);
         here.send_replace(Arc::downgrade(&queues));
         opened.store(true, Ordering::Release);
         idle::start(&queues, told);
+        streams::watch_topics(&queues);
         Ok(queues)
     }
 

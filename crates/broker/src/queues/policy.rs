@@ -172,6 +172,10 @@ impl Policy {
     /// Checks a policy.
     pub(super) fn new(spec: PolicySpec, sort: PolicySort) -> Result<Policy, BadPolicy> {
         keys::check(&spec.definition, sort)?;
+        if spec.apply_to == ApplyTo::Streams {
+            // Streams go by their arguments alone.
+            return Err(BadPolicy::NotServed("apply-to", Value::text(spec.apply_to.name())));
+        }
         Policy::stored(spec)
     }
 

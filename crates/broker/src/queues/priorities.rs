@@ -108,7 +108,14 @@ impl QueueHandle {
     pub(super) fn of_level(&self, log: LogId) -> QueueHandle {
         let QueueIdentity { shard, vhost, name, .. } = &*self.0;
         let (vhost, name) = (vhost.clone(), name.clone());
-        QueueHandle(Arc::new(QueueIdentity { log, shard: *shard, vhost, name, priorities: None }))
+        QueueHandle(Arc::new(QueueIdentity {
+            log,
+            shard: *shard,
+            vhost,
+            name,
+            priorities: None,
+            stream: None,
+        }))
     }
 }
 

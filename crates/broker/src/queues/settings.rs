@@ -28,7 +28,7 @@ pub enum QueueType {
     Classic,
     /// Each of its messages is durable.
     Quorum,
-    /// Not served yet.
+    /// A topic.
     Stream,
 }
 
@@ -144,6 +144,8 @@ pub enum Wrong {
     NoDeadLetterExchange,
     /// No age is written so.
     MaxAge,
+    /// No place in a stream is written so.
+    StreamOffset,
     /// No type of queue is called so.
     QueueType,
     /// Queues of this type do not take it.
@@ -163,6 +165,7 @@ impl fmt::Display for Wrong {
             Wrong::Strategy => "expected at-most-once or at-least-once",
             Wrong::NoDeadLetterExchange => "there is no dead letter exchange",
             Wrong::MaxAge => "expected a number and a unit",
+            Wrong::StreamOffset => "expected first, last, next, an offset, a timestamp or an interval",
             Wrong::QueueType => "expected classic, quorum or stream",
             Wrong::NotOf(_) => "queues of this type do not take it",
         })
@@ -177,7 +180,7 @@ type Check = fn(&Value, &Arguments) -> Result<(), Wrong>;
 
 /// Arguments that mean something, the types of queue that take them, and which values are legal, in the order in
 /// which they are checked.
-pub(super) const ARGUMENTS: [(&str, u8, Check); 21] = [
+pub(super) const ARGUMENTS: [(&str, u8, Check); 22] = [
     ("x-expires", CLASSIC | QUORUM, expires),
     ("x-message-ttl", CLASSIC | QUORUM, ttl),
     (DEAD_LETTER_EXCHANGE, CLASSIC | QUORUM, text),
@@ -193,6 +196,7 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 21] = [
     ("x-max-age", STREAM, max_age),
     ("x-stream-max-segment-size-bytes", STREAM, count),
     ("x-stream-filter-size-bytes", STREAM, count),
+    (super::streams::TOPIC, STREAM, text),
     ("x-initial-cluster-size", STREAM, any),
     ("x-delivery-limit", QUORUM, integer),
     ("x-delayed-retry-type", QUORUM, any),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
 use super::priorities::Priorities;
+use super::streams::StreamOf;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,9 +57,21 @@ pub(super) struct QueueIdentity {
     pub(super) name: Arc<str>,
     /// What orders its messages beside their coming.
     pub(super) priorities: Option<Box<Priorities>>,
+    /// The topic that it is, if it is a stream.
+    pub(super) stream: Option<StreamOf>,
 }
 
 impl QueueHandle {
+    pub(super) fn stream(&self) -> Option<&StreamOf> {
+        self.0.stream.as_ref()
+    }
+
+    /// Whether it is a stream.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.0.stream.is_some()
+    }
+
     /// Its virtual host.
     #[must_use]
     pub fn vhost(&self) -> &Arc<str> {

@@ -123,10 +123,14 @@ impl Queues {
         let Ok(spec) = self.topology.read().vhost(name).map(|vhost| vhost.spec.clone()) else {
             return Ok(false);
         };
+        // First, while all of it can still be refused: with a stream goes its topic.
+        for entry in self.streams_of(name) {
+            self.delete_stream(&entry, DeleteIf::default()).await?;
+        }
         let mark = put(key(VHOSTS_DELETING, &[name]), VhostRecord::new(&spec))?;
         self.write(vec![gone(key(VHOSTS, &[name])), mark]).await?;
         let removed = self.topology.write().remove_vhost(name);
-        self.generation.fetch_add(1, Ordering::Release);
+        self.changed();
         let entries: Vec<QueueEntry> =
             removed.into_iter().flat_map(|vhost| vhost.queues.into_values()).collect();
         let closed: Vec<QueueEntry> = stream::iter(entries)
@@ -159,6 +163,12 @@ impl Queues {
         }
         tracing::info!(vhost = name, queues = count, "a virtual host is deleted");
         Ok(true)
+    }
+
+    fn streams_of(&self, vhost: &str) -> Vec<QueueEntry> {
+        let topology = self.topology.read();
+        let queues = topology.vhost(vhost).into_iter().flat_map(|vhost| vhost.queues.values());
+        queues.filter(|entry| entry.handle.is_stream()).cloned().collect()
     }
 
     /// Has a queue's shard serve it no longer; `None` if it cannot.

@@ -96,7 +96,7 @@ pub(in crate::queues) const KEYS: [Key; 26] = [
     key("message-ttl", Served, Some(Min), STREAM, (Min, Min), count),
     key("expires", Served, Some(Min), STREAM, (Min, Min), positive),
     key("max-length", Served, Some(Min), STREAM, (Min, Min), count),
-    key("max-length-bytes", Served, Some(Min), NONE, (Min, Min), count),
+    key("max-length-bytes", Served, Some(Min), STREAM, (Min, Min), count),
     key("max-in-memory-length", Dead, Some(Min), CLASSIC | STREAM, (Min, Min), count),
     key("max-in-memory-bytes", Dead, Some(Min), CLASSIC | STREAM, (Min, Min), count),
     key("queue-mode", Dead, None, QUORUM | STREAM, (Inner, Inner), mode),

@@ -53,7 +53,10 @@ fn one_policy_applies() {
     add(policy("classic", "c$", ApplyTo::ClassicQueues, 7, "expires", int(9)));
     add(policy("quorum", "c$", ApplyTo::QuorumQueues, 7, "expires", int(9)));
     add(policy("limited", "^l", ApplyTo::Queues, 3, "delivery-limit", int(9)));
-    add(policy("stream", "s$", ApplyTo::Streams, 3, "max-length-bytes", int(9)));
+    add(policy("bytes", "s$", ApplyTo::Queues, 3, "max-length-bytes", int(9)));
+    let streams = policy("stream", "s$", ApplyTo::Streams, 3, "max-length-bytes", int(9));
+    let refused = BadPolicy::NotServed("apply-to", Value::text("streams"));
+    assert_eq!(Policy::new(streams, PolicySort::Policy).unwrap_err(), refused);
     let applied = |subject| policies.applied(&subject).policy.map(|policy| policy.spec.name.to_string());
     use QueueType::{Classic, Quorum, Stream};
     for (subject, name) in [
@@ -66,7 +69,8 @@ fn one_policy_applies() {
         (Subject::Queue("limited", Quorum), Some("limited")),
         // Classic queues know no such key: the next one is tried.
         (Subject::Queue("limited", Classic), Some("all")),
-        (Subject::Queue("logs", Stream), Some("stream")),
+        (Subject::Queue("logs", Classic), Some("bytes")),
+        (Subject::Queue("logs", Stream), None),
         (Subject::Exchange("e"), Some("none of amq")),
         (Subject::Exchange("amq.e"), Some("all")),
     ] {

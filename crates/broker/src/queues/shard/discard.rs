@@ -139,7 +139,7 @@ impl Owner {
         let Some((to, taken)) = letters.take() else { return };
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, over };
+        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, in_streams: 0, over };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();

@@ -16,6 +16,7 @@ use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
 use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
+use crate::queues::streams::StreamFrom;
 use crate::queues::types::{
     DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle,
 };
@@ -121,6 +122,15 @@ pub(in crate::queues) enum ShardMessage {
         queue: QueueHandle,
         session: u64,
         new: NewConsumer,
+        sink: DeliverySink,
+        reply: oneshot::Sender<Result<u32, Refused>>,
+    },
+    /// Adds a consumer of a stream.
+    ConsumeStream {
+        queue: QueueHandle,
+        session: u64,
+        new: NewConsumer,
+        from: Box<StreamFrom>,
         sink: DeliverySink,
         reply: oneshot::Sender<Result<u32, Refused>>,
     },

@@ -28,6 +28,8 @@ impl Owner {
             ShardMessage::Consume { queue, session, new, sink, reply } => {
                 answer(reply, self.consume(&queue, session, new, sink));
             }
+            // Streams have a desk of their own.
+            ShardMessage::ConsumeStream { reply, .. } => answer(reply, Err(Refused::Gone)),
             ShardMessage::Cancel { queue, session, consumer, reply } => {
                 let here =
                     self.here(&queue).filter(|(_, queue)| queue.consumers.is_active(consumer, session));
