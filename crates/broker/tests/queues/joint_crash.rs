@@ -125,7 +125,7 @@ async fn one_seed(seed: u64) {
     let mut world = World { rng: Rng::seeded(seed), versions: BTreeMap::new(), moves: Vec::new() };
     let mut life = Life::begin(&disk, seed).await;
     for name in QUEUES {
-        let spec = if seed % 2 == 0 { durable(name) } else { prioritized(name, 3) };
+        let spec = if seed.is_multiple_of(2) { durable(name) } else { prioritized(name, 3) };
         life.queues.declare_queue(&life.session, VHOST, spec).await.unwrap();
     }
     let first: Vec<Publish> =
