@@ -32,6 +32,8 @@ use crate::world::World;
 enum Style {
     /// What is persistent, over everything.
     Durable,
+    /// The same, the highest priority first.
+    Prioritized,
     /// Everything, over everything.
     Quorum,
     /// Nothing, and for one connection.
@@ -57,7 +59,9 @@ impl Queue {
 /// The queues that publishers and consumers share.
 fn shared() -> Vec<Queue> {
     let durable = |name| Queue::new(name, Style::Durable);
-    vec![durable("work-1"), durable("work-2"), durable("work-3"), Queue::new("quorum", Style::Quorum)]
+    let (prioritized, quorum) =
+        (Queue::new("priorities", Style::Prioritized), Queue::new("quorum", Style::Quorum));
+    vec![durable("work-1"), durable("work-2"), prioritized, quorum]
 }
 
 /// Starts all clients; none if the server has no AMQP door.

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use ferrymq_broker::queues::{Got, NoHeaders, Publish, QueueError, QueueHandle, Queues, Session, Settle};
+use ferrymq_broker::queues::{
+    Got, Message, NoHeaders, Publish, QueueError, QueueHandle, Queues, Session, Settle,
+};
 use ferrymq_disk::SimDisk;
 use ferrymq_runtime::Rng;
 use ferrymq_types::Offset;
 use futures_util::FutureExt as _;
 
 use crate::crash::Life;
+use crate::priorities::prioritized;
 use crate::rig::{VHOST, body, durable, message};
 
 const QUEUES: [&str; 4] = ["a", "b", "c", "d"];
@@ -32,9 +35,12 @@ struct World {
     moves: Vec<Move>,
 }
 
+/// Its priority differs from version to version; only some queues mind.
 fn token(queues: &Queues, queue: &str, token: u64, version: u64) -> Publish {
     let to = queues.route(VHOST, "", queue.as_bytes(), &NoHeaders).unwrap();
-    Publish { message: message(queue, &format!("{token} {version}"), true), to }
+    let priority = u8::try_from((token + version) % 4).ok();
+    let message = Message { priority, ..message(queue, &format!("{token} {version}"), true) };
+    Publish { message, to }
 }
 
 /// Token and version; `None` for noise.
@@ -119,7 +125,8 @@ async fn one_seed(seed: u64) {
     let mut world = World { rng: Rng::seeded(seed), versions: BTreeMap::new(), moves: Vec::new() };
     let mut life = Life::begin(&disk, seed).await;
     for name in QUEUES {
-        life.queues.declare_queue(&life.session, VHOST, durable(name)).await.unwrap();
+        let spec = if seed.is_multiple_of(2) { durable(name) } else { prioritized(name, 3) };
+        life.queues.declare_queue(&life.session, VHOST, spec).await.unwrap();
     }
     let first: Vec<Publish> =
         (0..TOKENS).map(|number| token(&life.queues, world.any_queue(), number, 0)).collect();

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferrymq_broker::queues::{NoHeaders, Publish, Queues, Session, Settle};
+use ferrymq_broker::queues::{Message, NoHeaders, Publish, Queues, Session, Settle};
 use ferrymq_disk::SimDisk;
 use ferrymq_runtime::Rng;
 
 use crate::crash::Life;
 use crate::letters::dead_lettering;
-use crate::rig::{VHOST, body, message, quiet};
+use crate::rig::{VHOST, body, int, message, quiet};
 
 const QUEUES: [&str; 4] = ["a", "b", "c", "d"];
 const MESSAGES: u64 = 40;
@@ -19,7 +19,9 @@ async fn publish(queues: &Arc<Queues>, rng: &Rng) {
     let one = |number: u64| {
         let queue = QUEUES[usize::try_from(rng.below(4)).unwrap()];
         let to = queues.route(VHOST, "", queue.as_bytes(), &NoHeaders).unwrap();
-        Publish { message: message(queue, &number.to_string(), true), to }
+        let priority = u8::try_from(number % 4).ok();
+        let message = Message { priority, ..message(queue, &number.to_string(), true) };
+        Publish { message, to }
     };
     let published = queues.publish((0..MESSAGES).map(one).collect()).await.await;
     assert!(published.failed.is_empty(), "{published:?}");
@@ -63,7 +65,10 @@ async fn one_seed(seed: u64) {
     let rng = Rng::seeded(seed);
     let mut life = Life::begin(&disk, seed).await;
     for (index, name) in QUEUES.into_iter().enumerate() {
-        let spec = dead_lettering(name, "", QUEUES[(index + 1) % 4]);
+        let mut spec = dead_lettering(name, "", QUEUES[(index + 1) % 4]);
+        if seed % 2 == 1 {
+            spec.arguments.0.push(("x-max-priority".to_owned(), int(3)));
+        }
         life.queues.declare_queue(&life.session, VHOST, spec).await.unwrap();
     }
     publish(&life.queues, &rng).await;

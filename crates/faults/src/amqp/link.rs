@@ -130,11 +130,12 @@ impl Link {
         queue: &str,
         mandatory: bool,
         persistent: bool,
+        priority: u8,
         body: &[u8],
     ) -> Result<()> {
         let mut bytes = BytesMut::new();
         let mode = if persistent { 2 } else { 1 };
-        BasicProperties { delivery_mode: Some(mode), ..Default::default() }
+        BasicProperties { delivery_mode: Some(mode), priority: Some(priority), ..Default::default() }
             .encode(&mut bytes)
             .map_err(wrong)?;
         let properties = Properties::parse(&bytes).map_err(wrong)?;

@@ -107,17 +107,11 @@ impl Owner {
                 }
             };
             left -= 1;
-            let survives = queue.survives(&message);
-            let level = queue.level(offset);
-            level.bytes_since_trim += message.bytes() as u64;
-            level.count_taken(place(offset), &message, no_ack);
+            let survives = queue.give((id, no_ack), offset, acquired, message);
             if no_ack {
                 done += 1;
                 must |= survives;
-            } else {
-                queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
             }
-            queue.hand_over(id, offset, acquired, message);
         }
         queue.drop_surplus(&mut left, &mut gone);
         queue.consumers.send();
@@ -286,6 +280,19 @@ impl Queue {
             Err(_) => self.acks.release(offset, false),
         };
         Ok(Taken::Message { offset, acquired, message: message? })
+    }
+
+    /// Gives a message to its taker, who is done with it or holds it. Whether it would come back after a restart.
+    fn give(&mut self, taker: (u32, bool), id: u64, acquired: Acquired, message: Message) -> bool {
+        let (survives, (holder, no_ack)) = (self.survives(&message), taker);
+        let level = self.level(id);
+        level.bytes_since_trim += message.bytes() as u64;
+        level.count_taken(place(id), &message, no_ack);
+        if !no_ack {
+            self.unacked.insert(id, if survives { holder | SURVIVES } else { holder });
+        }
+        self.hand_over(holder, id, acquired, message);
+        survives
     }
 
     fn hand_over(&mut self, id: u32, offset: u64, acquired: Acquired, message: Message) {
