@@ -12,7 +12,6 @@
 //! a virtual host.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{MetaStore, Put, StorageError};
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
