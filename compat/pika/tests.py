@@ -1093,6 +1093,72 @@ def full_queues_refuse_if_asked_to():
 
 
 @test
+def what_a_full_queue_refuses_can_be_dead_lettered():
+    with opened() as channel:
+        channel.confirm_delivery()
+        dead = queue(channel, "dead")
+        arguments = {
+            "x-max-length": 1,
+            "x-overflow": "reject-publish-dlx",
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+        }
+        key = queue(channel, arguments=arguments)
+        send(channel, key, b"a")
+        for body in (b"b", b"c"):
+            try:
+                send(channel, key, body)
+            except pika.exceptions.NackError:
+                pass
+            else:
+                raise AssertionError("taken")
+        eventually("they are dead letters", lambda: count(channel, dead) == 2)
+        _, properties, body = channel.basic_get(dead, auto_ack=True)
+        assert body == b"b"
+        death = properties.headers["x-death"][0]
+        assert (death["reason"], death["queue"], death["count"]) == ("maxlen", key, 1), death
+        assert take(channel, dead) == [b"c"]
+        assert take(channel, key) == [b"a"]
+
+
+@test
+def who_does_not_acknowledge_in_time_is_cancelled():
+    if OLD_RABBITMQ:
+        raise Skip("quorum queues cancel consumers since 4.3")
+    with opened() as channel:
+        arguments = {"x-queue-type": "quorum", "x-consumer-timeout": 200}
+        key = queue(channel, exclusive=False, durable=True, arguments=arguments)
+        cancelled = []
+        channel.add_on_cancel_callback(cancelled.append)
+        _, slow = consumer(channel, key)
+        send(channel, key, b"1")
+        until(channel.connection, "a delivery", lambda: slow)
+        until(channel.connection, "the consumer is cancelled", lambda: cancelled)
+        _, next_ = consumer(channel, key)
+        until(channel.connection, "another delivery", lambda: next_)
+        method, properties, body = next_[0]
+        assert method.redelivered and body == b"1"
+        assert properties.headers["x-acquired-count"] == 1, properties
+        channel.basic_ack(slow[0][0].delivery_tag)  # Late, and no mistake.
+        channel.basic_ack(method.delivery_tag)
+        assert take(channel, key) == []
+        send(channel, key, b"2")
+        eventually("it is there", lambda: count(channel, key) == 1)
+        other = channel.connection.channel()
+        text = "delivery acknowledgement on channel"
+        method, _, _ = other.basic_get(key)
+        assert method
+        try:
+            quiet(channel.connection, 1)
+            other.basic_get(key)
+        except ChannelClosedByBroker as closed:
+            assert closed.reply_code == 406 and text in closed.reply_text, closed
+        else:
+            raise AssertionError("the channel is open")
+        channel.queue_delete(key)
+
+
+@test
 def wrong_arguments_of_queues_are_told():
     with opened() as channel:
         for argument, value, why in (

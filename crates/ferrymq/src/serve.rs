@@ -117,8 +117,11 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let queue_options =
-        QueueOptions { letters: LetterWriter(Arc::new(AmqpDeadLetters)), ..QueueOptions::default() };
+    let queue_options = QueueOptions {
+        letters: LetterWriter(Arc::new(AmqpDeadLetters)),
+        consumer_timeout_ms: settings.amqp.consumer_timeout_ms,
+        ..QueueOptions::default()
+    };
     let queues = Queues::open(stores, queue_options, clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the queues on their store")?;

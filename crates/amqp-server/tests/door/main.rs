@@ -16,4 +16,5 @@ mod limits;
 mod publishing;
 mod replies;
 mod support;
+mod timeouts;
 mod tx;

@@ -211,7 +211,7 @@ impl Queues {
         for (offset, reason, message) in chunk {
             what.push((Offset(offset), Settle::Ack));
             let Some(message) = message else { continue };
-            parts.publishes.extend(self.letter(moving, reason, &message));
+            parts.publishes.extend(self.letter(&moving.queue, &moving.to, reason, &message));
         }
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
         let queues = self.clone();
@@ -221,8 +221,13 @@ impl Queues {
     }
 
     /// The letter that a message becomes, unless it goes nowhere.
-    fn letter(&self, moving: &Moving, reason: DeathReason, message: &Message) -> Option<Publish> {
-        let Moving { queue, to, .. } = moving;
+    pub(super) fn letter(
+        &self,
+        queue: &QueueHandle,
+        to: &DeadLetterTo,
+        reason: DeathReason,
+        message: &Message,
+    ) -> Option<Publish> {
         let death = Death { message, queue, reason, now_ms: self.clock.wall_ms(), to };
         let mut route = |keys: &[&[u8]], headers: &dyn Headers| {
             let message = Routable { keys, headers, rng: &self.rng };

@@ -16,11 +16,11 @@ use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
 use super::exchange::check_kind;
-use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
+use super::settings::{self, QUEUE_TYPE, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 11] = [
+pub const SERVED: [&str; 12] = [
     QUEUE_TYPE,
     "x-message-ttl",
     "x-expires",
@@ -29,13 +29,14 @@ pub const SERVED: [&str; 11] = [
     "x-overflow",
     consuming::SINGLE_ACTIVE,
     consuming::DELIVERY_LIMIT,
+    "x-consumer-timeout",
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
 ];
 
 /// Arguments without effect.
-pub const DEAD: [&str; 9] = [
+pub const DEAD: [&str; 10] = [
     "x-queue-mode",
     "x-queue-version",
     "x-queue-master-locator",
@@ -45,13 +46,13 @@ pub const DEAD: [&str; 9] = [
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
     "x-initial-cluster-size",
+    // Of consumers whose node cannot be reached; here all are local.
+    "x-consumer-disconnected-timeout",
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 10] = [
+pub const NOT_SERVED: [&str; 8] = [
     "x-max-priority",
-    "x-consumer-timeout",
-    "x-consumer-disconnected-timeout",
     "x-delayed-retry-type",
     "x-delayed-retry-min",
     "x-delayed-retry-max",
@@ -106,12 +107,6 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
             let (argument, value) = (name.to_owned(), value.clone());
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
-    }
-    let refused_ones_die = QueueSettings::of(spec).overflow == Some(Overflow::RejectPublishDlx);
-    if refused_ones_die && spec.arguments.get(dead_letters::EXCHANGE).is_some() {
-        let argument = "x-overflow".to_owned();
-        let value = Value::text("reject-publish-dlx");
-        return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
     }
     let properties = [
         ("auto-delete", spec.auto_delete),

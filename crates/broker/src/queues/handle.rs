@@ -42,6 +42,9 @@ pub struct QueueOptions {
     pub ready_bytes: usize,
     /// How dead letters are made.
     pub letters: LetterWriter,
+    /// How long a delivery of a quorum queue may be unsettled, in milliseconds, unless its queue or its consumer
+    /// says otherwise; `None`: for ever.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 impl Default for QueueOptions {
@@ -51,6 +54,7 @@ impl Default for QueueOptions {
             mailbox_bytes: 64 * 1024 * 1024,
             ready_bytes: 32 * 1024 * 1024,
             letters: LetterWriter::default(),
+            consumer_timeout_ms: None,
         }
     }
 }
@@ -136,6 +140,27 @@ impl Queues {
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
     /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
     pub async fn publish(&self, messages: Vec<Publish>) -> PendingPublish {
+        let (mut pending, shares) = self.shares(messages);
+        for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
+            let message = pending.ask(items);
+            let bytes = message.bytes();
+            // If the shard has ended, the answer's sender is gone and every item fails.
+            let _ended = shard.send(message, bytes).await.is_err();
+        }
+        pending
+    }
+
+    /// The same, at once, for messages that the caller holds room for until the answer is there.
+    pub(super) fn publish_beside(&self, messages: Vec<Publish>) -> PendingPublish {
+        let (mut pending, shares) = self.shares(messages);
+        for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
+            let _ended = shard.send_beside(pending.ask(items)).is_err();
+        }
+        pending
+    }
+
+    /// Which shard gets what.
+    fn shares(&self, messages: Vec<Publish>) -> (PendingPublish, Vec<Vec<Item>>) {
         let count = messages.len();
         let mut failed = Vec::new();
         let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
@@ -156,20 +181,7 @@ impl Queues {
             }
             by_shard[first].push(Item { index, message, to });
         }
-        let mut waiting = Vec::with_capacity(1);
-        for (shard, items) in self.shards.iter().zip(by_shard) {
-            if items.is_empty() {
-                continue;
-            }
-            let indexes: Vec<u32> = items.iter().map(|item| item.index).collect();
-            let (reply, answer) = oneshot::channel();
-            let message = ShardMessage::Publish { items, reply };
-            let bytes = message.bytes();
-            // If the shard has ended, the answer's sender is gone and every item fails.
-            let _ended = shard.send(message, bytes).await.is_err();
-            waiting.push((indexes, answer));
-        }
-        PendingPublish { count, failed, waiting }
+        (PendingPublish { count, failed, waiting: Vec::with_capacity(1) }, by_shard)
     }
 
     /// Begins to consume. Deliveries may be in `sink` before this returns.
@@ -225,8 +237,8 @@ impl Queues {
         no_ack: bool,
     ) -> Result<Option<Got>, QueueError> {
         let queue = self.find(session, vhost, queue)?;
-        let (from, session) = (queue.clone(), session.id());
-        let get = |reply| ShardMessage::Get { queue: from, session, no_ack, reply };
+        let (from, told, session) = (queue.clone(), session.told(), session.id());
+        let get = |reply| ShardMessage::Get { queue: from, session, no_ack, told, reply };
         let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
         Ok(got.map(|(delivery, ready)| Got { queue, delivery, ready }))
     }
@@ -300,6 +312,16 @@ pub struct PendingPublish {
     failed: Failed,
     /// Per shard: which messages went there, and its answer.
     waiting: Vec<(Vec<u32>, oneshot::Receiver<Failed>)>,
+}
+
+impl PendingPublish {
+    /// Waits for what becomes of these, too.
+    fn ask(&mut self, items: Vec<Item>) -> ShardMessage {
+        let indexes = items.iter().map(|item| item.index).collect();
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push((indexes, answer));
+        ShardMessage::Publish { items, reply }
+    }
 }
 
 impl Future for PendingPublish {

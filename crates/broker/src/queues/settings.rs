@@ -90,6 +90,8 @@ pub struct QueueSettings {
     pub bytes_max: Option<u64>,
     /// What happens beyond these.
     pub overflow: Option<Overflow>,
+    /// How long a delivery may be unsettled, in milliseconds.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 impl QueueSettings {
@@ -107,6 +109,7 @@ impl QueueSettings {
             bytes_max: number("x-max-length-bytes"),
             // A quorum queue knows no such overflow: RabbitMQ takes the argument and drops heads.
             overflow: overflow.filter(|overflow| !quorum || *overflow != Overflow::RejectPublishDlx),
+            consumer_timeout_ms: number("x-consumer-timeout"),
         }
     }
 }
@@ -363,6 +366,7 @@ mod tests {
             length_max: Some(7),
             bytes_max: None,
             overflow: Some(Overflow::RejectPublishDlx),
+            consumer_timeout_ms: None,
         };
         assert_eq!(classic, expected);
         let quorum = QueueSettings::of(&spec(&[(QUEUE_TYPE, Value::text("quorum")), overflow]));

@@ -28,10 +28,12 @@ mod limits;
 pub(super) mod message;
 mod queue;
 mod ready;
+mod refused;
 mod requests;
 mod returns;
 mod serve;
 mod timers;
+mod unsettled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -85,6 +87,7 @@ enum Done {
     Read(ReadDone),
     Joint(joint::Told),
     Moved(QueueHandle),
+    Buried(u64),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -93,6 +96,8 @@ type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
 struct Owner {
     context: ShardContext,
     index: usize,
+    /// How long a delivery of a queue that says nothing of it may be unsettled.
+    timeout_ms: Option<u64>,
     budget: ReadyBudget,
     queues: ByLog<Queue>,
     /// Let go of, with something in flight.
@@ -136,6 +141,7 @@ pub(super) fn start(
     let owner = Owner {
         context,
         index,
+        timeout_ms: options.consumer_timeout_ms,
         budget: ReadyBudget::new(options.ready_bytes),
         queues: HashMap::default(),
         leaving: HashMap::default(),
@@ -252,6 +258,7 @@ impl Owner {
             Done::Read(read) => self.on_read(read),
             Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
+            Done::Buried(request) => self.on_buried(request),
         }
     }
 

@@ -276,13 +276,15 @@ pub struct NewConsumer {
     pub exclusive: bool,
     /// Those of a higher priority get what they can take before all others; 0 unless said otherwise.
     pub priority: i64,
+    /// How long a delivery may be unsettled, in milliseconds; `None`: as its queue says. Quorum queues only.
+    pub timeout_ms: Option<u64>,
 }
 
 impl NewConsumer {
     /// One that acknowledges, shares, and is nothing special.
     #[must_use]
     pub fn new(token: u64, credit: Credit) -> NewConsumer {
-        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
+        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0, timeout_ms: None }
     }
 }
 

@@ -54,6 +54,11 @@ impl Letters {
         Letters { to, waiting: VecDeque::new(), moving: false, count: 0 }
     }
 
+    /// Where they go.
+    pub(super) fn to(&self) -> &Arc<DeadLetterTo> {
+        &self.to
+    }
+
     /// How many are on their way.
     pub(super) fn count(&self) -> u64 {
         self.count

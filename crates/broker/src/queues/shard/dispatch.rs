@@ -11,10 +11,11 @@ use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
+use super::consumers::Consumers;
 use super::expiry::HEAD_BYTES;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
-use super::serve::SURVIVES;
+use super::unsettled::entry_of;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
@@ -60,6 +61,7 @@ impl Owner {
         let (mut done, mut must) = (0, false);
         let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
         let now_ms = queue.watches().then(|| self.ages.now_ms());
+        let timed_ms = queue.is_timed().then(|| self.ages.now_ms());
         while left > 0 {
             let taker = queue.next_taker(&self.waker);
             let expired = queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone);
@@ -92,7 +94,8 @@ impl Owner {
                 done += 1;
                 must |= survives;
             } else {
-                queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
+                let class = queue.consumers.note(id, timed_ms);
+                queue.unacked.insert(offset, entry_of(id, class, survives));
             }
             queue.hand_over(id, offset, acquired, message);
         }
@@ -105,6 +108,9 @@ impl Owner {
         let again = left == 0;
         if done > 0 || lost_the_head {
             self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
+        }
+        if timed_ms.is_some() {
+            self.watch_unsettled(log);
         }
         if again {
             self.run_soon(log);
@@ -197,9 +203,11 @@ impl Queue {
     fn next_taker(&mut self, waker: &super::ShardWaker) -> Option<(u32, bool)> {
         // Nobody waits any more: nothing is to be done with for him.
         while self.getters.pop_front_if(|getter| getter.reply.is_closed()).is_some() {}
-        if let Some(Getter { session, no_ack, .. }) = self.getters.front() {
+        let timeout_ms = self.timeout_ms(None);
+        if let Some(Getter { session, no_ack, told, .. }) = self.getters.front() {
             let (session, no_ack) = (*session, *no_ack);
-            return Some((if no_ack { 0 } else { self.consumers.getter(session) }, no_ack));
+            let getter = |consumers: &mut Consumers| consumers.getter(session, timeout_ms, told.as_ref());
+            return Some((if no_ack { 0 } else { getter(&mut self.consumers) }, no_ack));
         }
         let id = self.consumers.turn(waker)?;
         self.consumers.get(id).map(|consumer| (id, consumer.no_ack))

@@ -44,6 +44,8 @@ pub(super) struct Times {
     /// Whether it waits to read its head.
     waits: bool,
     unused: Slot,
+    /// When to look for deliveries that are overdue.
+    pub(super) overdue: Slot,
 }
 
 impl Times {
@@ -110,6 +112,10 @@ impl Owner {
                 Kind::Unused => {
                     queue.times.unused = None;
                     self.look_for_use(log, now_ms);
+                }
+                Kind::Overdue => {
+                    queue.times.overdue = None;
+                    self.look_for_overdue(log, now_ms);
                 }
             }
         }
@@ -185,6 +191,7 @@ impl Owner {
     pub(super) fn unwatch(&mut self, log: LogId, queue: &mut Queue) {
         self.timers.set(&mut queue.times.head, log, Kind::Head, None);
         self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+        self.timers.set(&mut queue.times.overdue, log, Kind::Overdue, None);
     }
 }
 

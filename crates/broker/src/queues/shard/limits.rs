@@ -4,8 +4,7 @@
 //! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
 //! there: the bound is never passed by publishing, only by what consumers give back.
 //!
-//! Deliberately absent: dead-lettering what is refused: `reject-publish-dlx` with a dead letter exchange is not
-//! served, and without one it is `reject-publish`, as RabbitMQ's.
+//! Deliberately absent: what becomes of a message that is refused (`refused`).
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;

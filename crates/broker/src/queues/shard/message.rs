@@ -104,8 +104,8 @@ pub(in crate::queues) enum ShardMessage {
     Credit { queue: QueueHandle, consumer: u32, more: u32 },
     /// Settles deliveries.
     Settle { queue: QueueHandle, session: u64, what: Vec<(Offset, Settle)> },
-    /// Takes one message.
-    Get { queue: QueueHandle, session: u64, no_ack: bool, reply: GetReply },
+    /// Takes one message; if it is unsettled for too long, `told` hears of it.
+    Get { queue: QueueHandle, session: u64, no_ack: bool, told: Option<DeliverySink>, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.
     Purge { queue: QueueHandle, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Checks and stops serving the queue; answers how many messages are ready. `idle`: only if it has been unused for as

@@ -27,6 +27,7 @@ use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
 use crate::queues::settings::QueueSettings;
+use crate::queues::sink::DeliverySink;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
 
 /// A batch is sealed when it has this many bytes.
@@ -65,6 +66,8 @@ struct Run {
 pub(super) struct Getter {
     pub(super) session: u64,
     pub(super) no_ack: bool,
+    /// Where he is told what comes to him later.
+    pub(super) told: Option<DeliverySink>,
     pub(super) reply: GetReply,
 }
 
@@ -123,12 +126,14 @@ pub(super) struct Queue {
     /// Set once the shard has let go of it: who waits for what is in flight.
     pub(super) releasing: Option<oneshot::Sender<Released>>,
     pub(super) settings: QueueSettings,
+    /// How long a delivery may be unsettled where nothing else is said.
+    timeout_default_ms: Option<u64>,
     pub(super) limits: Option<Box<Limits>>,
     pub(super) times: Times,
 }
 
 impl Queue {
-    pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
+    pub(super) fn new(attached: Attached, budget: ReadyBudget, timeout_default_ms: Option<u64>) -> Queue {
         let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
         let Attached { consuming, dead_letter, settings, ready_bytes, .. } = attached;
         let times = Times::new(next, acks.ready() > 0);
@@ -168,8 +173,21 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
+            timeout_default_ms,
             times,
         }
+    }
+
+    /// How long a delivery may be unsettled, if its consumer asks for `asked`; `None`: for ever.
+    pub(super) fn timeout_ms(&self, asked: Option<u64>) -> Option<u64> {
+        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(self.timeout_default_ms);
+        // Classic queues know none, as in RabbitMQ 4.3.
+        timeout_ms.filter(|_| self.consuming.counts)
+    }
+
+    /// Whether a delivery now may be unsettled for too long.
+    pub(super) fn is_timed(&self) -> bool {
+        self.consumers.is_timed() || !self.getters.is_empty() && self.timeout_ms(None).is_some()
     }
 
     pub(super) fn stat(&self) -> QueueStat {

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Head,
     /// Nobody has used it for as long as it may be unused.
     Unused,
+    /// Something that was delivered may have been unsettled for too long.
+    Overdue,
 }
 
 /// When a queue is to be looked at; one for each [`Kind`].
