@@ -1159,6 +1159,32 @@ def who_does_not_acknowledge_in_time_is_cancelled():
 
 
 @test
+def what_fails_waits_before_it_is_tried_again():
+    if OLD_RABBITMQ:
+        raise Skip("delayed retries are of 4.3")
+    with opened() as channel:
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-delayed-retry-type": "all",
+            "x-delayed-retry-min": 200,
+            "x-delayed-retry-max": 300,
+        }
+        key = queue(channel, exclusive=False, durable=True, arguments=arguments)
+        send(channel, key, b"1")
+        _, found = consumer(channel, key)
+        for number, least in ((1, 0.2), (2, 0.3), (3, 0.3)):
+            until(channel.connection, "a delivery", lambda: len(found) == number)
+            began = time.monotonic()
+            channel.basic_reject(found[-1][0].delivery_tag, requeue=True)
+            until(channel.connection, "it is tried again", lambda: len(found) == number + 1)
+            waited = time.monotonic() - began
+            # The first failure waits once the minimum, the second twice, up to the maximum.
+            assert waited >= least, (number, waited)
+        assert found[-1][1].headers["x-delivery-count"] == 3, found[-1]
+        channel.queue_delete(key)
+
+
+@test
 def wrong_arguments_of_queues_are_told():
     with opened() as channel:
         for argument, value, why in (

@@ -192,6 +192,9 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         Wrong::Exceeds => format!(": {{max_value_exceeded,{wire}}}"),
         Wrong::Overflow => ": invalid_overflow".to_owned(),
         Wrong::Strategy => ": invalid_dlx_strategy".to_owned(),
+        Wrong::Retry => format!(
+            ": \"{wire} is not a valid delayed retry type. Must be one of: all, failed, returned, disabled\""
+        ),
         Wrong::NoDeadLetterExchange => ": routing_key_but_no_dlx_defined".to_owned(),
         Wrong::MaxAge => ": invalid_max_age".to_owned(),
         Wrong::QueueType => format!(": \"unsupported queue type '{wire}'\""),

@@ -139,3 +139,47 @@ async fn in_a_transaction_it_is_too_late_as_well() {
         left = other.get("q").await;
     }
 }
+
+/// A message that was returned is there again after its delay, and tells how often it was.
+#[tokio::test]
+async fn what_is_returned_may_have_to_wait() {
+    let server = Server::start().await;
+    let clock = ferrymq_runtime::Clock::system();
+    let mut client = server.channel().await;
+    let arguments = table(&[
+        ("x-queue-type", ValueRef::LongString(b"quorum")),
+        ("x-delayed-retry-type", ValueRef::LongString(b"all")),
+        ("x-delayed-retry-min", ValueRef::I32(80)),
+        ("x-delayed-retry-max", ValueRef::I32(120)),
+    ]);
+    let arguments = arguments.as_table();
+    let declare = queue::Declare { queue: b"q", durable: true, arguments, ..Default::default() };
+    let ok = queue::DeclareOk { queue: b"q", message_count: 0, consumer_count: 0 };
+    client.ask(1, &declare, &ok).await;
+    client.put_publish(1, "", "q", &[0, 0], b"1").send().await;
+    client.consume("q", "c").await;
+    client.delivery().await;
+    for (tag, least_ms) in [(1, 80), (2, 80), (3, 120), (4, 120)] {
+        let before = clock.uptime();
+        client.put(1, &basic::Reject { delivery_tag: tag, requeue: true }).send().await;
+        assert_eq!(client.delivery().await, (tag + 1, true, "1".to_owned()));
+        let waited_ms = (clock.uptime() - before).as_millis();
+        assert!(waited_ms >= least_ms, "{waited_ms} of {least_ms} ms");
+    }
+    let wrong: [(&str, ValueRef<'_>, &str); 3] = [
+        (
+            "x-delayed-retry-type",
+            ValueRef::LongString(b"some"),
+            ": \"some is not a valid delayed retry type. Must be one of: all, failed, returned, disabled\"",
+        ),
+        ("x-delayed-retry-min", ValueRef::I32(0), ": {value_zero,0}"),
+        ("x-delayed-retry-max", ValueRef::Bool(true), ": \"expected integer, got bool\""),
+    ];
+    for (name, value, why) in wrong {
+        let arguments = table(&[("x-queue-type", ValueRef::LongString(b"quorum")), (name, value)]);
+        let arguments = arguments.as_table();
+        let declare = queue::Declare { queue: b"wrong", durable: true, arguments, ..Default::default() };
+        let text = format!("PRECONDITION_FAILED - invalid arg '{name}' for queue 'wrong' in vhost '/'{why}");
+        client.channel_error(&declare, 406, &text).await;
+    }
+}

@@ -20,7 +20,7 @@ use super::settings::{self, QUEUE_TYPE, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 12] = [
+pub const SERVED: [&str; 15] = [
     QUEUE_TYPE,
     "x-message-ttl",
     "x-expires",
@@ -30,6 +30,9 @@ pub const SERVED: [&str; 12] = [
     consuming::SINGLE_ACTIVE,
     consuming::DELIVERY_LIMIT,
     "x-consumer-timeout",
+    consuming::RETRY_TYPE,
+    consuming::RETRY_MIN,
+    consuming::RETRY_MAX,
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
@@ -51,11 +54,8 @@ pub const DEAD: [&str; 10] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 8] = [
+pub const NOT_SERVED: [&str; 5] = [
     "x-max-priority",
-    "x-delayed-retry-type",
-    "x-delayed-retry-min",
-    "x-delayed-retry-max",
     "x-max-age",
     "x-stream-max-segment-size-bytes",
     "x-stream-filter-size-bytes",

@@ -10,6 +10,7 @@
 use std::fmt;
 
 use super::args::{Arguments, Value};
+use super::consuming;
 use super::types::QueueSpec;
 
 /// Ten years in milliseconds, the longest time to live and time unused that RabbitMQ takes.
@@ -131,6 +132,8 @@ pub enum Wrong {
     Exceeds,
     /// No way of overflowing is called so.
     Overflow,
+    /// No kind of delayed retries is called so.
+    Retry,
     /// No strategy of dead-lettering is called so.
     Strategy,
     /// A routing key for dead letters and no exchange for them.
@@ -153,6 +156,7 @@ impl fmt::Display for Wrong {
             Wrong::TooLarge => "it is more than ten years",
             Wrong::Exceeds => "it is more than 255",
             Wrong::Overflow => "expected drop-head, reject-publish or reject-publish-dlx",
+            Wrong::Retry => "expected all, failed, returned or disabled",
             Wrong::Strategy => "expected at-most-once or at-least-once",
             Wrong::NoDeadLetterExchange => "there is no dead letter exchange",
             Wrong::MaxAge => "expected a number and a unit",
@@ -188,9 +192,9 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 21] = [
     ("x-stream-filter-size-bytes", STREAM, count),
     ("x-initial-cluster-size", STREAM, any),
     ("x-delivery-limit", QUORUM, integer),
-    ("x-delayed-retry-type", QUORUM, any),
-    ("x-delayed-retry-min", QUORUM, any),
-    ("x-delayed-retry-max", QUORUM, any),
+    (consuming::RETRY_TYPE, QUORUM, retry),
+    (consuming::RETRY_MIN, QUORUM, positive),
+    (consuming::RETRY_MAX, QUORUM, positive),
     ("x-message-deduplication", CLASSIC | QUORUM | STREAM, any),
 ];
 
@@ -229,6 +233,20 @@ fn count(value: &Value, _all: &Arguments) -> Result<(), Wrong> {
         None => Err(Wrong::NotAnInteger),
         Some(..0) => Err(Wrong::Negative),
         Some(_) => Ok(()),
+    }
+}
+
+fn positive(value: &Value, all: &Arguments) -> Result<(), Wrong> {
+    count(value, all)?;
+    if value.as_int() == Some(0) { Err(Wrong::Zero) } else { Ok(()) }
+}
+
+/// RabbitMQ takes any and goes by none that it does not know; as an argument of a policy it refuses them.
+fn retry(value: &Value, all: &Arguments) -> Result<(), Wrong> {
+    text(value, all)?;
+    match value.as_text() {
+        Some("all" | "failed" | "returned" | "disabled") => Ok(()),
+        _ => Err(Wrong::Retry),
     }
 }
 

@@ -34,6 +34,7 @@ mod returns;
 mod serve;
 mod timers;
 mod unsettled;
+mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;

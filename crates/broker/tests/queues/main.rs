@@ -23,3 +23,4 @@ mod rig;
 mod staged;
 mod turns;
 mod unsettled;
+mod waiting;

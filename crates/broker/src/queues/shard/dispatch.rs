@@ -53,6 +53,7 @@ pub(super) struct ReadDone {
 impl Owner {
     /// Delivers what a queue has to whoever wants it.
     pub(super) fn dispatch(&mut self, log: LogId) {
+        self.end_waits(log);
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
         if queue.gone || queue.unreadable || self.stopped.is_some() {
@@ -217,6 +218,7 @@ impl Queue {
     pub(super) fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
         let (offset, returned) = match self.acks.first_available() {
             None => return Ok(Taken::Nothing),
+            Some(Next::Fresh(_)) if self.waits_enough() => return Ok(Taken::Nothing),
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
             Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {

@@ -117,6 +117,10 @@ impl Owner {
                     queue.times.overdue = None;
                     self.look_for_overdue(log, now_ms);
                 }
+                Kind::Retry => {
+                    queue.waiting.iter_mut().for_each(|waiting| waiting.next = None);
+                    self.run_soon(log);
+                }
             }
         }
     }
@@ -192,6 +196,9 @@ impl Owner {
         self.timers.set(&mut queue.times.head, log, Kind::Head, None);
         self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
         self.timers.set(&mut queue.times.overdue, log, Kind::Overdue, None);
+        if let Some(waiting) = &mut queue.waiting {
+            self.timers.set(&mut waiting.next, log, Kind::Retry, None);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many messages, and bytes of bodies, a queue may have ready.
 //!
-//! **Invariants.** Only what is available counts, not what a consumer holds. A queue without a limit pays nothing, one
+//! **Invariants.** Only what is available counts, or will be without anybody doing anything, not what a consumer holds. A queue without a limit pays nothing, one
 //! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
 //! there: the bound is never passed by publishing, only by what consumers give back.
 //!
@@ -54,7 +54,7 @@ impl Queue {
 
     fn would_pass(&self, limits: &Limits, message: &Message) -> bool {
         let (count, bytes) = self.on_the_way();
-        let length = self.acks.ready() + count + 1;
+        let length = self.acks.ready() + self.waiting() + count + 1;
         let too_many_bytes =
             |counted: &Bytes| counted.ready.saturating_add(bytes + message.body.len() as u64) > counted.max;
         length > limits.length_max || limits.bytes.as_ref().is_some_and(too_many_bytes)
@@ -65,7 +65,8 @@ impl Queue {
     pub(super) fn is_over(&self) -> bool {
         let over = |limits: &Limits| {
             let bytes = limits.bytes.as_ref().is_some_and(|bytes| bytes.ready > bytes.max);
-            !limits.refuses && (self.acks.ready() > limits.length_max || bytes && self.acks.ready() > 0)
+            let ready = self.acks.ready();
+            !limits.refuses && ready > 0 && (ready + self.waiting() > limits.length_max || bytes)
         };
         self.limits.as_deref().is_some_and(over)
     }
@@ -98,7 +99,7 @@ impl Queue {
         if self.limits.is_none() {
             return;
         }
-        let none_left = self.acks.ready() == 0;
+        let none_left = self.acks.ready() + self.waiting() == 0;
         let Some(counted) = self.counted() else { return };
         let bytes = message.body.len();
         // What damage has taken away was not known: at the latest now it is.

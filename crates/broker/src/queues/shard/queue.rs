@@ -23,6 +23,7 @@ use super::expiry::Times;
 use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
+use super::waiting::Waiting;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
@@ -106,6 +107,8 @@ pub(super) struct Queue {
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
     /// Messages on their way to a dead letter exchange, if the queue has one.
     pub(super) letters: Option<Box<Letters>>,
+    /// Messages that came back and are not available yet.
+    pub(super) waiting: Option<Box<Waiting>>,
     pub(super) getters: VecDeque<Getter>,
     /// Sessions that consume here, hold something or did.
     pub(super) sessions: HashSet<u64>,
@@ -157,6 +160,7 @@ impl Queue {
             consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
             letters: dead_letter.map(|to| Box::new(Letters::new(to))),
+            waiting: None,
             getters: VecDeque::new(),
             sessions: HashSet::new(),
             reading: false,
@@ -196,7 +200,8 @@ impl Queue {
             unacked: self
                 .acks
                 .acquired()
-                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count())),
+                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count()))
+                .saturating_sub(self.waiting()),
             consumers: self.consumers.active() as u64,
         }
     }

@@ -75,9 +75,10 @@ impl Owner {
 
     fn attach(&mut self, attached: Attached) {
         let log = attached.handle.log();
-        let queue = Queue::new(attached, self.budget.clone(), self.timeout_ms);
+        let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms);
+        queue.wait_anew();
         let lost_the_head = queue.owes_a_trim();
-        let filled = queue.acks.ready() > 0;
+        let filled = queue.acks.ready() + queue.waiting() > 0;
         self.queues.insert(log, queue);
         self.used(log);
         if filled {
@@ -219,7 +220,7 @@ impl Owner {
             Ok(here) => here,
             Err(why) => return answer(reply, Err(why)),
         };
-        let count = queue.acks.finish_available();
+        let count = queue.acks.finish_available() + queue.purge_waiting();
         let end = queue.acks.end();
         queue.ready.clear(end);
         queue.count_none();
@@ -241,7 +242,7 @@ impl Owner {
         if only_if.unused && queue.consumers.active() > 0 {
             return Err(Refused::InUse);
         }
-        if only_if.empty && queue.acks.ready() > 0 {
+        if only_if.empty && queue.acks.ready() + queue.waiting() > 0 {
             return Err(Refused::NotEmpty);
         }
         queue.gone = true;

@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Unused,
     /// Something that was delivered may have been unsettled for too long.
     Overdue,
+    /// A message that came back may be available again.
+    Retry,
 }
 
 /// When a queue is to be looked at; one for each [`Kind`].
