@@ -1184,6 +1184,67 @@ def what_fails_waits_before_it_is_tried_again():
         channel.queue_delete(key)
 
 
+def delayed_exchange(channel, kind="direct"):
+    if OLD_RABBITMQ:
+        raise Skip("a plugin of RabbitMQ's that is not installed")
+    later = name("later")
+    arguments = {"x-delayed-type": kind}
+    channel.exchange_declare(later, "x-delayed-message", durable=True, arguments=arguments)
+    return later
+
+
+@test
+def messages_can_be_delayed():
+    with opened() as channel:
+        later = delayed_exchange(channel)
+        channel.confirm_delivery()
+        key = queue(channel)
+        channel.queue_bind(key, later, "k")
+        _, found = consumer(channel, key, auto_ack=True)
+        began = time.monotonic()
+        for body, delay in ((b"3", 600), (b"1", 200), (b"2", "400"), (b"0", None)):
+            headers = {} if delay is None else {"x-delay": delay}
+            properties = pika.BasicProperties(headers=headers, delivery_mode=2)
+            channel.basic_publish(later, "k", body, properties, mandatory=True)
+        until(channel.connection, "all of them", lambda: len(found) == 4)
+        assert [body for _, _, body in found] == [b"0", b"1", b"2", b"3"]
+        assert time.monotonic() - began >= 0.6
+        assert [message[1].headers.get("x-delay") for message in found] == [None, -200, -400, -600]
+        properties = pika.BasicProperties(headers={"x-delay": 1})
+        channel.basic_publish(later, "nobody", b"", properties, mandatory=True)  # Not returned.
+        try:
+            channel.basic_publish(later, "nobody", b"", mandatory=True)
+        except UnroutableError:
+            pass
+        else:
+            raise AssertionError("without a delay it is returned")
+        channel.exchange_delete(later)
+
+
+@test
+def delayed_messages_are_routed_when_they_are_due():
+    with opened() as channel:
+        later = delayed_exchange(channel, "topic")
+        early, late = queue(channel), queue(channel)
+        channel.queue_bind(early, later, "#")
+        channel.basic_publish(later, "a.b", b"1", pika.BasicProperties(headers={"x-delay": 300}))
+        channel.queue_unbind(early, later, "#")
+        channel.queue_bind(late, later, "a.*")
+        eventually("it is in the other queue", lambda: count(channel, late) == 1)
+        assert count(channel, early) == 0
+        channel.exchange_delete(later)
+        for arguments, text in (
+            ({}, "'x-delayed-type' must be an existing exchange type"),
+            ({"x-delayed-type": "x-delayed-message"}, "'x-delayed-message' can't be used for 'x-delayed-type'"),
+        ):
+            other = channel.connection.channel()
+
+            def declare(other=other, arguments=arguments):
+                other.exchange_declare(name("wrong"), "x-delayed-message", arguments=arguments)
+
+            channel_closes(other, 406, text, declare)
+
+
 @test
 def wrong_arguments_of_queues_are_told():
     with opened() as channel:

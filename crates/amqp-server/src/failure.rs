@@ -226,6 +226,13 @@ fn misfit(unfit: &Unfit) -> String {
         }
         Unfit::NotClassic => "Queue type rabbit_quorum_queue not valid for this exchange type".to_owned(),
         Unfit::NotAQueue => "Destination not found".to_owned(),
+        Unfit::NoDelayedType => {
+            "Invalid argument, 'x-delayed-type' must be an existing exchange type".to_owned()
+        }
+        Unfit::DelayedTwice => {
+            "Invalid argument, 'x-delayed-message' can't be used for 'x-delayed-type'".to_owned()
+        }
+        Unfit::UnknownKind(kind) => format!("unknown exchange type '{kind}'"),
     }
 }
 

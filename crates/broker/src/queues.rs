@@ -26,6 +26,8 @@
 //!
 //! - A message whose time is over, or that is too many, leaves from the head of its queue; see
 //!   `docs/adr/0007-time-and-length-in-queues.md`.
+//! - A message that an exchange keeps back is durable before it is confirmed, and goes on once, when it is due; see
+//!   `docs/adr/0012-delayed-messages.md`.
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
@@ -40,6 +42,7 @@ mod changes;
 mod consuming;
 pub mod dead_letters;
 pub mod declare;
+mod delays;
 mod envelope;
 pub mod error;
 pub mod exchange;
@@ -59,7 +62,7 @@ pub mod types;
 mod varint;
 
 pub use args::{Arguments, Value, Width};
-pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
+pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteDue, RouteLetter};
 pub use error::{Entity, Property, QueueError, Unfit};
 pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
@@ -67,6 +70,6 @@ pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use types::{
-    BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
+    BindingSpec, Consumer, Credit, Declared, Delay, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got,
+    Message, NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
 };

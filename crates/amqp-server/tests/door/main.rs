@@ -10,6 +10,7 @@ mod consumers;
 mod consuming;
 mod dead_letters;
 mod declaring;
+mod delayed;
 mod exchanges;
 mod hostile;
 mod limits;

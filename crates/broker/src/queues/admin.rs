@@ -30,7 +30,9 @@ use super::session::Session;
 use super::settings::QueueSettings;
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::topology::{QueueEntry, Removal, Vhost};
-use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
+use super::types::{
+    Declared, DeleteIf, ExchangeKind, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
+};
 use crate::broker::base64_url;
 
 /// A queue that was just made.
@@ -52,6 +54,7 @@ impl Queues {
 
     pub(super) async fn declare_exchange_now(
         &self,
+        admin: &mut Admin,
         vhost: &str,
         spec: ExchangeSpec,
     ) -> Result<bool, QueueError> {
@@ -67,6 +70,9 @@ impl Queues {
         }
         check_new_name(Entity::Exchange, &spec.name)?;
         check_exchange(vhost, &spec)?;
+        if spec.kind == ExchangeKind::Delayed {
+            self.make_lanes(admin, vhost).await?;
+        }
         if spec.durable {
             let key = key(EXCHANGES, &[vhost, &spec.name]);
             self.write(vec![put(key, ExchangeRecord::new(vhost, &spec))?]).await?;
@@ -154,6 +160,7 @@ impl Queues {
             dead_letter: DeadLetterTo::of(&spec),
             settings: QueueSettings::of(&spec),
             ready_bytes: 0,
+            lane: None,
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
@@ -376,8 +383,13 @@ impl Queues {
         Ok(())
     }
 
+    /// Which shard has a log.
+    pub(super) fn shard_of(&self, log: LogId) -> usize {
+        usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0)
+    }
+
     pub(super) fn identify(&self, log: LogId, vhost: Arc<str>, name: Arc<str>) -> QueueHandle {
-        let shard = usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0);
+        let shard = self.shard_of(log);
         QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name }))
     }
 

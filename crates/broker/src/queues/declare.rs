@@ -15,9 +15,9 @@ use super::args::{Arguments, Value};
 use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
-use super::exchange::check_kind;
+use super::exchange::{DELAYED_TYPE, check_kind};
 use super::settings::{self, QUEUE_TYPE, QueueType};
-use super::types::{ExchangeSpec, QueueSpec};
+use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
 pub const SERVED: [&str; 15] = [
@@ -164,7 +164,11 @@ pub(super) fn same_exchange(
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
     differs.flag("internal", is.internal, asked.internal)?;
-    differs.argument(ALTERNATE, &is.arguments, &asked.arguments)
+    differs.argument(ALTERNATE, &is.arguments, &asked.arguments)?;
+    match is.kind {
+        ExchangeKind::Delayed => differs.argument(DELAYED_TYPE, &is.arguments, &asked.arguments),
+        _ => Ok(()),
+    }
 }
 
 /// Whose properties are compared.

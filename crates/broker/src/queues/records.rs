@@ -4,6 +4,7 @@
 //! queue-settings                     how many shards
 //! vhosts/<vhost>                     exchanges/<vhost>/<name>        queues/<vhost>/<name>
 //! bindings/<number, 16 hex digits>   queues-deleting/<log>           counters/queue-log, counters/queue-pool
+//! delays/<vhost>                     the logs of messages that exchanges keep back, by delay
 //! ```
 //! Names in keys are percent-encoded.
 //!
@@ -27,6 +28,7 @@ pub(super) const VHOSTS: &str = "vhosts/";
 pub(super) const EXCHANGES: &str = "exchanges/";
 pub(super) const QUEUES: &str = "queues/";
 pub(super) const BINDINGS: &str = "bindings/";
+pub(super) const DELAYS: &str = "delays/";
 pub(super) const DELETING: &str = "queues-deleting/";
 /// The next log of a durable queue.
 pub(super) const LOG_COUNTER: &str = "counters/queue-log";
@@ -90,6 +92,13 @@ pub(super) struct BindingRecord {
     exchange: Option<String>,
     routing_key: Value,
     arguments: Arguments,
+}
+
+/// Where the messages of a virtual host wait that exchanges keep back, shortest delays first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DelaysRecord {
+    pub(super) vhost: String,
+    pub(super) logs: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -280,6 +289,16 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","source":"e","queue":"q","routing_key":{"text":[255]},"arguments":[["x",{"text":"y"}]]}"#;
         assert_eq!(pinned(BindingRecord::new(vhost, &binding), text).binding(), Some(binding));
+    }
+
+    #[test]
+    fn the_record_of_delays_is_pinned() {
+        let record = DelaysRecord { vhost: "/".to_owned(), logs: vec![7, 8] };
+        let put = put(key(DELAYS, &["/"]), record).unwrap();
+        assert_eq!(
+            (&*put.key, put.value.as_deref()),
+            ("delays/%2F", Some(&br#"{"v":1,"vhost":"/","logs":[7,8]}"#[..]))
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod dispatch;
 mod expiry;
 pub(super) mod joint;
 pub(super) mod journal;
+mod lanes;
 mod limits;
 pub(super) mod message;
 mod queue;
@@ -89,6 +90,7 @@ enum Done {
     Joint(joint::Told),
     Moved(QueueHandle),
     Buried(u64),
+    Scanned(lanes::Scanned),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -99,6 +101,8 @@ struct Owner {
     index: usize,
     /// How long a delivery of a queue that says nothing of it may be unsettled.
     timeout_ms: Option<u64>,
+    /// Of how many messages of a lane it is known in memory when they are due.
+    delays_max: usize,
     budget: ReadyBudget,
     queues: ByLog<Queue>,
     /// Let go of, with something in flight.
@@ -143,6 +147,7 @@ pub(super) fn start(
         context,
         index,
         timeout_ms: options.consumer_timeout_ms,
+        delays_max: options.delays_in_memory,
         budget: ReadyBudget::new(options.ready_bytes),
         queues: HashMap::default(),
         leaving: HashMap::default(),
@@ -260,6 +265,7 @@ impl Owner {
             Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
             Done::Buried(request) => self.on_buried(request),
+            Done::Scanned(scanned) => self.on_scanned(scanned),
         }
     }
 

@@ -7,6 +7,8 @@ mod brute;
 mod consumers;
 mod crash;
 mod declare;
+mod delayed;
+mod delayed_crash;
 mod deliver;
 mod expiry;
 mod golden;

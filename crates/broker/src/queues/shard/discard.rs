@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
+use crate::queues::delays;
 use crate::queues::types::QueueHandle;
 
 /// Why a message leaves.
@@ -42,6 +43,8 @@ pub(super) struct Discarded {
 #[derive(Debug)]
 pub(super) struct Letters {
     to: Arc<DeadLetterTo>,
+    /// They are no letters, but were kept back and are due.
+    due: bool,
     /// Neighbours with the same reason are one range.
     waiting: VecDeque<(Range<u64>, Reason)>,
     moving: bool,
@@ -51,7 +54,18 @@ pub(super) struct Letters {
 
 impl Letters {
     pub(super) fn new(to: Arc<DeadLetterTo>) -> Letters {
-        Letters { to, waiting: VecDeque::new(), moving: false, count: 0 }
+        Letters { to, due: false, waiting: VecDeque::new(), moving: false, count: 0 }
+    }
+
+    /// Of messages that were kept back: each knows by itself where it goes.
+    pub(super) fn due() -> Letters {
+        let to = DeadLetterTo { exchange: "".into(), routing_key: None };
+        Letters { due: true, ..Letters::new(Arc::new(to)) }
+    }
+
+    /// Some are not done, and no longer on their way.
+    pub(super) fn came_back(&mut self, count: u64) {
+        self.count = self.count.saturating_sub(count);
     }
 
     /// Where they go.
@@ -127,10 +141,14 @@ impl Owner {
         }
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving =
-            Moving { queue: queue.handle.clone(), to: letters.to.clone(), letters: letters.take(), over };
+        let (handle, to, due) = (queue.handle.clone(), letters.to.clone(), letters.due);
+        let moving = Moving { queue: handle, to, letters: letters.take(), over };
         let queues = self.context.queues.clone();
-        self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
+        if due {
+            self.context.tasks.spawn(TaskKind::Owner, "delayed messages", delays::run(queues, moving));
+        } else {
+            self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
+        }
         let queue = queue.handle.clone();
         self.done.push(Box::pin(async move {
             // Dropped when the mover is done, however it ends.
@@ -145,6 +163,8 @@ impl Owner {
         if let Some(letters) = &mut queue.letters {
             letters.moving = false;
             self.move_letters(log);
+            // Others may be due.
+            self.run_soon(log);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::queues::types::{Delivery, Message, QueueHandle};
 /// Messages of one queue delivered in a turn.
 const DELIVERIES_PER_TURN: usize = 2048;
 /// How long to wait before a read that failed is tried again.
-const READ_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a queue can give now.
 pub(super) enum Taken {
@@ -53,6 +53,9 @@ pub(super) struct ReadDone {
 impl Owner {
     /// Delivers what a queue has to whoever wants it.
     pub(super) fn dispatch(&mut self, log: LogId) {
+        if self.queues.get(&log).is_some_and(|queue| queue.lane.is_some()) {
+            return self.dispatch_lane(log);
+        }
         self.end_waits(log);
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
@@ -123,10 +126,10 @@ impl Owner {
     }
 
     /// Reads what is wanted and not in memory.
-    fn read_ahead(&mut self, log: LogId) {
+    pub(super) fn read_ahead(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        let idle = queue.getters.is_empty() && queue.consumers.active() == 0;
-        let head = queue.wants_head();
+        let idle = queue.getters.is_empty() && queue.consumers.active() == 0 && queue.lane.is_none();
+        let head = queue.lane.is_some() || queue.wants_head();
         if queue.reading || idle && !head || idle && !self.heads.enter(queue) {
             return;
         }

@@ -31,7 +31,7 @@ const HEADS_AT_A_TIME: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Times {
     /// Offsets below were given out in an earlier life.
-    earlier: u64,
+    pub(super) earlier: u64,
     /// At and above, no message has a time to live of its own.
     pub(super) own_until: u64,
     /// Messages at and above have not been offered to anybody yet, nor delivered.
@@ -117,6 +117,10 @@ impl Owner {
                     queue.times.overdue = None;
                     self.look_for_overdue(log, now_ms);
                 }
+                Kind::Due => {
+                    queue.lane.iter_mut().for_each(|lane| lane.next = None);
+                    self.run_soon(log);
+                }
                 Kind::Retry => {
                     queue.waiting.iter_mut().for_each(|waiting| waiting.next = None);
                     self.run_soon(log);
@@ -196,6 +200,9 @@ impl Owner {
         self.timers.set(&mut queue.times.head, log, Kind::Head, None);
         self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
         self.timers.set(&mut queue.times.overdue, log, Kind::Overdue, None);
+        if let Some(lane) = &mut queue.lane {
+            self.timers.set(&mut lane.next, log, Kind::Due, None);
+        }
         if let Some(waiting) = &mut queue.waiting {
             self.timers.set(&mut waiting.next, log, Kind::Retry, None);
         }
@@ -224,7 +231,7 @@ impl Queue {
     }
 
     /// The first message that is available and when it was enqueued; `None` if it is not in memory, or there is none.
-    fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
+    pub(super) fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
         match self.acks.first_available() {
             None => Ok(None),
             Some(Next::Returned(offset)) => {

@@ -51,6 +51,8 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) settings: QueueSettings,
     /// Bytes of bodies that are available; counted only where there is a limit of them.
     pub(in crate::queues) ready_bytes: u64,
+    /// Its messages are kept back, for as many milliseconds at least.
+    pub(in crate::queues) lane: Option<u64>,
 }
 
 /// A log that nobody uses any more.
@@ -119,6 +121,8 @@ pub(in crate::queues) enum ShardMessage {
     Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
     /// Seals a part of a joint commit and holds what it touches until it is with the store.
     Prepare(Box<Prepare>),
+    /// Messages that were due and that a queue refused are due again in a while.
+    Again { queue: QueueHandle, offsets: Vec<u64> },
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }

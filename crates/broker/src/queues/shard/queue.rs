@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::consumers::Consumers;
 use super::discard::Letters;
 use super::expiry::Times;
+use super::lanes::Lane;
 use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
@@ -107,6 +108,8 @@ pub(super) struct Queue {
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
     /// Messages on their way to a dead letter exchange, if the queue has one.
     pub(super) letters: Option<Box<Letters>>,
+    /// When its messages are due, if they are kept back.
+    pub(super) lane: Option<Box<Lane>>,
     /// Messages that came back and are not available yet.
     pub(super) waiting: Option<Box<Waiting>>,
     pub(super) getters: VecDeque<Getter>,
@@ -136,9 +139,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(attached: Attached, budget: ReadyBudget, timeout_default_ms: Option<u64>) -> Queue {
+    pub(super) fn new(
+        attached: Attached,
+        budget: ReadyBudget,
+        timeout_default_ms: Option<u64>,
+        delays_max: usize,
+    ) -> Queue {
         let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
-        let Attached { consuming, dead_letter, settings, ready_bytes, .. } = attached;
+        let Attached { consuming, dead_letter, settings, ready_bytes, lane, .. } = attached;
         let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
@@ -159,7 +167,11 @@ impl Queue {
             acks,
             consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
-            letters: dead_letter.map(|to| Box::new(Letters::new(to))),
+            letters: match lane {
+                Some(_) => Some(Box::new(Letters::due())),
+                None => dead_letter.map(|to| Box::new(Letters::new(to))),
+            },
+            lane: lane.map(|shortest_ms| Box::new(Lane::new(shortest_ms, delays_max))),
             waiting: None,
             getters: VecDeque::new(),
             sessions: HashSet::new(),

@@ -69,13 +69,14 @@ impl Owner {
             ShardMessage::Detach { queue, reply } => self.detach(&queue, reply),
             ShardMessage::Stat { queue, declared, reply } => answer(reply, self.stat(&queue, declared)),
             ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
+            ShardMessage::Again { queue, offsets } => self.due_again(&queue, &offsets),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
 
     fn attach(&mut self, attached: Attached) {
         let log = attached.handle.log();
-        let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms);
+        let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms, self.delays_max);
         queue.wait_anew();
         let lost_the_head = queue.owes_a_trim();
         let filled = queue.acks.ready() + queue.waiting() > 0;

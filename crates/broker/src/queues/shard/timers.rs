@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Overdue,
     /// A message that came back may be available again.
     Retry,
+    /// A message that was kept back is due, or soon will be.
+    Due,
 }
 
 /// When a queue is to be looked at; one for each [`Kind`].
