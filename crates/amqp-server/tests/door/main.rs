@@ -14,6 +14,7 @@ mod delayed;
 mod exchanges;
 mod hostile;
 mod limits;
+mod priorities;
 mod publishing;
 mod replies;
 mod support;

@@ -16,12 +16,14 @@ use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
 use super::exchange::{DELAYED_TYPE, check_kind};
+use super::priorities;
 use super::settings::{self, QUEUE_TYPE, QueueType};
 use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 15] = [
+pub const SERVED: [&str; 16] = [
     QUEUE_TYPE,
+    priorities::MAX_PRIORITY,
     "x-message-ttl",
     "x-expires",
     "x-max-length",
@@ -54,13 +56,8 @@ pub const DEAD: [&str; 10] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 5] = [
-    "x-max-priority",
-    "x-max-age",
-    "x-stream-max-segment-size-bytes",
-    "x-stream-filter-size-bytes",
-    "x-message-deduplication",
-];
+pub const NOT_SERVED: [&str; 4] =
+    ["x-max-age", "x-stream-max-segment-size-bytes", "x-stream-filter-size-bytes", "x-message-deduplication"];
 
 const ALTERNATE: &str = "alternate-exchange";
 

@@ -89,7 +89,8 @@ impl Queues {
         claim: ferrymq_storage::Claim,
         acks: AckState,
     ) -> Result<QueueHandle, QueueError> {
-        let handle = self.identify(claim.log, vhost.into(), format!("(delayed messages, {lane})").into());
+        let handle =
+            self.identify(claim.log, vhost.into(), format!("(delayed messages, {lane})").into(), None);
         let attached = Attached {
             handle: handle.clone(),
             epoch: claim.epoch,
@@ -149,7 +150,7 @@ impl Queues {
         let (mut chunk, mut bytes) = (Chunk::new(), 0);
         while chunk.len() < wanted.len() && bytes < CHUNK_BYTES {
             let before = chunk.len();
-            self.read_ascending(&moving.queue, &wanted[before..], READ_BYTES, &mut chunk).await?;
+            self.read_ascending(moving.queue.log(), &wanted[before..], READ_BYTES, &mut chunk).await?;
             let read = chunk.iter().skip(before).filter_map(|(_, _, message)| message.as_ref());
             bytes += read.map(Message::bytes).sum::<usize>();
         }

@@ -143,8 +143,16 @@ impl Queues {
 
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
     /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
-    pub async fn publish(&self, messages: Vec<Publish>) -> PendingPublish {
-        let (mut pending, shares) = self.shares(messages);
+    pub async fn publish(self: &Arc<Queues>, messages: Vec<Publish>) -> PendingPublish {
+        let mut failed = Vec::new();
+        for (index, publish) in (0u32..).zip(&messages) {
+            if publish.message.priority.is_some()
+                && let Err(error) = self.make_levels(publish).await
+            {
+                failed.push((index, error));
+            }
+        }
+        let (mut pending, shares) = self.shares(messages, failed);
         for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
             let message = pending.ask(items);
             let bytes = message.bytes();
@@ -154,21 +162,22 @@ impl Queues {
         pending
     }
 
-    /// The same, at once, for messages that the caller holds room for until the answer is there.
+    /// The same, at once, for messages that the caller holds room for until the answer is there. One of a priority that
+    /// its queue has no log for yet goes to the queue's own.
     pub(super) fn publish_beside(&self, messages: Vec<Publish>) -> PendingPublish {
-        let (mut pending, shares) = self.shares(messages);
+        let (mut pending, shares) = self.shares(messages, Vec::new());
         for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
             let _ended = shard.send_beside(pending.ask(items)).is_err();
         }
         pending
     }
 
-    /// Which shard gets what.
-    fn shares(&self, messages: Vec<Publish>) -> (PendingPublish, Vec<Vec<Item>>) {
+    /// Which shard gets what, but for those that have failed.
+    fn shares(&self, messages: Vec<Publish>, mut failed: Failed) -> (PendingPublish, Vec<Vec<Item>>) {
         let count = messages.len();
-        let mut failed = Vec::new();
+        let refused: Vec<u32> = failed.iter().map(|(index, _)| *index).collect();
         let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
-        let indexed = (0u32..).zip(messages);
+        let indexed = (0u32..).zip(messages).filter(|(index, _)| refused.binary_search(index).is_err());
         let spread = indexed.flat_map(|(index, publish)| publish.spread().map(move |part| (index, part)));
         for (index, Publish { message, to }) in spread {
             if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {

@@ -184,3 +184,37 @@ async fn also_when_a_joint_commit_gives_it_back() {
     rig.settle(&queue, &held, Settle::Ack).await;
     assert_eq!(rig.ready(&queue).await, 0);
 }
+
+/// Messages of several priorities lie in several logs; each waits by itself, and over a restart.
+#[tokio::test(start_paused = true)]
+async fn priorities_wait_as_well() {
+    use ferrymq_broker::queues::{Message, Publish};
+    let mut rig = Rig::new().await;
+    let queue = retrying(&rig, "all", &[]).await;
+    let with = |priority: u8| {
+        let message =
+            Message { priority: Some(priority), ..crate::rig::message("q", &priority.to_string(), true) };
+        Publish { message, to: rig.route("", "q") }
+    };
+    let published = rig.queues.publish([1, 9, 5].map(with).into()).await.await;
+    assert!(published.failed.is_empty(), "{published:?}");
+    for _ in 0..3 {
+        let held = got(&rig, "q").await.delivery.offset.0;
+        rig.settle(&queue, &[held], Settle::Fail).await;
+    }
+    quiet().await;
+    assert_eq!(rig.stat(&queue).await, counts(0, 0));
+    pass(1003).await;
+    assert_eq!(rig.stat(&queue).await, counts(3, 0));
+    let held = got(&rig, "q").await.delivery;
+    assert_eq!((&held.message.body[..], held.failed), (&b"9"[..], Some(1)));
+    rig.settle(&queue, &[held.offset.0], Settle::Fail).await;
+    quiet().await;
+    rig.start().await;
+    let queue = rig.queues.queue(&rig.session, VHOST, "q").await.unwrap().queue;
+    assert_eq!(rig.stat(&queue).await, counts(0, 0), "all of them were returned");
+    pass(1003).await;
+    assert_eq!(rig.stat(&queue).await, counts(3, 0));
+    let all: Vec<String> = rig.get_all("q").await.into_iter().map(|(body, _)| body).collect();
+    assert_eq!(all, ["9", "5", "1"]);
+}

@@ -1,4 +1,4 @@
-//! Messages find their consumers: lowest offset first, consumers in turn, from memory or, where they are not
+//! Messages find their consumers: of the highest priority, lowest offset first, consumers in turn, from memory or, where they are not
 //! there, from the log.
 //!
 //! **Invariants.** At most one read per queue is under way. A queue gives up its turn after so many messages. A
@@ -13,6 +13,7 @@ use ferrymq_types::{LogId, Offset};
 
 use super::consumers::Consumers;
 use super::expiry::HEAD_BYTES;
+use super::levels::place;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
 use super::unsettled::entry_of;
@@ -28,15 +29,25 @@ pub(super) const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a queue can give now.
 pub(super) enum Taken {
-    Message {
-        offset: u64,
-        acquired: Acquired,
-        message: Message,
-    },
+    /// Of this offset in its level.
+    Message { offset: u64, acquired: Acquired, message: Message },
     /// It must be read first.
     Missing,
     /// Nothing is available, or nothing more may be acquired.
     Nothing,
+}
+
+/// What a queue's level is looked at for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    /// The queue has consumers.
+    pub(super) consumed: bool,
+    /// Nobody takes from the queue.
+    pub(super) idle: bool,
+    /// Somebody could take the level's next message now.
+    pub(super) wanted: bool,
+    /// The level's next message has to go, for there are too many.
+    pub(super) over: bool,
 }
 
 /// A read that has come back.
@@ -53,22 +64,30 @@ pub(super) struct ReadDone {
 impl Owner {
     /// Delivers what a queue has to whoever wants it.
     pub(super) fn dispatch(&mut self, log: LogId) {
+        if self.queues.root(log) != log {
+            // It was a queue's own log when this was put off, and is a level's by now.
+            return;
+        }
         if self.queues.get(&log).is_some_and(|queue| queue.lane.is_some()) {
             return self.dispatch_lane(log);
         }
         self.end_waits(log);
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
-        if queue.gone || queue.unreadable || self.stopped.is_some() {
+        if queue.gone || self.stopped.is_some() {
             return;
+        }
+        if queue.is_unreadable() {
+            return queue.answer_empty();
         }
         let (mut done, mut must) = (0, false);
         let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
-        let now_ms = queue.watches().then(|| self.ages.now_ms());
+        let now_ms = queue.is_watching().then(|| self.ages.now_ms());
         let timed_ms = queue.is_timed().then(|| self.ages.now_ms());
         while left > 0 {
             let taker = queue.next_taker(&self.waker);
-            let expired = queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone);
+            let front = queue.front();
+            let expired = queue.expire_head(front, &self.ages, now_ms, taker.is_some(), &mut gone);
             let Ok(expired) = expired.map_err(|error| queue.cannot_read(&error)) else { break };
             if expired {
                 left -= 1;
@@ -76,11 +95,18 @@ impl Owner {
             }
             let Some((id, no_ack)) = taker else {
                 queue.offered();
+                queue.expire_behind(&self.ages, now_ms, &mut left, &mut gone);
                 break;
             };
-            let (offset, acquired, message) = match queue.take(no_ack) {
-                Ok(Taken::Message { offset, acquired, message }) => (offset, acquired, message),
+            if queue.waits_enough() && !queue.level(front).acks.has_returned() {
+                queue.answer_empty();
+                break;
+            }
+            let (offset, acquired, message) = match queue.level(front).take(no_ack) {
+                Ok(Taken::Message { offset, acquired, message }) => (front | offset, acquired, message),
                 Ok(Taken::Missing) => break,
+                // A level held nothing but a gap.
+                Ok(Taken::Nothing) if queue.front() != front => continue,
                 Ok(Taken::Nothing) => {
                     queue.answer_empty();
                     break;
@@ -92,8 +118,9 @@ impl Owner {
             };
             left -= 1;
             let survives = queue.survives(&message);
-            queue.bytes_since_trim += message.bytes() as u64;
-            queue.count_taken(offset, &message, no_ack);
+            let level = queue.level(offset);
+            level.bytes_since_trim += message.bytes() as u64;
+            level.count_taken(place(offset), &message, no_ack);
             if no_ack {
                 done += 1;
                 must |= survives;
@@ -108,7 +135,7 @@ impl Owner {
         if queue.consumers.any_blocked() && !std::mem::replace(&mut queue.in_blocked_list, true) {
             self.blocked.push(log);
         }
-        let lost_the_head = queue.owes_a_trim() && !queue.in_ack_list;
+        let lost_the_head = queue.each().any(|level| level.owes_a_trim() && !level.in_ack_list);
         let again = left == 0;
         if done > 0 || lost_the_head {
             self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
@@ -119,21 +146,50 @@ impl Owner {
         if again {
             self.run_soon(log);
         } else {
-            self.watch_head(log);
-            self.read_ahead(log);
+            self.look_ahead(log);
         }
         self.discard(log, gone);
     }
 
-    /// Reads what is wanted and not in memory.
-    pub(super) fn read_ahead(&mut self, log: LogId) {
+    /// Watches the heads of a queue and reads what is wanted of it and not in memory.
+    fn look_ahead(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        let idle = queue.getters.is_empty() && queue.consumers.active() == 0 && queue.lane.is_none();
-        let head = queue.lane.is_some() || queue.wants_head();
+        let ahead = Ahead {
+            consumed: queue.consumers.active() > 0,
+            idle: queue.getters.is_empty() && queue.consumers.active() == 0,
+            wanted: !queue.getters.is_empty() || queue.consumers.any_ready(),
+            over: queue.is_over(),
+        };
+        if queue.levels.is_none() {
+            self.watch_head(log, ahead.consumed);
+            return self.read_ahead(log, ahead);
+        }
+        let (front, expiring) = (queue.front(), queue.expiring());
+        for base in queue.bases() {
+            let Some(queue) = self.queues.get_mut(&log) else { return };
+            let (level, is_front) = (queue.level(base).handle.log(), base == front);
+            let (wanted, over) = (ahead.wanted && is_front, ahead.over && is_front);
+            if expiring.contains(&base) {
+                self.watch_head(level, ahead.consumed);
+            } else {
+                self.unwatch_head(level);
+                if ahead.idle {
+                    continue;
+                }
+            }
+            self.read_ahead(level, Ahead { wanted, over, ..ahead });
+        }
+    }
+
+    /// Reads what is wanted of a level and not in memory.
+    pub(super) fn read_ahead(&mut self, log: LogId, ahead: Ahead) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let idle = ahead.idle;
+        let head = queue.lane.is_some() || queue.wants_head(ahead.over);
         if queue.reading || idle && !head || idle && !self.heads.enter(queue) {
             return;
         }
-        let wanted = head || !queue.getters.is_empty() || queue.consumers.any_ready();
+        let wanted = head || ahead.wanted;
         let (returned, from, until, bytes) = match queue.acks.first_available() {
             Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
                 (true, offset, queue.acks.fresh(), RETURNED_BYTES)
@@ -221,7 +277,6 @@ impl Queue {
     pub(super) fn take(&mut self, no_ack: bool) -> Result<Taken, EnvelopeError> {
         let (offset, returned) = match self.acks.first_available() {
             None => return Ok(Taken::Nothing),
-            Some(Next::Fresh(_)) if self.waits_enough() => return Ok(Taken::Nothing),
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
             Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {
@@ -259,7 +314,7 @@ impl Queue {
                     self.consumers.hold(id);
                 }
                 // A session that went away gives it back by its end.
-                let _ = getter.reply.send(Ok(Some((delivery, self.acks.ready()))));
+                let _ = getter.reply.send(Ok(Some((delivery, self.ready_count()))));
             }
             None => self.consumers.deliver(id, delivery),
         }
@@ -290,6 +345,11 @@ impl Queue {
             self.ready.clear(until);
         }
         // Else what lies before the damage is delivered first, and then it is read again.
+    }
+
+    /// Whether a stored message of any level cannot be read.
+    fn is_unreadable(&self) -> bool {
+        self.each().any(|level| level.unreadable)
     }
 
     pub(super) fn cannot_read(&mut self, error: &EnvelopeError) {

@@ -24,7 +24,7 @@ use ferrymq_types::{LogId, Offset};
 
 use super::ages::Ages;
 use super::discard::{Discarded, Reason};
-use super::dispatch::{READ_PAUSE, Taken};
+use super::dispatch::{Ahead, READ_PAUSE, Taken};
 use super::queue::Queue;
 use super::timers::{Kind, Slot};
 use super::{Done, Owner};
@@ -265,7 +265,7 @@ impl Owner {
         if more {
             self.run_soon(log);
         } else if far.is_none() {
-            self.read_ahead(log);
+            self.read_ahead(log, Ahead { consumed: false, idle: false, wanted: true, over: false });
         }
         self.discard(log, gone);
     }

@@ -8,14 +8,16 @@
 //! broker counts nothing: what was acquired is not stored.
 
 use super::discard::{Discarded, Reason};
+use super::levels::place;
 use super::queue::Queue;
 
 impl Queue {
-    /// Gives a message back to its place; `failed`: whoever had it failed on it. If that was once too often, what is
+    /// Gives a message, by its id, back to its place; `failed`: whoever had it failed on it. If that was once too often, what is
     /// to be discarded instead.
     pub(super) fn give_back(&mut self, offset: u64, survives: bool, failed: bool) -> Option<Discarded> {
         let failed = failed && self.consuming.counts;
-        let failures = self.acks.failed(offset).saturating_add(u16::from(failed));
+        let at = place(offset);
+        let failures = self.level(offset).acks.failed(at).saturating_add(u16::from(failed));
         let is_gone = self.consuming.delivery_limit.is_some_and(|limit| failed && failures > limit);
         self.count_settled(offset, !is_gone);
         if is_gone {
@@ -23,8 +25,8 @@ impl Queue {
         }
         match self.consuming.retry.and_then(|retry| retry.delay_ms(failed, failures)) {
             Some(delay_ms) => self.put_off(offset, failed, delay_ms),
-            None if failed => drop(self.acks.fail(offset)),
-            None => drop(self.acks.release(offset, true)),
+            None if failed => drop(self.level(offset).acks.fail(at)),
+            None => drop(self.level(offset).acks.release(at, true)),
         }
         None
     }

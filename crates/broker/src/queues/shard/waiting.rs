@@ -17,6 +17,7 @@ use ferrymq_types::LogId;
 
 use super::Owner;
 use super::ages::Ages;
+use super::levels::place;
 use super::queue::Queue;
 use super::timers::{Kind, Slot};
 
@@ -74,33 +75,34 @@ impl Queue {
     /// A message that came back waits.
     pub(super) fn put_off(&mut self, offset: u64, failed: bool, delay_ms: u64) {
         // One that nobody had does not come back.
-        if self.acks.count(offset, failed) {
+        if self.level(offset).acks.count(place(offset), failed) {
             self.waiting.get_or_insert_default().new.push((offset, delay_ms));
         }
     }
 
-    /// What came back in an earlier life waits anew.
-    pub(super) fn wait_anew(&mut self) {
+    /// What came back in an earlier life to a level, by the id of its first place, waits anew.
+    pub(super) fn wait_anew(&mut self, base: u64) {
         let Some(retry) = self.consuming.retry else { return };
-        let before = self.acks.returned_before();
-        let waits = before.filter_map(|(offset, returned, failed)| {
+        let acks = &mut self.level(base).acks;
+        let waits = acks.returned_before().filter_map(|(offset, returned, failed)| {
             retry.delay_again_ms(returned, failed).map(|delay_ms| (offset, delay_ms))
         });
-        let new: Vec<(u64, u64)> = waits.take(WAITING_MAX).collect();
-        for (offset, _) in &new {
+        let mut new: Vec<(u64, u64)> = waits.take(WAITING_MAX).collect();
+        for (offset, _) in &mut new {
             // It was there: an earlier life had acquired it.
-            let _acquired = self.acks.acquire(*offset);
+            let _acquired = acks.acquire(*offset);
+            *offset |= base;
         }
         if !new.is_empty() {
-            self.waiting.get_or_insert_default().new = new;
+            self.waiting.get_or_insert_default().new.extend(new);
         }
     }
 
     /// Is done with all that wait; how many.
     pub(super) fn purge_waiting(&mut self) -> u64 {
         let Some(waiting) = &mut self.waiting else { return 0 };
-        let acks = &mut self.acks;
-        waiting.drain().filter(|offset| acks.finish(*offset)).count() as u64
+        let all: Vec<u64> = waiting.drain().collect();
+        all.into_iter().filter(|id| self.finish(*id)).count() as u64
     }
 
     /// Has those available whose time is over; when the next one's is.
@@ -108,10 +110,10 @@ impl Queue {
         let waiting = self.waiting.as_mut()?;
         let now_ms = ages.now_ms();
         waiting.begin(now_ms);
-        while let Some(offset) = waiting.over(now_ms) {
-            self.acks.release(offset, false);
+        while let Some(id) = self.waiting.as_mut().and_then(|waiting| waiting.over(now_ms)) {
+            self.level(id).acks.release(place(id), false);
         }
-        waiting.until.first().map(|(at_ms, _)| *at_ms)
+        self.waiting.as_ref()?.until.first().map(|(at_ms, _)| *at_ms)
     }
 }
 
