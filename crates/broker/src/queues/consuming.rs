@@ -127,8 +127,9 @@ mod tests {
             let spec = spec(&[quorum.clone(), (DELIVERY_LIMIT, int(given))]);
             assert_eq!(Consuming::of(&spec).delivery_limit, limit);
         }
-        let retrying =
-            |list: &[(&str, Value)]| Consuming::of(&spec(&[&[quorum.clone()], list].concat())).retry;
+        let retrying = |list: &[(&str, Value)]| {
+            Consuming::of(&spec(&[std::slice::from_ref(&quorum), list].concat())).retry
+        };
         let (of, min) = (|kind| (RETRY_TYPE, Value::text(kind)), (RETRY_MIN, int(100)));
         let max = (RETRY_MAX, int(250));
         assert_eq!(retrying(&[of("all")]), None, "no time is no time");
