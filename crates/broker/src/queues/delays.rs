@@ -23,6 +23,7 @@ use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
 use tokio::sync::watch;
 
 use super::ack::AckState;
+use super::args::Arguments;
 use super::consuming::Consuming;
 use super::dead_letters::{CHUNK_BYTES, CHUNK_MESSAGES, Chunk, DeathReason, Moving, PAUSE};
 use super::error::QueueError;
@@ -34,7 +35,8 @@ use super::records::{DELAYS, DelaysRecord, key, put};
 use super::settings::QueueSettings;
 use super::shard::joint::Settles;
 use super::shard::message::{Attached, ShardMessage};
-use super::types::{Message, Publish, QueueHandle, Settle};
+use super::topology::QueueEntry;
+use super::types::{Message, Publish, QueueHandle, QueueSpec, Settle};
 use crate::to_its_end::to_its_end;
 
 /// How many lanes there are.
@@ -57,6 +59,13 @@ pub(super) fn shortest_ms(lane: usize) -> u64 {
         0 => 0,
         lane => SECOND_MS << (2 * (lane - 1)),
     }
+}
+
+/// A lane as a queue that goes with its virtual host.
+pub(super) fn entry_of(lane: &QueueHandle) -> QueueEntry {
+    let (name, arguments) = (lane.name().clone(), Arguments::default());
+    let spec = QueueSpec { name, durable: true, exclusive: false, auto_delete: false, arguments };
+    QueueEntry { handle: lane.clone(), spec, owner: None }
 }
 
 impl Queues {

@@ -18,6 +18,7 @@
 
 mod ages;
 mod commit;
+mod configure;
 mod consumers;
 mod discard;
 mod dispatch;
@@ -93,6 +94,7 @@ enum Done {
     Moved(QueueHandle),
     Buried(u64),
     Scanned(lanes::Scanned),
+    Measured(configure::Measured),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -268,6 +270,7 @@ impl Owner {
             Done::Joint(told) => self.on_joint(told),
             Done::Buried(request) => self.on_buried(request),
             Done::Scanned(scanned) => self.on_scanned(scanned),
+            Done::Measured(measured) => self.on_measured(measured),
         }
     }
 

@@ -10,12 +10,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::args::Arguments;
 use super::delays::lane_of;
 use super::error::{Entity, QueueError};
 use super::exchange::{Destined, Routable, Router, delay_ms, seed_of};
-use super::types::{Delay, ExchangeKind, ExchangeSpec, Kept, QueueHandle, QueueSpec, Routed};
+use super::policy::Policies;
+use super::policy::merge::ALTERNATE;
+use super::types::{Delay, ExchangeKind, ExchangeSpec, Kept, QueueHandle, QueueSpec, Routed, VhostSpec};
 
 /// The exchanges that every virtual host has. The empty name is the default exchange.
 const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
@@ -68,6 +71,7 @@ pub(super) struct Binding {
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) spec: ExchangeSpec,
+    /// As its argument says, or else a policy.
     alternate: Option<Arc<str>>,
     router: Router<Target>,
     /// Bindings that begin here.
@@ -95,6 +99,10 @@ impl QueueEntry {
 #[derive(Debug)]
 pub(super) struct Vhost {
     pub(super) name: Arc<str>,
+    pub(super) spec: VhostSpec,
+    policies: Policies,
+    /// Dropped with it: whoever is connected hears that.
+    ended: watch::Sender<()>,
     pub(super) exchanges: HashMap<Arc<str>, Exchange>,
     pub(super) queues: HashMap<Arc<str>, QueueEntry>,
     /// Where messages wait that exchanges keep back; there once there was such an exchange.
@@ -136,10 +144,28 @@ impl Topology {
         self.vhosts.contains_key(name)
     }
 
+    pub(super) fn vhosts(&self) -> impl Iterator<Item = &Vhost> {
+        self.vhosts.values()
+    }
+
+    /// Takes a virtual host away, with everything in it; who is connected to it hears that.
+    pub(super) fn remove_vhost(&mut self, name: &str) -> Option<Vhost> {
+        let vhost = self.vhosts.remove(name)?;
+        self.exclusive.retain(|_, places| {
+            places.retain(|(at, _)| **at != *name);
+            !places.is_empty()
+        });
+        Some(vhost)
+    }
+
     /// Adds a virtual host with its predeclared exchanges.
-    pub(super) fn add_vhost(&mut self, name: Arc<str>) {
+    pub(super) fn add_vhost(&mut self, spec: VhostSpec) {
+        let name = spec.name.clone();
         let mut vhost = Vhost {
             name: name.clone(),
+            spec,
+            policies: Policies::default(),
+            ended: watch::channel(()).0,
             exchanges: HashMap::new(),
             queues: HashMap::new(),
             lanes: None,
@@ -207,9 +233,30 @@ impl Vhost {
         }
     }
 
+    /// A channel that ends with it.
+    pub(super) fn end(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
+    }
+
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Has other policies apply, to exchanges at once; queues are told by whoever changes them.
+    pub(super) fn set_policies(&mut self, policies: Policies) {
+        for exchange in self.exchanges.values_mut() {
+            exchange.alternate = alternate(&exchange.spec, &policies);
+        }
+        self.policies = policies;
+    }
+
+    /// All bindings.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.bindings.values()
+    }
+
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, predeclared: bool) {
-        let alternate = spec.arguments.get("alternate-exchange");
-        let alternate = alternate.and_then(|value| value.as_text()).map(Arc::from);
+        let alternate = alternate(&spec, &self.policies);
         let (name, router) = (spec.name.clone(), Router::new(spec.kind, &spec.arguments));
         let exchange = Exchange { spec, alternate, router, bound: BTreeSet::new(), predeclared };
         self.exchanges.insert(name, exchange);
@@ -415,6 +462,14 @@ impl Vhost {
                 }
             });
         }
+    }
+}
+
+/// Where an exchange sends what it has no binding for.
+fn alternate(spec: &ExchangeSpec, policies: &Policies) -> Option<Arc<str>> {
+    match spec.arguments.get(ALTERNATE) {
+        Some(given) => given.as_text().map(Arc::from),
+        None => policies.alternate(&spec.name).map(Arc::from),
     }
 }
 

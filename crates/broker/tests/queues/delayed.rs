@@ -305,3 +305,29 @@ async fn what_it_routes_as_is_checked() {
     let held = route(&rig, "x", &[b"k"], 1000);
     assert!(held.queues().is_empty() && !held.is_empty());
 }
+
+/// What waits goes with its virtual host, also if its deletion is cut short; one of that name again has nothing of it.
+#[tokio::test(start_paused = true)]
+async fn it_goes_with_its_virtual_host() {
+    let mut rig = Rig::new().await;
+    for round in 0..2 {
+        assert!(rig.queues.create_vhost("v").await.unwrap());
+        let declare = rig.queues.declare_exchange(&rig.session, "v", delaying("later", "fanout"));
+        assert!(declare.await.unwrap());
+        rig.queues.declare_queue(&rig.session, "v", durable("q")).await.unwrap();
+        rig.queues.bind(&rig.session, "v", binding("later", "q", "")).await.unwrap();
+        let headers = arguments(&[("x-delay", int(1000))]);
+        let to = rig.queues.route_all("v", "later", &[b"k"], &headers).unwrap();
+        let message = message("k", "x", true);
+        assert!(rig.queues.publish(vec![Publish { message, to }]).await.await.failed.is_empty());
+        if round == 1 {
+            wait(1003).await;
+            let queue = rig.queues.queue(&rig.session, "v", "q").await.unwrap();
+            assert_eq!(queue.stat.ready, 1, "once");
+        }
+        assert!(rig.queues.delete_vhost("v").await.unwrap());
+        rig.restart().await;
+        wait(5000).await;
+    }
+    assert!(rig.queues.create_vhost("v").await.unwrap());
+}

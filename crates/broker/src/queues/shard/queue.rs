@@ -136,6 +136,8 @@ pub(super) struct Queue {
     /// How long a delivery may be unsettled where nothing else is said.
     timeout_default_ms: Option<u64>,
     pub(super) limits: Option<Box<Limits>>,
+    /// How often what is there was measured.
+    pub(super) measured: u64,
     pub(super) times: Times,
     /// Of the priorities that are not those of its own log.
     pub(super) levels: Option<Box<Levels>>,
@@ -193,6 +195,7 @@ impl Queue {
             limits: Limits::of(&settings, ready_bytes),
             settings,
             timeout_default_ms,
+            measured: 0,
             times,
             levels: None,
         }

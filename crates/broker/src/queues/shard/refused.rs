@@ -25,8 +25,8 @@ pub(super) type RefusedMessage = (QueueHandle, Arc<DeadLetterTo>, Message);
 impl Queue {
     /// Where messages go that are refused, if they go anywhere.
     pub(super) fn buries(&self) -> Option<Arc<DeadLetterTo>> {
-        let letters = self.letters.as_ref()?;
-        (self.settings.overflow == Some(Overflow::RejectPublishDlx)).then(|| letters.to().clone())
+        let to = self.letters.as_ref()?.to()?;
+        (self.settings.overflow == Some(Overflow::RejectPublishDlx)).then(|| to.clone())
     }
 }
 
