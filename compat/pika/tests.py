@@ -1094,6 +1094,159 @@ def full_queues_refuse_if_asked_to():
 
 
 @test
+def what_a_full_queue_refuses_can_be_dead_lettered():
+    with opened() as channel:
+        channel.confirm_delivery()
+        dead = queue(channel, "dead")
+        arguments = {
+            "x-max-length": 1,
+            "x-overflow": "reject-publish-dlx",
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+        }
+        key = queue(channel, arguments=arguments)
+        send(channel, key, b"a")
+        for body in (b"b", b"c"):
+            try:
+                send(channel, key, body)
+            except pika.exceptions.NackError:
+                pass
+            else:
+                raise AssertionError("taken")
+        eventually("they are dead letters", lambda: count(channel, dead) == 2)
+        _, properties, body = channel.basic_get(dead, auto_ack=True)
+        assert body == b"b"
+        death = properties.headers["x-death"][0]
+        assert (death["reason"], death["queue"], death["count"]) == ("maxlen", key, 1), death
+        assert take(channel, dead) == [b"c"]
+        assert take(channel, key) == [b"a"]
+
+
+@test
+def who_does_not_acknowledge_in_time_is_cancelled():
+    if OLD_RABBITMQ:
+        raise Skip("quorum queues cancel consumers since 4.3")
+    with opened() as channel:
+        arguments = {"x-queue-type": "quorum", "x-consumer-timeout": 200}
+        key = queue(channel, exclusive=False, durable=True, arguments=arguments)
+        cancelled = []
+        channel.add_on_cancel_callback(cancelled.append)
+        _, slow = consumer(channel, key)
+        send(channel, key, b"1")
+        until(channel.connection, "a delivery", lambda: slow)
+        until(channel.connection, "the consumer is cancelled", lambda: cancelled)
+        _, next_ = consumer(channel, key)
+        until(channel.connection, "another delivery", lambda: next_)
+        method, properties, body = next_[0]
+        assert method.redelivered and body == b"1"
+        assert properties.headers["x-acquired-count"] == 1, properties
+        channel.basic_ack(slow[0][0].delivery_tag)  # Late, and no mistake.
+        channel.basic_ack(method.delivery_tag)
+        assert take(channel, key) == []
+        send(channel, key, b"2")
+        eventually("it is there", lambda: count(channel, key) == 1)
+        other = channel.connection.channel()
+        text = "delivery acknowledgement on channel"
+        method, _, _ = other.basic_get(key)
+        assert method
+        try:
+            quiet(channel.connection, 1)
+            other.basic_get(key)
+        except ChannelClosedByBroker as closed:
+            assert closed.reply_code == 406 and text in closed.reply_text, closed
+        else:
+            raise AssertionError("the channel is open")
+        channel.queue_delete(key)
+
+
+@test
+def what_fails_waits_before_it_is_tried_again():
+    if OLD_RABBITMQ:
+        raise Skip("delayed retries are of 4.3")
+    with opened() as channel:
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-delayed-retry-type": "all",
+            "x-delayed-retry-min": 200,
+            "x-delayed-retry-max": 300,
+        }
+        key = queue(channel, exclusive=False, durable=True, arguments=arguments)
+        send(channel, key, b"1")
+        _, found = consumer(channel, key)
+        for number, least in ((1, 0.2), (2, 0.3), (3, 0.3)):
+            until(channel.connection, "a delivery", lambda: len(found) == number)
+            began = time.monotonic()
+            channel.basic_reject(found[-1][0].delivery_tag, requeue=True)
+            until(channel.connection, "it is tried again", lambda: len(found) == number + 1)
+            waited = time.monotonic() - began
+            # The first failure waits once the minimum, the second twice, up to the maximum.
+            assert waited >= least, (number, waited)
+        assert found[-1][1].headers["x-delivery-count"] == 3, found[-1]
+        channel.queue_delete(key)
+
+
+def delayed_exchange(channel, kind="direct"):
+    if OLD_RABBITMQ:
+        raise Skip("a plugin of RabbitMQ's that is not installed")
+    later = name("later")
+    arguments = {"x-delayed-type": kind}
+    channel.exchange_declare(later, "x-delayed-message", durable=True, arguments=arguments)
+    return later
+
+
+@test
+def messages_can_be_delayed():
+    with opened() as channel:
+        later = delayed_exchange(channel)
+        channel.confirm_delivery()
+        key = queue(channel)
+        channel.queue_bind(key, later, "k")
+        _, found = consumer(channel, key, auto_ack=True)
+        began = time.monotonic()
+        for body, delay in ((b"3", 600), (b"1", 200), (b"2", "400"), (b"0", None)):
+            headers = {} if delay is None else {"x-delay": delay}
+            properties = pika.BasicProperties(headers=headers, delivery_mode=2)
+            channel.basic_publish(later, "k", body, properties, mandatory=True)
+        until(channel.connection, "all of them", lambda: len(found) == 4)
+        assert [body for _, _, body in found] == [b"0", b"1", b"2", b"3"]
+        assert time.monotonic() - began >= 0.6
+        assert [message[1].headers.get("x-delay") for message in found] == [None, -200, -400, -600]
+        properties = pika.BasicProperties(headers={"x-delay": 1})
+        channel.basic_publish(later, "nobody", b"", properties, mandatory=True)  # Not returned.
+        try:
+            channel.basic_publish(later, "nobody", b"", mandatory=True)
+        except UnroutableError:
+            pass
+        else:
+            raise AssertionError("without a delay it is returned")
+        channel.exchange_delete(later)
+
+
+@test
+def delayed_messages_are_routed_when_they_are_due():
+    with opened() as channel:
+        later = delayed_exchange(channel, "topic")
+        early, late = queue(channel), queue(channel)
+        channel.queue_bind(early, later, "#")
+        channel.basic_publish(later, "a.b", b"1", pika.BasicProperties(headers={"x-delay": 300}))
+        channel.queue_unbind(early, later, "#")
+        channel.queue_bind(late, later, "a.*")
+        eventually("it is in the other queue", lambda: count(channel, late) == 1)
+        assert count(channel, early) == 0
+        channel.exchange_delete(later)
+        for arguments, text in (
+            ({}, "'x-delayed-type' must be an existing exchange type"),
+            ({"x-delayed-type": "x-delayed-message"}, "'x-delayed-message' can't be used for 'x-delayed-type'"),
+        ):
+            other = channel.connection.channel()
+
+            def declare(other=other, arguments=arguments):
+                other.exchange_declare(name("wrong"), "x-delayed-message", arguments=arguments)
+
+            channel_closes(other, 406, text, declare)
+
+
+@test
 def wrong_arguments_of_queues_are_told():
     with opened() as channel:
         for argument, value, why in (

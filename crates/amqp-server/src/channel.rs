@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: what methods do; see `methods/`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(crate) struct Channel {
     pub(crate) replies: Option<ReplyConsumer>,
     /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
     pub(crate) held: VecDeque<(u64, Delivery)>,
+    /// Tokens of consumers that were cancelled because they did not settle in time.
+    pub(crate) overdue: HashSet<u64>,
 }
 
 impl Channel {

@@ -1,4 +1,5 @@
-//! Dead letters as AMQP has them: `x-death` and its companions, the routing keys, and circles that end.
+//! Dead letters as AMQP has them: `x-death` and its companions, the routing keys, and circles that end. And the header of a
+//! message that has waited.
 //!
 //! ```text
 //! x-death: [ newest, .., oldest ]   one table for each queue and reason, with a count
@@ -13,11 +14,12 @@
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::{Array, ArrayBuilder, EncodeError, Properties, Table, TableBuilder, ValueRef};
-use ferrymq_broker::queues::{DeadLetters, Death, DeathReason, Message, QueueHandle, RouteLetter};
+use ferrymq_broker::queues::{DeadLetters, Death, DeathReason, Message, RouteDue, RouteLetter, Routed};
 
 use crate::args::MessageView;
 
 const X_DEATH: &[u8] = b"x-death";
+const X_DELAY: &[u8] = b"x-delay";
 const REJECTED: &[u8] = b"rejected";
 /// Written at the first death, and kept.
 const FIRST: [&[u8]; 3] = [b"x-first-death-exchange", b"x-first-death-queue", b"x-first-death-reason"];
@@ -29,7 +31,7 @@ const LAST: [&[u8]; 3] = [b"x-last-death-exchange", b"x-last-death-queue", b"x-l
 pub struct AmqpDeadLetters;
 
 impl DeadLetters for AmqpDeadLetters {
-    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>) {
+    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Routed) {
         let mut message = death.message.clone();
         let stored = message.properties.clone();
         let properties = Properties::parse(&stored).unwrap_or_else(|error| {
@@ -48,24 +50,55 @@ impl DeadLetters for AmqpDeadLetters {
         let targets = targets(&message, death.reason, route);
         (message, targets)
     }
+
+    fn due(&self, message: &Message, delay_ms: u64, route: RouteDue<'_>) -> (Message, Routed) {
+        let mut message = message.clone();
+        match has_waited(&message, delay_ms) {
+            Ok(properties) => message.properties = properties,
+            Err(error) => tracing::error!(%error, "the headers of a delayed message could not be written"),
+        }
+        let properties = Properties::parse(&message.properties).unwrap_or(Properties::EMPTY);
+        let to = route(&MessageView::new(properties));
+        (message, to)
+    }
+}
+
+/// The properties of a message that has waited: its delay is negative, so that nobody delays it again and whoever gets
+/// it sees that it was, as with RabbitMQ's plugin.
+fn has_waited(message: &Message, delay_ms: u64) -> Result<Bytes, EncodeError> {
+    let properties = Properties::parse(&message.properties).unwrap_or(Properties::EMPTY);
+    let waited = ValueRef::I64(-i64::try_from(delay_ms).unwrap_or(i64::MAX));
+    let mut table = TableBuilder::new();
+    for entry in properties.headers().unwrap_or_default() {
+        if entry.name() == X_DELAY {
+            table.push(X_DELAY, waited)?;
+        } else {
+            table.push_entry(entry)?;
+        }
+    }
+    let mut changed = properties.decode();
+    changed.headers = Some(table.as_table());
+    let mut out = BytesMut::new();
+    changed.encode(&mut out)?;
+    Ok(out.freeze())
 }
 
 /// The queues that a letter goes to, less those that it would go round to in a circle.
-fn targets(message: &Message, reason: DeathReason, route: RouteLetter<'_>) -> Vec<QueueHandle> {
+fn targets(message: &Message, reason: DeathReason, route: RouteLetter<'_>) -> Routed {
     let properties = Properties::parse(&message.properties).unwrap_or(Properties::EMPTY);
     let headers = properties.headers().unwrap_or_default();
     let keys: Vec<&[u8]> = std::iter::once(&message.routing_key[..]).chain(carbon_copies(headers)).collect();
-    let mut found: Vec<QueueHandle> = route(&keys, &MessageView::new(properties)).queues().to_vec();
-    if reason != DeathReason::Rejected {
-        found.retain(|queue| {
-            let circle = is_circle(deaths(headers), queue.name().as_bytes());
-            if circle {
-                tracing::warn!(queue = %queue.name(), "a message goes round in a circle of dead letters and is dropped");
-            }
-            !circle
-        });
+    let found = route(&keys, &MessageView::new(properties));
+    if reason == DeathReason::Rejected {
+        return found;
     }
-    found
+    found.only(|queue| {
+        let circle = is_circle(deaths(headers), queue.name().as_bytes());
+        if circle {
+            tracing::warn!(queue = %queue.name(), "a message goes round in a circle of dead letters and is dropped");
+        }
+        !circle
+    })
 }
 
 /// Whether a message has died in this queue before, and was rejected nowhere since.

@@ -19,6 +19,7 @@ use crate::channel::{Channel, Consumer};
 use crate::counts;
 use crate::failure::Failure;
 use crate::numbers::Numbered;
+use crate::overdue::Overdue;
 use crate::replies::Reply;
 use crate::state::{Connection, State};
 use crate::streams;
@@ -35,6 +36,9 @@ impl Connection {
                 }
             }
             Event::Cancelled { token } => self.cancelled(token, out)?,
+            Event::Overdue { token, queue, offsets, timeout_ms } => {
+                self.overdue.push(Overdue { token, queue, offsets, timeout_ms });
+            }
         }
         Ok(())
     }

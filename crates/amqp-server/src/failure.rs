@@ -225,6 +225,9 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         Wrong::Exceeds => format!(": {{max_value_exceeded,{wire}}}"),
         Wrong::Overflow => ": invalid_overflow".to_owned(),
         Wrong::Strategy => ": invalid_dlx_strategy".to_owned(),
+        Wrong::Retry => format!(
+            ": \"{wire} is not a valid delayed retry type. Must be one of: all, failed, returned, disabled\""
+        ),
         Wrong::NoDeadLetterExchange => ": routing_key_but_no_dlx_defined".to_owned(),
         Wrong::StreamOffset => {
             let shown = match value {
@@ -264,6 +267,13 @@ fn misfit(unfit: &Unfit) -> String {
         Unfit::NotClassic => "Queue type rabbit_quorum_queue not valid for this exchange type".to_owned(),
         Unfit::Size(text) => (*text).to_owned(),
         Unfit::NotAQueue => "Destination not found".to_owned(),
+        Unfit::NoDelayedType => {
+            "Invalid argument, 'x-delayed-type' must be an existing exchange type".to_owned()
+        }
+        Unfit::DelayedTwice => {
+            "Invalid argument, 'x-delayed-message' can't be used for 'x-delayed-type'".to_owned()
+        }
+        Unfit::UnknownKind(kind) => format!("unknown exchange type '{kind}'"),
     }
 }
 

@@ -53,6 +53,22 @@ pub(crate) struct Life {
     pub(crate) listening: AtomicBool,
 }
 
+/// For as long as the socket is waited for, however that ends.
+struct Listening<'a>(&'a Life);
+
+impl Listening<'_> {
+    fn on(life: &Life) -> Listening<'_> {
+        life.listening.store(true, Ordering::Relaxed);
+        Listening(life)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.listening.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Input {
     pub(crate) fn new(frame_max: u32, life: Arc<Life>) -> Input {
         Input {
@@ -94,7 +110,7 @@ impl Input {
         }
     }
 
-    /// All whole frames that are there; waits for one.
+    /// All whole frames that are there; waits for one. Cancel safe: what was read stays here.
     pub(crate) async fn run(&mut self, from: &ReadHalf<'_>) -> Result<Bytes, Stop> {
         if let Some(broken) = self.broken.take() {
             return Err(Stop::Broken(broken));
@@ -146,9 +162,9 @@ impl Input {
                     if self.buffer.is_empty() {
                         self.buffer = BytesMut::new();
                     }
-                    self.life.listening.store(true, Ordering::Relaxed);
+                    let listening = Listening::on(&self.life);
                     let readable = from.readable().await;
-                    self.life.listening.store(false, Ordering::Relaxed);
+                    drop(listening);
                     readable.map_err(Stop::Io)?;
                 }
                 Err(error) => return Err(Stop::Io(error)),

@@ -42,6 +42,7 @@ mod input;
 mod methods;
 mod numbers;
 mod output;
+mod overdue;
 mod publish;
 mod reader;
 mod replies;

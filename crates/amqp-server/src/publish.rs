@@ -148,7 +148,9 @@ impl Gather {
         }
         let Content { facts, properties, body, room, .. } = content;
         let Facts { persistent, priority, ttl_ms, .. } = facts;
-        let message = Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority };
+        let delay = None;
+        let message =
+            Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority, delay };
         let publish = Publish { message, to };
         if confirm.is_none()
             && let Some(tx) = transaction(&mut connection.state.lock(), number)

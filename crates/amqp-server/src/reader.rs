@@ -54,9 +54,17 @@ pub(crate) async fn read_loop(connection: &Connection, input: &mut Input, from: 
     let gather = Gather::default();
     let mut reader = Reader { connection, gather, settlements: Settlements::default(), from, kept: 0 };
     loop {
-        let run = match input.run(from).await {
-            Ok(run) => run,
-            Err(stop) => return stop.into(),
+        let run = tokio::select! {
+            () = connection.overdue.arrived() => {
+                if let Err(failure) = reader.give_back_overdue().await {
+                    return Ended::Failed(failure);
+                }
+                continue;
+            }
+            run = input.run(from) => match run {
+                Ok(run) => run,
+                Err(stop) => return stop.into(),
+            },
         };
         connection.context.counters.bytes_in_total.fetch_add(run.len() as u64, Ordering::Relaxed);
         let mut rest = &run[..];
@@ -229,7 +237,7 @@ impl Reader<'_> {
     }
 
     /// Ends a channel for a mistake, and tells the client.
-    async fn fail_channel(&mut self, number: u16, failure: &Failure) {
+    pub(crate) async fn fail_channel(&mut self, number: u16, failure: &Failure) {
         let connection = self.connection;
         connection.context.counters.channel_errors_total.fetch_add(1, Ordering::Relaxed);
         tracing::info!(peer = %connection.peer, channel = number, why = failure.text, "AMQP channel closed");

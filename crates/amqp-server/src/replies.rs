@@ -201,6 +201,7 @@ fn detached(message: &Message) -> Message {
         persistent: message.persistent,
         ttl_ms: message.ttl_ms,
         priority: message.priority,
+        delay: None,
     }
 }
 

@@ -19,7 +19,9 @@ use crate::context::Context;
 use crate::input::Life;
 use crate::numbers::Numbered;
 use crate::output::Output;
+use crate::overdue::OverdueList;
 use crate::replies::Inbox;
+use crate::unacked::Unacked;
 
 /// What was agreed on while the connection was opened.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub(crate) struct Connection {
     /// Direct replies to this client.
     pub(crate) replies: Arc<Inbox>,
     pub(crate) state: Mutex<State>,
+    /// What the client has had for too long.
+    pub(crate) overdue: OverdueList,
     drain_wanted: AtomicBool,
     drained: Notify,
 }
@@ -86,6 +90,7 @@ impl Connection {
         life: Arc<Life>,
     ) -> Connection {
         let session = context.queues.session();
+        session.tell(&sink);
         let replies = Inbox::new(context.budget.clone());
         Connection {
             context,
@@ -98,6 +103,7 @@ impl Connection {
             confirms: Confirms::default(),
             replies,
             state: Mutex::default(),
+            overdue: OverdueList::default(),
             drain_wanted: AtomicBool::new(false),
             drained: Notify::new(),
         }
@@ -145,6 +151,9 @@ impl Settlements {
     }
 
     pub(crate) fn push(&mut self, queue: QueueHandle, offset: Offset, how: Settle) {
+        if offset == Unacked::GIVEN_BACK {
+            return;
+        }
         let at = self.0.iter().rposition(|(known, _)| *known == queue);
         match at.and_then(|at| self.0.get_mut(at)) {
             Some((_, settlements)) => settlements.push((offset, how)),

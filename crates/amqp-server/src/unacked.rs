@@ -22,6 +22,11 @@ pub(crate) struct Unacked {
     pub(crate) consumed: bool,
 }
 
+impl Unacked {
+    /// The offset of one that went back to its queue: whoever settles it settles nothing.
+    pub(crate) const GIVEN_BACK: Offset = Offset(u64::MAX);
+}
+
 /// The deliveries of one channel. `T` is what is kept of each.
 #[derive(Debug)]
 pub(crate) struct UnackedList<T = Unacked> {
@@ -40,6 +45,11 @@ impl<T> UnackedList<T> {
     #[cfg(test)]
     fn len(&self) -> usize {
         self.live
+    }
+
+    /// All of them, in order.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, delivery)| delivery.as_mut())
     }
 
     /// Adds the delivery with the highest tag so far.

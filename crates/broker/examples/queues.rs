@@ -57,7 +57,7 @@ async fn run(messages: usize, bytes: usize, persistent: bool, no_ack: bool) {
     };
     let queue = queues.declare_queue(&session, VHOST, spec).await.unwrap().queue;
     let (sink, from) = deliveries(1 << 20);
-    let new = NewConsumer { token: 1, credit: Credit::Window(5000), no_ack, exclusive: false, priority: 0 };
+    let new = NewConsumer { no_ack, ..NewConsumer::new(1, Credit::Window(5000)) };
     queues.consume(&session, VHOST, "q", new, &sink).await.unwrap();
     let message = Message {
         routing_key: Bytes::from_static(b"q"),

@@ -27,6 +27,8 @@
 //! - A message whose time is over, or that is too many, leaves from the head of its queue; see
 //!   `docs/adr/0007-time-and-length-in-queues.md`.
 //! - A stream is a topic; see `docs/adr/0011-across-the-doors.md`.
+//! - A message that an exchange keeps back is durable before it is confirmed, and goes on once, when it is due; see
+//!   `docs/adr/0012-delayed-messages.md`.
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
@@ -44,6 +46,7 @@ mod changes;
 mod consuming;
 pub mod dead_letters;
 pub mod declare;
+mod delays;
 mod envelope;
 pub mod error;
 pub mod exchange;
@@ -68,7 +71,7 @@ mod varint;
 pub mod vhosts;
 
 pub use args::{Arguments, Value, Width};
-pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
+pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteDue, RouteLetter};
 pub use error::{Entity, Property, QueueError, Unfit};
 pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
@@ -79,7 +82,7 @@ pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use streams::{StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Topics, Translate};
 pub use types::{
-    BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,
+    BindingSpec, Consumer, Credit, Declared, Delay, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got,
+    Message, NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,
 };
 pub use vhosts::VhostEnd;

@@ -120,6 +120,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let queue_options = QueueOptions {
         letters: LetterWriter(Arc::new(AmqpDeadLetters)),
         topics: Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) }),
+        consumer_timeout_ms: settings.amqp.consumer_timeout_ms,
         ..QueueOptions::default()
     };
     let queues = Queues::open(stores, queue_options, clock.clone(), rng.clone(), owners.clone())

@@ -66,6 +66,15 @@ impl ByteBudget {
         Some(BytePermit { permit })
     }
 
+    /// A permit that stands for nothing.
+    #[must_use]
+    pub fn nothing(&self) -> BytePermit {
+        let permit = self.permits.clone().try_acquire_many_owned(0);
+        BytePermit {
+            permit: permit.expect("nothing is always free: the semaphore of a budget is never closed"),
+        }
+    }
+
     /// Bytes that are free now.
     #[must_use]
     pub fn free(&self) -> usize {
@@ -114,6 +123,9 @@ mod tests {
         assert_eq!(budget.in_use(), 256);
         one.shrink_to(0);
         drop(one);
+        let (all, nothing) = (budget.take(1024).await, budget.nothing());
+        assert_eq!((nothing.bytes(), budget.free()), (0, 0));
+        drop((all, nothing));
         assert_eq!(budget.in_use(), 0);
     }
 }

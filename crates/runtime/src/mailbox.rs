@@ -1,6 +1,6 @@
 //! A queue to one owner, bounded in bytes: room is taken before a message is enqueued.
 //!
-//! Policy: push back. A sender waits for room; nothing is dropped.
+//! Policy: push back. A sender waits for room, unless it holds room elsewhere; nothing is dropped.
 
 use tokio::sync::mpsc;
 
@@ -56,6 +56,14 @@ impl<T> MailboxSender<T> {
             None => self.budget.take(bytes).await,
         };
         self.queue.send((message, permit)).map_err(|_| MailboxClosed)
+    }
+
+    /// Enqueues what takes no room here, at once: the caller holds room for it elsewhere until it is done with.
+    ///
+    /// # Errors
+    /// [`MailboxClosed`] if the owner has ended.
+    pub fn send_beside(&self, message: T) -> Result<(), MailboxClosed> {
+        self.queue.send((message, self.budget.nothing())).map_err(|_| MailboxClosed)
     }
 
     /// Bytes waiting now.

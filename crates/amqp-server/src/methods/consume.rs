@@ -3,8 +3,8 @@
 //! **Invariants.** `basic.consume-ok` precedes the first delivery; whatever was sent to a consumer before it
 //! was cancelled precedes `basic.cancel-ok`, or is available again.
 //!
-//! Deliberately absent: consumer timeouts, which are refused rather than ignored; `no_local`, which RabbitMQ
-//! ignores as well.
+//! Deliberately absent: consumers that do not acknowledge in time (`overdue`); `no_local`, which RabbitMQ ignores as
+//! well.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use bytes::Bytes;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{ReplyCode, Table};
 use ferrymq_broker::queues::{
-    Credit, Entity, NewConsumer, QueueError, QueueType, Settle, StreamFrom, Value, Wrong,
+    Consumer as QueueConsumer, Credit, Entity, NewConsumer, QueueError, QueueType, Settle, StreamFrom, Value,
+    Wrong,
 };
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
@@ -25,6 +26,7 @@ use crate::replies::PSEUDO_QUEUE;
 use crate::streams;
 
 const PRIORITY: &str = "x-priority";
+const TIMEOUT: &str = "x-consumer-timeout";
 
 /// How far a queue may send ahead for a consumer that names no prefetch, on a channel with this global one.
 pub(super) fn window(prefetch_global: u16) -> u32 {
@@ -38,13 +40,13 @@ impl Reader<'_> {
         if name.starts_with(PSEUDO_QUEUE) {
             return self.consume_replies(number, &name, consume);
         }
-        let (priority, from) = self.asked(&name, consume.arguments)?;
+        let (priority, timeout_ms, from) = self.asked(&name, consume.arguments)?;
         if let (Some(_), Some(channel)) = (&from, connection.state.lock().channels.get(&number)) {
             streams::check_channel(channel, consume.no_ack, &connection.opened.vhost, &name)?;
         }
         let (token, tag, credit) = self.register(number, consume, from.is_some())?;
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        let new = NewConsumer { no_ack, exclusive, priority, ..NewConsumer::new(token, credit) };
+        let new = NewConsumer { no_ack, exclusive, priority, timeout_ms, ..NewConsumer::new(token, credit) };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let (session, sink) = (&connection.session, &connection.sink);
         let begun = match from {
@@ -129,31 +131,43 @@ impl Reader<'_> {
             })
         };
         if let Some((token, inner)) = found {
-            let ended = connection.context.queues.cancel(&connection.session, &inner).await;
-            connection.drain().await;
-            {
-                let mut guard = connection.state.lock();
-                let state = &mut *guard;
-                let consumer = state.consumers.remove(&token);
-                if let Some(channel) = state.channels.get_mut(&number) {
-                    channel.consumers.remove(tag);
-                    channel.held.retain(|(held, delivery)| {
-                        let is_its = *held == token;
-                        if is_its && consumer.as_ref().is_some_and(|consumer| !consumer.no_ack) {
-                            self.settlements.push(inner.queue.clone(), delivery.offset, Settle::Requeue);
-                        }
-                        !is_its
-                    });
-                }
-                connection.release(state, number)?;
-            }
-            self.send().await;
-            ended?;
+            self.end_consumer(number, token, tag, &inner).await?;
         }
         if !nowait {
             connection.output.method(number, &basic::CancelOk { consumer_tag: tag });
         }
         Ok(())
+    }
+
+    /// Ends a consumer; what of its deliveries did not go out is available again.
+    pub(crate) async fn end_consumer(
+        &mut self,
+        number: u16,
+        token: u64,
+        tag: &[u8],
+        inner: &QueueConsumer,
+    ) -> Result<(), Failure> {
+        let connection = self.connection;
+        let ended = connection.context.queues.cancel(&connection.session, inner).await;
+        connection.drain().await;
+        {
+            let mut guard = connection.state.lock();
+            let state = &mut *guard;
+            let consumer = state.consumers.remove(&token);
+            if let Some(channel) = state.channels.get_mut(&number) {
+                channel.consumers.remove(tag);
+                channel.held.retain(|(held, delivery)| {
+                    let is_its = *held == token;
+                    if is_its && consumer.as_ref().is_some_and(|consumer| !consumer.no_ack) {
+                        self.settlements.push(inner.queue.clone(), delivery.offset, Settle::Requeue);
+                    }
+                    !is_its
+                });
+            }
+            connection.release(state, number)?;
+        }
+        self.send().await;
+        Ok(ended?)
     }
 }
 
@@ -178,16 +192,18 @@ pub(super) fn reused(tag: &[u8]) -> Failure {
 
 /// Arguments that only consumers of one type of queue have.
 const OF_SOME: [(&str, QueueType); 4] = [
-    ("x-consumer-timeout", QueueType::Quorum),
+    (TIMEOUT, QueueType::Quorum),
     (streams::OFFSET, QueueType::Stream),
     (streams::FILTER, QueueType::Stream),
     (streams::UNFILTERED, QueueType::Stream),
 ];
 
+/// A consumer's priority, how long it may have a delivery unsettled, and where it begins if it reads a stream.
+type Asked = (i64, Option<u64>, Option<StreamFrom>);
+
 impl Reader<'_> {
-    /// What a consumer's arguments say of its priority, and of where it begins if it reads a stream. What it asks for
-    /// and does not get is refused.
-    fn asked(&self, name: &Arc<str>, arguments: Table<'_>) -> Result<(i64, Option<StreamFrom>), Failure> {
+    /// What a consumer's arguments say. What it asks for and does not get is refused.
+    fn asked(&self, name: &Arc<str>, arguments: Table<'_>) -> Result<Asked, Failure> {
         let connection = self.connection;
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let kind = queues.kind(&connection.session, vhost, name)?;
@@ -207,7 +223,14 @@ impl Reader<'_> {
             Some(Value::Int(priority, _)) => priority,
             Some(other) => return Err(wrong(PRIORITY, other, Wrong::NotAnInteger).into()),
         };
-        for (argument, of) in OF_SOME {
+        let timeout_ms = match given(TIMEOUT).filter(|_| kind == QueueType::Quorum) {
+            None => None,
+            Some(Value::Int(timeout_ms @ 0.., _)) => Some(timeout_ms.unsigned_abs()),
+            Some(negative @ Value::Int(..)) => return Err(wrong(TIMEOUT, negative, Wrong::Negative).into()),
+            Some(other) => return Err(wrong(TIMEOUT, other, Wrong::NotAnInteger).into()),
+        };
+        let is_served = |argument| argument == TIMEOUT && timeout_ms.is_some();
+        for (argument, of) in OF_SOME.into_iter().filter(|(argument, _)| !is_served(*argument)) {
             let Some(value) = given(argument) else { continue };
             let error = match of == kind {
                 true if kind == QueueType::Stream => continue,
@@ -226,6 +249,6 @@ impl Reader<'_> {
             }
             _ => None,
         };
-        Ok((priority, from))
+        Ok((priority, timeout_ms, from))
     }
 }

@@ -250,3 +250,38 @@ async fn what_is_too_many_is_dead_lettered() {
     let (_, _, _, told, body) = arrives(&mut client, "b").await;
     assert_eq!((deaths(&told), &body[..]), (vec!["a maxlen 1  a".to_owned()], &b"1"[..]));
 }
+
+/// What a full queue refuses is refused, and tells its story elsewhere; the refusal comes when it has arrived.
+#[tokio::test]
+async fn what_is_refused_is_dead_lettered() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    let mut arguments = TableBuilder::new();
+    arguments.push(b"x-max-length", ValueRef::I32(1)).unwrap();
+    for (name, value) in [
+        ("x-overflow", "reject-publish-dlx"),
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", "b"),
+    ] {
+        arguments.push(name.as_bytes(), ValueRef::LongString(value.as_bytes())).unwrap();
+    }
+    let declare =
+        queue::Declare { queue: b"a", arguments: arguments.as_table(), ..queue::Declare::default() };
+    let ok = queue::DeclareOk { queue: b"a", message_count: 0, consumer_count: 0 };
+    client.ask(1, &declare, &ok).await;
+    client.queue("b").await;
+    client.confirm_select().await;
+    client.published("a", &["1"]).await;
+    let sent = BasicProperties { expiration: Some(b"60000"), ..BasicProperties::default() };
+    client.put_publish(1, "", "a", &properties(sent), b"2").send().await;
+    client.expect(1, &basic::Nack { delivery_tag: 2, multiple: false, requeue: false }).await;
+    client.put(1, &basic::Get { queue: b"b", ..basic::Get::default() }).send().await;
+    assert!(
+        matches!(Method::parse(&client.reply(1).await), Ok(Method::BasicGetOk(_))),
+        "it is there by then"
+    );
+    let (told, body) = client.content(1).await;
+    assert_eq!((deaths(&told), &body[..]), (vec!["a maxlen 1  a".to_owned()], &b"2"[..]));
+    assert_eq!(Properties::parse(&told).unwrap().expiration(), None);
+    assert_eq!(client.get("a").await.unwrap().2, "1");
+}

@@ -286,20 +286,37 @@ impl AckState {
         self.chunks.get(&(offset / SIZE)).map_or(0, |chunk| chunk.failed(offset % SIZE))
     }
 
+    /// Counts an acquired one as returned and, if it `failed`, as failed; it stays acquired. False if it was not.
+    pub fn count(&mut self, offset: u64, failed: bool) -> bool {
+        let bit = offset % SIZE;
+        let chunk = self.chunks.get_mut(&(offset / SIZE)).filter(|chunk| chunk.is_acquired(bit));
+        let Some(chunk) = chunk else { return false };
+        chunk.set_count(bit, chunk.count(bit).saturating_add(1));
+        if failed {
+            chunk.set_failed(bit, chunk.failed(bit).saturating_add(1));
+        }
+        self.counted.insert(offset);
+        true
+    }
+
+    /// Those that are available and were returned before: how often, and how often of that because they failed.
+    pub fn returned_before(&self) -> impl Iterator<Item = (u64, u16, u16)> {
+        let counted = self.chunks.iter().flat_map(|(number, chunk)| {
+            let returned = chunk.counts().filter(|(bit, _)| chunk.is_returned(*bit));
+            returned.map(move |(bit, counts)| (number * SIZE + bit, counts))
+        });
+        counted.map(|(offset, counts)| (offset, counts.returned, counts.failed))
+    }
+
     fn give_back(&mut self, offset: u64, counted: bool, failed: bool) -> bool {
+        if counted {
+            self.count(offset, failed);
+        }
         let Some(chunk) = self.chunks.get_mut(&(offset / SIZE)) else { return false };
         if !chunk.is_acquired(offset % SIZE) {
             return false;
         }
-        let bit = offset % SIZE;
-        chunk.release(bit);
-        if counted {
-            chunk.set_count(bit, chunk.count(bit).saturating_add(1));
-            self.counted.insert(offset);
-        }
-        if failed {
-            chunk.set_failed(bit, chunk.failed(bit).saturating_add(1));
-        }
+        chunk.release(offset % SIZE);
         self.lowest_returned = if self.returned == 0 { offset } else { self.lowest_returned.min(offset) };
         self.returned += 1;
         self.acquired -= 1;

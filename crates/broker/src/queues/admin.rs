@@ -28,7 +28,9 @@ use super::session::Session;
 use super::settings::{QueueSettings, QueueType};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::topology::{QueueEntry, Removal, Vhost};
-use super::types::{Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat};
+use super::types::{
+    Declared, DeleteIf, ExchangeKind, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
+};
 use crate::broker::base64_url;
 
 /// A queue that was just made.
@@ -37,6 +39,7 @@ const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
 impl Queues {
     pub(super) async fn declare_exchange_now(
         &self,
+        admin: &mut Admin,
         vhost: &str,
         spec: ExchangeSpec,
     ) -> Result<bool, QueueError> {
@@ -52,6 +55,9 @@ impl Queues {
         }
         check_new_name(Entity::Exchange, &spec.name)?;
         check_exchange(vhost, &spec)?;
+        if spec.kind == ExchangeKind::Delayed {
+            self.make_lanes(admin, vhost).await?;
+        }
         if spec.durable {
             let key = key(EXCHANGES, &[vhost, &spec.name]);
             self.write(vec![put(key, ExchangeRecord::new(vhost, &spec))?]).await?;
@@ -145,6 +151,7 @@ impl Queues {
             dead_letter: DeadLetterTo::of(&effective),
             settings: QueueSettings::of(&effective),
             ready_bytes: 0,
+            lane: None,
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
@@ -385,6 +392,13 @@ impl Queues {
         Ok(())
     }
 
+    /// Which shard has a log.
+    pub(super) fn shard_of(&self, log: LogId) -> usize {
+        // The desk of streams is none of theirs.
+        let shards = self.shards.len() - usize::from(self.streams.is_some());
+        usize::try_from(log.0 % shards as u64).unwrap_or(0)
+    }
+
     pub(super) fn identify(
         &self,
         log: LogId,
@@ -392,9 +406,7 @@ impl Queues {
         name: Arc<str>,
         priorities: Option<Box<Priorities>>,
     ) -> QueueHandle {
-        // The desk of streams is none of theirs.
-        let shards = self.shards.len() - usize::from(self.streams.is_some());
-        let shard = usize::try_from(log.0 % shards as u64).unwrap_or(0);
+        let shard = self.shard_of(log);
         QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities, stream: None }))
     }
 

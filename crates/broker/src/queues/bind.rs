@@ -7,7 +7,7 @@
 
 use super::declare::{always_durable, check_arguments};
 use super::error::QueueError;
-use super::exchange::check_binding;
+use super::exchange::{check_binding, routes_as};
 use super::handle::Queues;
 use super::logs::Admin;
 use super::records::{BindingRecord, binding_key, put};
@@ -75,7 +75,8 @@ fn check(vhost: &Vhost, binding: &Binding) -> Result<(), QueueError> {
         }
         Destination::Exchange(_) => None,
     };
-    let kind = vhost.exchange(&binding.source)?.spec.kind;
+    let source = &vhost.exchange(&binding.source)?.spec;
+    let kind = routes_as(source.kind, &source.arguments);
     check_binding(kind, &binding.routing_key, &binding.arguments, classic).map_err(QueueError::Unfit)
 }
 

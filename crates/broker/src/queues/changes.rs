@@ -34,7 +34,10 @@ impl Queues {
         spec: ExchangeSpec,
     ) -> Result<bool, QueueError> {
         let vhost = vhost.to_owned();
-        self.in_turn(|queues, _turn| async move { queues.declare_exchange_now(&vhost, spec).await }).await
+        self.in_turn(
+            |queues, mut turn| async move { queues.declare_exchange_now(&mut turn, &vhost, spec).await },
+        )
+        .await
     }
 
     /// Deletes an exchange with its bindings; whether it was there.

@@ -37,13 +37,13 @@ use crate::to_its_end::to_its_end;
 /// Queues whose dead letters are read and written at a time.
 pub(super) const MOVERS: usize = 4;
 /// Messages moved in one commit.
-const CHUNK_MESSAGES: usize = 512;
+pub(super) const CHUNK_MESSAGES: usize = 512;
 /// Bytes of messages after which a commit is made.
-const CHUNK_BYTES: usize = 512 * 1024;
+pub(super) const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes read back at a time.
 const READ_BYTES: usize = 1024 * 1024;
 /// How long to wait before what was refused is tried again.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// The argument of a queue that names the exchange for its dead letters.
 pub(super) const EXCHANGE: &str = "x-dead-letter-exchange";
@@ -99,11 +99,19 @@ pub struct Death<'a> {
 /// Asks where a dead letter with these routing keys, its own first, and these headers goes.
 pub type RouteLetter<'a> = &'a mut dyn FnMut(&[&[u8]], &dyn Headers) -> Routed;
 
-/// What a protocol makes of dead letters.
+/// Asks where a message that was kept back goes, with these headers.
+pub type RouteDue<'a> = &'a mut dyn FnMut(&dyn Headers) -> Routed;
+
+/// What a protocol makes of dead letters, and of messages that were kept back.
 pub trait DeadLetters: Send + Sync {
     /// The message as it is to be published, and the queues that it goes to; nowhere if `route` finds none, or if it
     /// went round in a circle.
-    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>);
+    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Routed);
+
+    /// A message that was kept back for so many milliseconds, as it goes on, and where; `route` wants its headers.
+    fn due(&self, message: &Message, _delay_ms: u64, route: RouteDue<'_>) -> (Message, Routed) {
+        (message.clone(), route(&NoHeaders))
+    }
 }
 
 /// How dead letters are made; cheap to clone. The default changes nothing but exchange and routing key.
@@ -125,14 +133,14 @@ impl fmt::Debug for LetterWriter {
 struct AsTheyAre;
 
 impl DeadLetters for AsTheyAre {
-    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Vec<QueueHandle>) {
+    fn letter(&self, death: &Death<'_>, route: RouteLetter<'_>) -> (Message, Routed) {
         let mut message = death.message.clone();
         message.exchange = Bytes::copy_from_slice(death.to.exchange.as_bytes());
         message.ttl_ms = None;
         if let Some(key) = &death.to.routing_key {
             message.routing_key = key.clone();
         }
-        let to = route(&[&message.routing_key], &NoHeaders).queues().to_vec();
+        let to = route(&[&message.routing_key], &NoHeaders);
         (message, to)
     }
 }
@@ -152,7 +160,7 @@ pub(super) struct Moving {
 }
 
 /// What could be read back of some letters, by their ids; `None`: the log does not have it.
-type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
+pub(super) type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
 
 /// Moves letters until none is left, the queue is gone or the broker stops.
 ///
@@ -198,7 +206,7 @@ pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: M
 }
 
 /// Whether a smaller commit may be taken where this one was refused.
-fn takes_fewer(error: &QueueError) -> bool {
+pub(super) fn takes_fewer(error: &QueueError) -> bool {
     match error {
         QueueError::Full { .. } => true,
         QueueError::Storage(error) => error.kind() == ErrorKind::LimitExceeded,
@@ -216,7 +224,7 @@ impl Queues {
         let mut what = Vec::with_capacity(count);
         for (place, (offset, reason, message)) in chunk.into_iter().enumerate() {
             what.push((Offset(offset), Settle::Ack));
-            let letter = message.and_then(|message| self.letter(moving, reason, &message));
+            let letter = message.and_then(|message| self.letter(&moving.queue, &moving.to, reason, &message));
             let is_in_streams = place < moving.in_streams;
             parts.publishes.extend(if is_in_streams {
                 letter.as_ref().and_then(without_streams)
@@ -235,8 +243,13 @@ impl Queues {
     }
 
     /// The letter that a message becomes, unless it goes nowhere.
-    fn letter(&self, moving: &Moving, reason: DeathReason, message: &Message) -> Option<Publish> {
-        let Moving { queue, to, .. } = moving;
+    pub(super) fn letter(
+        &self,
+        queue: &QueueHandle,
+        to: &DeadLetterTo,
+        reason: DeathReason,
+        message: &Message,
+    ) -> Option<Publish> {
         let death = Death { message, queue, reason, now_ms: self.clock.wall_ms(), to };
         let mut route = |keys: &[&[u8]], headers: &dyn Headers| {
             let message = Routable { keys, headers, rng: &self.rng };
@@ -244,12 +257,12 @@ impl Queues {
             let vhost = topology.vhost(queue.vhost());
             vhost.map(|vhost| vhost.route_letter(&to.exchange, &message)).unwrap_or_default()
         };
-        let (message, targets) = self.letters.0.letter(&death, &mut route);
+        let (message, to) = self.letters.0.letter(&death, &mut route);
         if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
             tracing::error!(queue = %queue.name(), "a dead letter has become too large and is dropped");
             return None;
         }
-        (!targets.is_empty()).then(|| Publish { message, to: Routed::to(targets) })
+        (!to.is_empty()).then_some(Publish { message, to })
     }
 
     /// Reads the first of the letters back.
@@ -271,7 +284,7 @@ impl Queues {
             let log = moving.logs.iter().find(|(of, _)| *of == level).map(|(_, log)| *log);
             let log = log.unwrap_or_else(|| moving.queue.log());
             let mut read = Chunk::new();
-            self.read_ascending(log, &ascending, &mut read).await?;
+            self.read_ascending(log, &ascending, READ_BYTES, &mut read).await?;
             chunk.extend(read.into_iter().map(|(offset, reason, message)| (level | offset, reason, message)));
             let read = chunk.iter().skip(before).filter_map(|(_, _, message)| message.as_ref());
             bytes += read.map(Message::bytes).sum::<usize>();
@@ -279,16 +292,17 @@ impl Queues {
         Ok(chunk)
     }
 
-    /// Reads the first of these offsets, at least one.
-    async fn read_ascending(
+    /// Reads the first of these offsets, at least one, about so many bytes.
+    pub(super) async fn read_ascending(
         &self,
         log: LogId,
         letters: &[(u64, DeathReason)],
+        bytes: usize,
         chunk: &mut Chunk,
     ) -> Result<(), QueueError> {
         let (Some((from, _)), Some((last, _))) = (letters.first(), letters.last()) else { return Ok(()) };
         let mut wanted = letters.iter().copied().peekable();
-        let read = match self.stores.logs.read(log, Offset(*from), Offset(last + 1), READ_BYTES).await {
+        let read = match self.stores.logs.read(log, Offset(*from), Offset(last + 1), bytes).await {
             Ok(read) => read,
             Err(error) => match error.kind() {
                 ErrorKind::Corrupt { resume } => {

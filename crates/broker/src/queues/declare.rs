@@ -15,14 +15,14 @@ use super::args::{Arguments, Value};
 use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError, Unfit};
-use super::exchange::check_kind;
+use super::exchange::{DELAYED_TYPE, check_kind};
 use super::priorities;
-use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
+use super::settings::{self, QUEUE_TYPE, QueueType};
 use super::streams;
-use super::types::{ExchangeSpec, QueueSpec};
+use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 15] = [
+pub const SERVED: [&str; 19] = [
     QUEUE_TYPE,
     priorities::MAX_PRIORITY,
     "x-message-ttl",
@@ -32,6 +32,10 @@ pub const SERVED: [&str; 15] = [
     "x-overflow",
     consuming::SINGLE_ACTIVE,
     consuming::DELIVERY_LIMIT,
+    "x-consumer-timeout",
+    consuming::RETRY_TYPE,
+    consuming::RETRY_MIN,
+    consuming::RETRY_MAX,
     dead_letters::EXCHANGE,
     dead_letters::ROUTING_KEY,
     "x-dead-letter-strategy",
@@ -41,7 +45,7 @@ pub const SERVED: [&str; 15] = [
 ];
 
 /// Arguments without effect.
-pub const DEAD: [&str; 10] = [
+pub const DEAD: [&str; 11] = [
     "x-queue-mode",
     "x-queue-version",
     "x-queue-master-locator",
@@ -51,18 +55,13 @@ pub const DEAD: [&str; 10] = [
     "x-quorum-initial-group-size",
     "x-quorum-target-group-size",
     "x-initial-cluster-size",
+    // Of consumers whose node cannot be reached; here all are local.
+    "x-consumer-disconnected-timeout",
     FILTER_BYTES,
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 6] = [
-    "x-consumer-timeout",
-    "x-consumer-disconnected-timeout",
-    "x-delayed-retry-type",
-    "x-delayed-retry-min",
-    "x-delayed-retry-max",
-    "x-message-deduplication",
-];
+pub const NOT_SERVED: [&str; 1] = ["x-message-deduplication"];
 
 /// How large a filter of a chunk is; filters are exact here.
 const FILTER_BYTES: &str = "x-stream-filter-size-bytes";
@@ -111,12 +110,6 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
             let (argument, value) = (name.to_owned(), value.clone());
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
-    }
-    let refused_ones_die = QueueSettings::of(spec).overflow == Some(Overflow::RejectPublishDlx);
-    if refused_ones_die && spec.arguments.get(dead_letters::EXCHANGE).is_some() {
-        let argument = "x-overflow".to_owned();
-        let value = Value::text("reject-publish-dlx");
-        return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
     }
     let properties = [
         ("auto-delete", spec.auto_delete),
@@ -187,7 +180,11 @@ pub(super) fn same_exchange(
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
     differs.flag("internal", is.internal, asked.internal)?;
-    differs.argument(ALTERNATE, &is.arguments, &asked.arguments)
+    differs.argument(ALTERNATE, &is.arguments, &asked.arguments)?;
+    match is.kind {
+        ExchangeKind::Delayed => differs.argument(DELAYED_TYPE, &is.arguments, &asked.arguments),
+        _ => Ok(()),
+    }
 }
 
 /// Whose properties are compared.

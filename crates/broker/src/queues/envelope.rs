@@ -3,7 +3,8 @@
 //! ```text
 //! header "mq":  version 1 | flags | what the flags name, in their order
 //!               | length, exchange | length, routing key | properties
-//! flags:        1 persistent | 2 time to live, ms (varint) | 4 priority (byte) | others: not known here
+//! flags:        1 persistent | 2 time to live, ms (varint) | 4 priority (byte)
+//!               | 8 delay: ms, length, exchange, number of keys, each length, key | others: not known here
 //! ```
 //! The lengths are varints; the properties reach to the end. Record key: null; record timestamp: when the message
 //! was enqueued, from which its time to live counts. The records of a batch lie without gaps, so a record's offset is
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use ferrymq_types::batch::HEADER_BYTES;
 use ferrymq_types::{BatchBuilder, BatchView, Compression};
 
-use super::types::Message;
+use super::types::{Delay, Message};
 use super::varint;
 
 /// The version written.
@@ -29,7 +30,8 @@ const VERSION: u8 = 1;
 const PERSISTENT: u8 = 1;
 const TTL: u8 = 2;
 const PRIORITY: u8 = 4;
-const KNOWN: u8 = PERSISTENT | TTL | PRIORITY;
+const DELAY: u8 = 8;
+const KNOWN: u8 = PERSISTENT | TTL | PRIORITY | DELAY;
 /// The header that holds what is not the body.
 const HEADER: &[u8] = b"mq";
 
@@ -51,6 +53,8 @@ pub(super) struct Stamp {
     pub(super) enqueued_ms: i64,
     /// Its own time to live, in milliseconds.
     pub(super) ttl_ms: Option<u64>,
+    /// For how long it is kept before it is routed, in milliseconds.
+    pub(super) delay_ms: Option<u64>,
 }
 
 /// Adds a message to a batch. `scratch` is where its envelope is put together.
@@ -59,19 +63,29 @@ pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, s
     let flag = |on, flag| if on { flag } else { 0 };
     let flags = flag(message.persistent, PERSISTENT)
         | flag(message.ttl_ms.is_some(), TTL)
-        | flag(message.priority.is_some(), PRIORITY);
+        | flag(message.priority.is_some(), PRIORITY)
+        | flag(message.delay.is_some(), DELAY);
     scratch.extend_from_slice(&[VERSION, flags]);
     if let Some(ttl_ms) = message.ttl_ms {
         varint::put(scratch, ttl_ms);
     }
     scratch.extend(message.priority);
-    varint::put(scratch, message.exchange.len() as u64);
-    scratch.extend_from_slice(&message.exchange);
-    varint::put(scratch, message.routing_key.len() as u64);
-    scratch.extend_from_slice(&message.routing_key);
+    if let Some(delay) = &message.delay {
+        varint::put(scratch, delay.ms);
+        put_part(scratch, &delay.exchange);
+        varint::put(scratch, delay.keys.len() as u64);
+        delay.keys.iter().for_each(|key| put_part(scratch, key));
+    }
+    put_part(scratch, &message.exchange);
+    put_part(scratch, &message.routing_key);
     scratch.extend_from_slice(&message.properties);
     let header = std::iter::once((HEADER, Some(&scratch[..])));
     builder.push_with(now_ms, None, Some(&message.body), header);
+}
+
+fn put_part(scratch: &mut Vec<u8>, part: &[u8]) {
+    varint::put(scratch, part.len() as u64);
+    scratch.extend_from_slice(part);
 }
 
 /// Walks the messages of one batch.
@@ -152,6 +166,7 @@ impl Messages {
             persistent: facts.persistent,
             ttl_ms: facts.ttl_ms,
             priority: facts.priority,
+            delay: facts.delay,
         })
     }
 
@@ -163,7 +178,9 @@ impl Messages {
         let fields = Fields::of(&self.batch, self.next_record()?).ok_or("cut short")?;
         let envelope = fields.envelope.ok_or("it has no envelope")?;
         let (facts, _) = Facts::of(&self.batch[envelope])?;
-        Ok(Stamp { enqueued_ms: self.base_ms.saturating_add(fields.delta_ms), ttl_ms: facts.ttl_ms })
+        let enqueued_ms = self.base_ms.saturating_add(fields.delta_ms);
+        let delay_ms = facts.delay.map(|delay| delay.ms);
+        Ok(Stamp { enqueued_ms, ttl_ms: facts.ttl_ms, delay_ms })
     }
 
     /// Where the next record's content lies; it is passed over.
@@ -188,6 +205,7 @@ struct Facts {
     persistent: bool,
     ttl_ms: Option<u64>,
     priority: Option<u8>,
+    delay: Option<Box<Delay>>,
 }
 
 impl Facts {
@@ -206,8 +224,23 @@ impl Facts {
             let (first, after) = rest.split_first().ok_or("cut short")?;
             (priority, rest) = (Some(*first), after);
         }
-        Ok((Facts { persistent: flags & PERSISTENT != 0, ttl_ms, priority }, rest))
+        let delay = if flags & DELAY == 0 { None } else { Some(delay(&mut rest).ok_or("cut short")?) };
+        Ok((Facts { persistent: flags & PERSISTENT != 0, ttl_ms, priority, delay }, rest))
     }
+}
+
+/// Reads a delay off the front.
+fn delay(rest: &mut &[u8]) -> Option<Box<Delay>> {
+    fn part(rest: &mut &[u8]) -> Option<Bytes> {
+        let length = varint::take(rest).and_then(|length| usize::try_from(length).ok())?;
+        let (part, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        Some(Bytes::copy_from_slice(part))
+    }
+    let (ms, exchange) = (varint::take(rest)?, part(rest)?);
+    let count = varint::take(rest)?;
+    let keys = (0..count).map(|_| part(rest)).collect::<Option<Vec<Bytes>>>()?;
+    Some(Box::new(Delay { ms, exchange, keys }))
 }
 
 /// Where the fields of a record that matter lie.
@@ -283,6 +316,7 @@ mod tests {
             persistent,
             ttl_ms: (index > 1).then(|| u64::from(index) * 1000),
             priority: (index > 2).then_some(index),
+            delay: (index > 2).then(Box::default),
         }
     }
 
@@ -304,7 +338,9 @@ mod tests {
         for index in 1..4 {
             assert_eq!(messages.offset(), u64::from(index));
             let ttl_ms = message(index, true).ttl_ms;
-            assert_eq!(messages.stamp(), Ok(Stamp { enqueued_ms: 5 + i64::from(index), ttl_ms }));
+            let delay_ms = message(index, true).delay.map(|delay| delay.ms);
+            let stamp = Stamp { enqueued_ms: 5 + i64::from(index), ttl_ms, delay_ms };
+            assert_eq!(messages.stamp(), Ok(stamp));
             assert_eq!(messages.take().unwrap(), message(index, index % 2 == 0));
         }
         assert_eq!(messages.offset(), messages.next());
@@ -339,15 +375,26 @@ mod tests {
         assert_eq!(bytes(Some(300), None), [&[1, 2, 0xac, 2, 0, 1][..], b"k"].concat());
         assert_eq!(bytes(None, Some(9)), [&[1, 4, 9, 0, 1][..], b"k"].concat());
         assert_eq!(bytes(Some(0), Some(0)), [&[1, 6, 0, 0, 0, 1][..], b"k"].concat());
+        let mut builder = BatchBuilder::new(5);
+        let keys = vec![Bytes::from_static(b"cc"), Bytes::new()];
+        let delay = Some(Box::new(Delay { ms: 300, exchange: Bytes::from_static(b"later"), keys }));
+        let message = Message { delay, routing_key: Bytes::from_static(b"k"), ..Message::default() };
+        push(&mut builder, &message, 5, &mut Vec::new());
+        let mut batch = builder.build();
+        let view = BatchView::split_from(&mut batch.clone()).unwrap();
+        let record = Records::new(view.payload(), 1).next().unwrap().unwrap();
+        let expected = [&[1, 8, 0xac, 2, 5][..], b"later", &[2, 2], b"cc", &[0, 0, 1], b"k"].concat();
+        assert_eq!(record.headers[0].value.as_deref(), Some(&expected[..]));
+        assert_eq!(Messages::split_from(&mut batch).unwrap().take().unwrap(), message);
     }
 
     /// What an unknown flag says may be what must not be ignored.
     #[test]
     fn an_unknown_flag_is_another_version() {
-        for flag in [8u8, 16, 32, 64, 128] {
+        for flag in [16u8, 32, 64, 128] {
             assert!(Facts::of(&[VERSION, flag, 0, 0]).is_err());
         }
-        assert!(Facts::of(&[VERSION, KNOWN, 0, 0, 0, 0]).is_ok());
+        assert!(Facts::of(&[VERSION, KNOWN, 0, 0, 0, 0, 0, 0, 0]).is_ok());
     }
 
     #[test]

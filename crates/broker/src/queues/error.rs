@@ -70,6 +70,12 @@ pub enum Unfit {
     Size(&'static str),
     /// A binding to a local random exchange does not lead to a queue.
     NotAQueue,
+    /// An exchange that keeps messages back does not say what it routes as.
+    NoDelayedType,
+    /// It cannot route as one that keeps them back.
+    DelayedTwice,
+    /// It cannot route as a kind that there is not.
+    UnknownKind(String),
 }
 
 /// Why an operation failed. Unless said otherwise nothing changed.

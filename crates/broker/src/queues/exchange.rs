@@ -10,6 +10,7 @@
 //! Deliberately absent: exchanges that lead to exchanges, alternate exchanges (`topology` walks them), where a
 //! binding is stored.
 
+mod delay;
 mod hash;
 mod headers;
 mod pick;
@@ -29,6 +30,7 @@ use super::args::{Arguments, Value};
 use super::error::Unfit;
 use super::types::ExchangeKind;
 
+pub(super) use delay::{DELAYED_TYPE, delay_ms, routes_as};
 use hash::Hash;
 use headers::{HeaderBindings, Pattern};
 pub use headers::{Headers, NoHeaders};
@@ -102,6 +104,7 @@ impl<D: Destined> Router<D> {
             ExchangeKind::ConsistentHash => Router::ConsistentHash(ConsistentHash::new(arguments)),
             ExchangeKind::ModulusHash => Router::ModulusHash(OneOf::default()),
             ExchangeKind::Random | ExchangeKind::LocalRandom => Router::Random(OneOf::default()),
+            ExchangeKind::Delayed => Router::new(delay::kind_behind(arguments), arguments),
         }
     }
 
@@ -178,6 +181,9 @@ impl<D: Destined> Router<D> {
 /// # Errors
 /// What is wrong with those that say what is hashed.
 pub fn check_kind(kind: ExchangeKind, arguments: &Arguments) -> Result<(), Unfit> {
+    if kind == ExchangeKind::Delayed {
+        return delay::check(arguments).and_then(|kind| check_kind(kind, arguments));
+    }
     if kind != ExchangeKind::ConsistentHash {
         return Ok(());
     }

@@ -45,6 +45,12 @@ pub struct QueueOptions {
     pub letters: LetterWriter,
     /// The topics that are there as streams; `None`: there are no streams.
     pub topics: Option<Topics>,
+    /// How long a delivery of a quorum queue may be unsettled, in milliseconds, unless its queue or its consumer
+    /// says otherwise; `None`: for ever.
+    pub consumer_timeout_ms: Option<u64>,
+    /// Of how many messages that exchanges keep back, for each of ten ranges of delays of a virtual host, it is known in
+    /// memory when they are due; at most twice as many, 24 bytes each.
+    pub delays_in_memory: usize,
 }
 
 impl Default for QueueOptions {
@@ -55,6 +61,8 @@ impl Default for QueueOptions {
             ready_bytes: 32 * 1024 * 1024,
             letters: LetterWriter::default(),
             topics: None,
+            consumer_timeout_ms: None,
+            delays_in_memory: 131_072,
         }
     }
 }
@@ -149,18 +157,42 @@ impl Queues {
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
     /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
     pub async fn publish(self: &Arc<Queues>, messages: Vec<Publish>) -> PendingPublish {
-        let count = messages.len();
         let mut failed = Vec::new();
-        let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
-        for (place, publish) in messages.into_iter().enumerate() {
-            let index = u32::try_from(place).unwrap_or(u32::MAX);
+        for (index, publish) in (0u32..).zip(&messages) {
             if publish.message.priority.is_some()
-                && let Err(error) = self.make_levels(&publish).await
+                && let Err(error) = self.make_levels(publish).await
             {
                 failed.push((index, error));
-                continue;
             }
-            let Publish { message, to } = publish;
+        }
+        let (mut pending, shares) = self.shares(messages, failed);
+        for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
+            let message = pending.ask(items);
+            let bytes = message.bytes();
+            // If the shard has ended, the answer's sender is gone and every item fails.
+            let _ended = shard.send(message, bytes).await.is_err();
+        }
+        pending
+    }
+
+    /// The same, at once, for messages that the caller holds room for until the answer is there. One of a priority that
+    /// its queue has no log for yet goes to the queue's own.
+    pub(super) fn publish_beside(&self, messages: Vec<Publish>) -> PendingPublish {
+        let (mut pending, shares) = self.shares(messages, Vec::new());
+        for (shard, items) in self.shards.iter().zip(shares).filter(|(_, items)| !items.is_empty()) {
+            let _ended = shard.send_beside(pending.ask(items)).is_err();
+        }
+        pending
+    }
+
+    /// Which shard gets what, but for those that have failed.
+    fn shares(&self, messages: Vec<Publish>, mut failed: Failed) -> (PendingPublish, Vec<Vec<Item>>) {
+        let count = messages.len();
+        let refused: Vec<u32> = failed.iter().map(|(index, _)| *index).collect();
+        let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
+        let indexed = (0u32..).zip(messages).filter(|(index, _)| refused.binary_search(index).is_err());
+        let spread = indexed.flat_map(|(index, publish)| publish.spread().map(move |part| (index, part)));
+        for (index, Publish { message, to }) in spread {
             if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
                 let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
                 failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
@@ -176,20 +208,7 @@ impl Queues {
             }
             by_shard[first].push(Item { index, message, to });
         }
-        let mut waiting = Vec::with_capacity(1);
-        for (shard, items) in self.shards.iter().zip(by_shard) {
-            if items.is_empty() {
-                continue;
-            }
-            let indexes: Vec<u32> = items.iter().map(|item| item.index).collect();
-            let (reply, answer) = oneshot::channel();
-            let message = ShardMessage::Publish { items, reply };
-            let bytes = message.bytes();
-            // If the shard has ended, the answer's sender is gone and every item fails.
-            let _ended = shard.send(message, bytes).await.is_err();
-            waiting.push((indexes, answer));
-        }
-        PendingPublish { count, failed, waiting }
+        (PendingPublish { count, failed, waiting: Vec::with_capacity(1) }, by_shard)
     }
 
     /// Begins to consume. Deliveries may be in `sink` before this returns.
@@ -266,8 +285,8 @@ impl Queues {
     ) -> Result<Option<Got>, QueueError> {
         let queue = self.find(session, vhost, queue)?;
         not_of_streams(&queue, "basic.get")?;
-        let (from, session) = (queue.clone(), session.id());
-        let get = |reply| ShardMessage::Get { queue: from, session, no_ack, reply };
+        let (from, told, session) = (queue.clone(), session.told(), session.id());
+        let get = |reply| ShardMessage::Get { queue: from, session, no_ack, told, reply };
         let got = self.ask(&queue, get).await?.map_err(|why| refused(&queue, why))?;
         Ok(got.map(|(delivery, ready)| Got { queue, delivery, ready }))
     }
@@ -354,6 +373,16 @@ pub struct PendingPublish {
     failed: Failed,
     /// Per shard: which messages went there, and its answer.
     waiting: Vec<(Vec<u32>, oneshot::Receiver<Failed>)>,
+}
+
+impl PendingPublish {
+    /// Waits for what becomes of these, too.
+    fn ask(&mut self, items: Vec<Item>) -> ShardMessage {
+        let indexes = items.iter().map(|item| item.index).collect();
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push((indexes, answer));
+        ShardMessage::Publish { items, reply }
+    }
 }
 
 impl Future for PendingPublish {

@@ -187,7 +187,10 @@ impl Queues {
     async fn invite(&self, parts: &Parts) -> Vec<Partner> {
         let mut shares: Vec<(Vec<Item>, Vec<Settles>)> =
             self.shards.iter().map(|_| Default::default()).collect();
-        for (index, Publish { message, to }) in (0u32..).zip(&parts.publishes) {
+        let indexed = (0u32..).zip(&parts.publishes);
+        let spread =
+            indexed.flat_map(|(index, publish)| publish.clone().spread().map(move |part| (index, part)));
+        for (index, Publish { message, to }) in spread {
             let mut shards: Vec<usize> = to.queues().iter().map(|queue| queue.0.shard).collect();
             shards.sort_unstable();
             shards.dedup();

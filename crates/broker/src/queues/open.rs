@@ -26,6 +26,7 @@ use super::ack::{AckState, Replay};
 use super::consuming::Consuming;
 use super::dead_letters::{DeadLetterTo, MOVERS};
 use super::declare::always_durable;
+use super::delays::LANES;
 use super::error::QueueError;
 use super::handle::{QueueOptions, Queues};
 use super::idle;
@@ -35,8 +36,9 @@ use super::measure::ready_bytes;
 use super::policy;
 use super::priorities::Priorities;
 use super::records::{
-    self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
-    QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
+    self, BINDINGS, BindingRecord, DELAYS, DELETING, DelaysRecord, DeletingRecord, EXCHANGES, ExchangeRecord,
+    POOL_COUNTER, QUEUES, QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone,
+    key, put, read,
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
@@ -139,6 +141,7 @@ impl Queues {
         };
         queues.load_queues(records, queue_claims, &journaled).await?;
         queues.load_streams().await?;
+        queues.load_lanes(&journaled).await?;
         queues.load_bindings().await?;
         let queues = Arc::new(queues);
         here.send_replace(Arc::downgrade(&queues));
@@ -203,6 +206,7 @@ impl Queues {
             dead_letter: DeadLetterTo::of(&effective),
             settings,
             ready_bytes,
+            lane: None,
         };
         if !self.topology.read().has_vhost(handle.vhost()) {
             return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
@@ -222,6 +226,26 @@ impl Queues {
             self.attach_level(level).await.map_err(stopped)?;
         }
         self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
+        Ok(())
+    }
+
+    /// Messages that exchanges keep back.
+    async fn load_lanes(&self, journaled: &[Journaled]) -> Result<(), StorageError> {
+        let nothing = Replay::default();
+        for (key, record) in load_records::<DelaysRecord>(&*self.stores.meta, DELAYS).await? {
+            if record.logs.len() != LANES || !self.topology.read().has_vhost(&record.vhost) {
+                return Err(internal(format!("a stored record of delays makes no sense: {key}")));
+            }
+            let logs = record.logs.into_iter().map(LogId).collect();
+            let mut lanes = Vec::new();
+            for (lane, claim) in claim(&*self.stores.logs, logs, self.owner).await?.into_iter().enumerate() {
+                let said = &journaled[self.shard_of(claim.log)];
+                let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
+                let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
+                lanes.push(self.attach_lane(&record.vhost, lane, claim, acks).await.map_err(stopped)?);
+            }
+            self.set_lanes(&record.vhost, lanes).map_err(stopped)?;
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! bindings/<number, 16 hex digits>   queues-deleting/<log>           counters/queue-log, counters/queue-pool
 //! policies/<vhost>/<name>            operator-policies/<vhost>/<name>
 //! vhosts-deleting/<vhost>            what a virtual host had is being deleted
+//! delays/<vhost>                     the logs of messages that exchanges keep back, by delay
 //! ```
 //! Names in keys are percent-encoded.
 //!
@@ -36,6 +37,7 @@ pub(super) const BINDINGS: &str = "bindings/";
 pub(super) const VHOSTS_DELETING: &str = "vhosts-deleting/";
 pub(super) const POLICIES: &str = "policies/";
 pub(super) const OPERATOR_POLICIES: &str = "operator-policies/";
+pub(super) const DELAYS: &str = "delays/";
 pub(super) const DELETING: &str = "queues-deleting/";
 /// The next log of a durable queue.
 pub(super) const LOG_COUNTER: &str = "counters/queue-log";
@@ -147,6 +149,13 @@ pub(super) struct BindingRecord {
     exchange: Option<String>,
     routing_key: Value,
     arguments: Arguments,
+}
+
+/// Where the messages of a virtual host wait that exchanges keep back, shortest delays first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DelaysRecord {
+    pub(super) vhost: String,
+    pub(super) logs: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -361,6 +370,16 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","source":"e","queue":"q","routing_key":{"text":[255]},"arguments":[["x",{"text":"y"}]]}"#;
         assert_eq!(pinned(BindingRecord::new(vhost, &binding), text).binding(), Some(binding));
+    }
+
+    #[test]
+    fn the_record_of_delays_is_pinned() {
+        let record = DelaysRecord { vhost: "/".to_owned(), logs: vec![7, 8] };
+        let put = put(key(DELAYS, &["/"]), record).unwrap();
+        assert_eq!(
+            (&*put.key, put.value.as_deref()),
+            ("delays/%2F", Some(&br#"{"v":1,"vhost":"/","logs":[7,8]}"#[..]))
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: who the client is and what it may do.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ferrymq_runtime::TaskKind;
 use futures_util::future::join_all;
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot};
 
 use super::handle::Queues;
 use super::shard::message::{SMALL, ShardMessage};
+use super::sink::DeliverySink;
 
 /// One client's connection, as far as queues are concerned.
 pub struct Session {
@@ -21,17 +22,29 @@ pub struct Session {
     queues: Option<Arc<Queues>>,
     /// Read by its commits under way.
     alive: Arc<RwLock<()>>,
+    /// Where it hears what becomes of messages that it got.
+    told: OnceLock<DeliverySink>,
 }
 
 impl Session {
     pub(super) fn new(id: u64, queues: Arc<Queues>) -> Session {
-        Session { id, queues: Some(queues), alive: Arc::default() }
+        Session { id, queues: Some(queues), alive: Arc::default(), told: OnceLock::new() }
     }
 
     /// Its number, unique while the broker runs.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Has it told of messages that it got, not as a consumer, and that are overdue. Before, and for a session that is
+    /// told nowhere, nothing that was got is ever overdue. Only the first call counts.
+    pub fn tell(&self, sink: &DeliverySink) {
+        let _told_already = self.told.set(sink.clone()).is_err();
+    }
+
+    pub(super) fn told(&self) -> Option<DeliverySink> {
+        self.told.get().cloned()
     }
 
     /// Puts off its end.

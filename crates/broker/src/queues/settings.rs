@@ -10,6 +10,7 @@
 use std::fmt;
 
 use super::args::{Arguments, Value};
+use super::consuming;
 use super::types::QueueSpec;
 
 /// Ten years in milliseconds, the longest time to live and time unused that RabbitMQ takes.
@@ -100,6 +101,8 @@ pub struct QueueSettings {
     pub bytes_max: Option<u64>,
     /// What happens beyond these.
     pub overflow: Option<Overflow>,
+    /// How long a delivery may be unsettled, in milliseconds.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 impl QueueSettings {
@@ -117,6 +120,7 @@ impl QueueSettings {
             bytes_max: number("x-max-length-bytes"),
             // A quorum queue knows no such overflow: RabbitMQ takes the argument and drops heads.
             overflow: overflow.filter(|overflow| !quorum || *overflow != Overflow::RejectPublishDlx),
+            consumer_timeout_ms: number("x-consumer-timeout"),
         }
     }
 }
@@ -138,6 +142,8 @@ pub enum Wrong {
     Exceeds,
     /// No way of overflowing is called so.
     Overflow,
+    /// No kind of delayed retries is called so.
+    Retry,
     /// No strategy of dead-lettering is called so.
     Strategy,
     /// A routing key for dead letters and no exchange for them.
@@ -162,6 +168,7 @@ impl fmt::Display for Wrong {
             Wrong::TooLarge => "it is more than ten years",
             Wrong::Exceeds => "it is more than 255",
             Wrong::Overflow => "expected drop-head, reject-publish or reject-publish-dlx",
+            Wrong::Retry => "expected all, failed, returned or disabled",
             Wrong::Strategy => "expected at-most-once or at-least-once",
             Wrong::NoDeadLetterExchange => "there is no dead letter exchange",
             Wrong::MaxAge => "expected a number and a unit",
@@ -199,9 +206,9 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 22] = [
     (super::streams::TOPIC, STREAM, text),
     ("x-initial-cluster-size", STREAM, any),
     ("x-delivery-limit", QUORUM, integer),
-    ("x-delayed-retry-type", QUORUM, any),
-    ("x-delayed-retry-min", QUORUM, any),
-    ("x-delayed-retry-max", QUORUM, any),
+    (consuming::RETRY_TYPE, QUORUM, retry),
+    (consuming::RETRY_MIN, QUORUM, positive),
+    (consuming::RETRY_MAX, QUORUM, positive),
     ("x-message-deduplication", CLASSIC | QUORUM | STREAM, any),
 ];
 
@@ -240,6 +247,20 @@ fn count(value: &Value, _all: &Arguments) -> Result<(), Wrong> {
         None => Err(Wrong::NotAnInteger),
         Some(..0) => Err(Wrong::Negative),
         Some(_) => Ok(()),
+    }
+}
+
+fn positive(value: &Value, all: &Arguments) -> Result<(), Wrong> {
+    count(value, all)?;
+    if value.as_int() == Some(0) { Err(Wrong::Zero) } else { Ok(()) }
+}
+
+/// RabbitMQ takes any and goes by none that it does not know; as an argument of a policy it refuses them.
+fn retry(value: &Value, all: &Arguments) -> Result<(), Wrong> {
+    text(value, all)?;
+    match value.as_text() {
+        Some("all" | "failed" | "returned" | "disabled") => Ok(()),
+        _ => Err(Wrong::Retry),
     }
 }
 
@@ -377,6 +398,7 @@ mod tests {
             length_max: Some(7),
             bytes_max: None,
             overflow: Some(Overflow::RejectPublishDlx),
+            consumer_timeout_ms: None,
         };
         assert_eq!(classic, expected);
         let quorum = QueueSettings::of(&spec(&[(QUEUE_TYPE, Value::text("quorum")), overflow]));

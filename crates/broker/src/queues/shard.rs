@@ -25,15 +25,19 @@ mod dispatch;
 mod expiry;
 pub(super) mod joint;
 pub(super) mod journal;
+mod lanes;
 mod levels;
 mod limits;
 pub(super) mod message;
 mod queue;
 mod ready;
+mod refused;
 mod requests;
 mod returns;
 mod serve;
 mod timers;
+mod unsettled;
+mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -88,6 +92,8 @@ enum Done {
     Read(ReadDone),
     Joint(joint::Told),
     Moved(QueueHandle),
+    Buried(u64),
+    Scanned(lanes::Scanned),
     Measured(configure::Measured),
 }
 
@@ -97,6 +103,10 @@ type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
 struct Owner {
     context: ShardContext,
     index: usize,
+    /// How long a delivery of a queue that says nothing of it may be unsettled.
+    timeout_ms: Option<u64>,
+    /// Of how many messages of a lane it is known in memory when they are due.
+    delays_max: usize,
     budget: ReadyBudget,
     queues: Shelf,
     /// Let go of, with something in flight.
@@ -140,6 +150,8 @@ pub(super) fn start(
     let owner = Owner {
         context,
         index,
+        timeout_ms: options.consumer_timeout_ms,
+        delays_max: options.delays_in_memory,
         budget: ReadyBudget::new(options.ready_bytes),
         queues: Shelf::default(),
         leaving: Shelf::default(),
@@ -256,6 +268,8 @@ impl Owner {
             Done::Read(read) => self.on_read(read),
             Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
+            Done::Buried(request) => self.on_buried(request),
+            Done::Scanned(scanned) => self.on_scanned(scanned),
             Done::Measured(measured) => self.on_measured(measured),
         }
     }

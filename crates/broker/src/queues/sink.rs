@@ -9,10 +9,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use ferrymq_types::Offset;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::types::Delivery;
+use super::types::{Delivery, QueueHandle};
 
 /// Bytes a delivery is counted as beside its message.
 pub(super) const DELIVERY_OVERHEAD: usize = 256;
@@ -26,6 +27,18 @@ pub enum Event {
     Cancelled {
         /// [`NewConsumer::token`](super::NewConsumer::token).
         token: u64,
+    },
+    /// Deliveries have been unsettled for longer than they may be. They still are whose they were: he is to end the
+    /// consumer and to give them back. They are told of once.
+    Overdue {
+        /// [`NewConsumer::token`](super::NewConsumer::token); 0 for what was got.
+        token: u64,
+        /// Their queue.
+        queue: QueueHandle,
+        /// Which, ascending.
+        offsets: Vec<Offset>,
+        /// How long they may be.
+        timeout_ms: u64,
     },
 }
 

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::args::Arguments;
+use super::delays::lane_of;
 use super::error::{Entity, QueueError};
-use super::exchange::{Destined, Routable, Router, seed_of};
+use super::exchange::{Destined, Routable, Router, delay_ms, seed_of};
 use super::policy::Policies;
 use super::policy::merge::ALTERNATE;
-use super::types::{ExchangeKind, ExchangeSpec, QueueHandle, QueueSpec, Routed, VhostSpec};
+use super::types::{Delay, ExchangeKind, ExchangeSpec, Kept, QueueHandle, QueueSpec, Routed, VhostSpec};
 
 /// The exchanges that every virtual host has. The empty name is the default exchange.
 const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
@@ -104,6 +105,8 @@ pub(super) struct Vhost {
     ended: watch::Sender<()>,
     pub(super) exchanges: HashMap<Arc<str>, Exchange>,
     pub(super) queues: HashMap<Arc<str>, QueueEntry>,
+    /// Where messages wait that exchanges keep back; there once there was such an exchange.
+    pub(super) lanes: Option<Arc<[QueueHandle]>>,
     bindings: HashMap<u64, Binding>,
     by_destination: HashMap<Destination, BTreeSet<u64>>,
     by_key: HashMap<(Arc<str>, Destination, Bytes), Vec<u64>>,
@@ -165,6 +168,7 @@ impl Topology {
             ended: watch::channel(()).0,
             exchanges: HashMap::new(),
             queues: HashMap::new(),
+            lanes: None,
             bindings: HashMap::new(),
             by_destination: HashMap::new(),
             by_key: HashMap::new(),
@@ -389,7 +393,11 @@ impl Vhost {
             return Routed::to(once(self.named(message).collect()));
         }
         let mut queues: Vec<QueueHandle> = Vec::new();
+        let mut kept: Vec<Kept> = Vec::new();
         self.walk(first, |exchange, follow| {
+            if let Some(copy) = self.keep(exchange, message) {
+                return kept.push(copy);
+            }
             let mut next = |target: &Target| match target {
                 Target::Queue(queue) => queues.push(queue.clone()),
                 Target::Exchange(name) => follow(name),
@@ -403,7 +411,18 @@ impl Vhost {
                 queues.extend(self.named(message));
             }
         });
-        Routed::to(once(queues))
+        Routed::to(once(queues)).keeping(kept)
+    }
+
+    /// The copy that an exchange keeps back, if it does.
+    fn keep(&self, exchange: &Exchange, message: &Routable<'_>) -> Option<Kept> {
+        if exchange.spec.kind != ExchangeKind::Delayed {
+            return None;
+        }
+        let (ms, lanes) = (delay_ms(message.headers)?, self.lanes.as_deref()?);
+        let keys = message.keys.iter().skip(1).map(|key| Bytes::copy_from_slice(key)).collect();
+        let exchange = Bytes::copy_from_slice(exchange.spec.name.as_bytes());
+        Some(Kept { lane: lanes.get(lane_of(ms))?.clone(), delay: Delay { ms, exchange, keys } })
     }
 
     /// The queues that the routing keys name.
@@ -418,7 +437,7 @@ impl Vhost {
         let Some(first) = self.exchanges.get(exchange) else { return false };
         let mut any = false;
         self.walk(first, |exchange, follow| {
-            any |= exchange.router.varies();
+            any |= exchange.router.varies() || exchange.spec.kind == ExchangeKind::Delayed;
             exchange.alternate.iter().for_each(|name| follow(name));
             for binding in exchange.bound.iter().filter_map(|number| self.bindings.get(number)) {
                 if let Destination::Exchange(name) = &binding.destination {

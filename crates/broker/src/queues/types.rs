@@ -33,13 +33,33 @@ pub struct Message {
     pub ttl_ms: Option<u64>,
     /// Its priority: what queues that know priorities order by.
     pub priority: Option<u8>,
+    /// What an exchange keeps back of it, while it does; nothing of what is delivered.
+    pub delay: Option<Box<Delay>>,
+}
+
+/// How long a message is kept before it is routed, and what it is routed by then.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delay {
+    /// Milliseconds from when it was published.
+    pub ms: u64,
+    /// The exchange that routes it.
+    pub exchange: Bytes,
+    /// Routing keys of carbon copies, besides its own.
+    pub keys: Vec<Bytes>,
+}
+
+impl Delay {
+    fn bytes(&self) -> usize {
+        self.exchange.len() + self.keys.iter().map(Bytes::len).sum::<usize>()
+    }
 }
 
 impl Message {
     /// Bytes it is counted as.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body.len()
+        let delay = self.delay.as_ref().map_or(0, |delay| delay.bytes());
+        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body.len() + delay
     }
 }
 
@@ -108,25 +128,53 @@ impl fmt::Debug for QueueHandle {
 /// Where a message goes: each queue once. Cheap to clone, and right as long as
 /// [`Queues::generation`](super::Queues::generation) stays what it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Routed(pub(super) Option<Arc<[QueueHandle]>>);
+pub struct Routed {
+    queues: Option<Arc<[QueueHandle]>>,
+    kept: Option<Arc<[Kept]>>,
+}
+
+/// A copy that an exchange keeps back: the queue of delayed messages that it waits in, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) lane: QueueHandle,
+    pub(super) delay: Delay,
+}
 
 impl Routed {
     /// To these queues.
     #[must_use]
     pub fn to(queues: Vec<QueueHandle>) -> Routed {
-        if queues.is_empty() { Routed(None) } else { Routed(Some(queues.into())) }
+        Routed { queues: (!queues.is_empty()).then(|| queues.into()), kept: None }
     }
 
-    /// The queues.
+    /// The queues that it goes to at once.
     #[must_use]
     pub fn queues(&self) -> &[QueueHandle] {
-        self.0.as_deref().unwrap_or_default()
+        self.queues.as_deref().unwrap_or_default()
     }
 
-    /// Whether it goes nowhere.
+    /// Whether it goes nowhere, now or later.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.queues.is_none() && self.kept.is_none()
+    }
+
+    /// Without the queues that `stays` does not hold for.
+    #[must_use]
+    pub fn only(mut self, stays: impl FnMut(&QueueHandle) -> bool) -> Routed {
+        let mut queues = self.queues().to_vec();
+        let (before, mut stays) = (queues.len(), stays);
+        queues.retain(|queue| stays(queue));
+        if queues.len() < before {
+            self.queues = Routed::to(queues).queues;
+        }
+        self
+    }
+
+    /// The same with copies that are kept back.
+    pub(super) fn keeping(mut self, kept: Vec<Kept>) -> Routed {
+        self.kept = (!kept.is_empty()).then(|| kept.into());
+        self
     }
 }
 
@@ -137,6 +185,24 @@ pub struct Publish {
     pub message: Message,
     /// Its queues.
     pub to: Routed,
+}
+
+impl Publish {
+    /// Itself, and the copies that exchanges keep back, as what each is published as.
+    pub(super) fn spread(mut self) -> impl Iterator<Item = Publish> {
+        let kept = self.to.kept.take();
+        let copies: Vec<Publish> =
+            kept.iter().flat_map(|kept| kept.iter()).map(|kept| self.kept(kept)).collect();
+        std::iter::once(self).chain(copies)
+    }
+
+    fn kept(&self, kept: &Kept) -> Publish {
+        let delay = Some(Box::new(kept.delay.clone()));
+        Publish {
+            message: Message { delay, ..self.message.clone() },
+            to: Routed::to(vec![kept.lane.clone()]),
+        }
+    }
 }
 
 /// A virtual host as asked for, or as it is.
@@ -182,6 +248,9 @@ pub enum ExchangeKind {
     /// To one classic queue, by chance; all queues are local.
     #[serde(rename = "x-local-random")]
     LocalRandom,
+    /// As an exchange of another kind, which its arguments name, after as long as a message's header says.
+    #[serde(rename = "x-delayed-message")]
+    Delayed,
 }
 
 impl ExchangeKind {
@@ -197,6 +266,7 @@ impl ExchangeKind {
             ExchangeKind::ModulusHash => "x-modulus-hash",
             ExchangeKind::Random => "x-random",
             ExchangeKind::LocalRandom => "x-local-random",
+            ExchangeKind::Delayed => "x-delayed-message",
         }
     }
 
@@ -204,9 +274,9 @@ impl ExchangeKind {
     #[must_use]
     pub fn parse(name: &str) -> Option<ExchangeKind> {
         use ExchangeKind::{
-            ConsistentHash, Direct, Fanout, Headers, LocalRandom, ModulusHash, Random, Topic,
+            ConsistentHash, Delayed, Direct, Fanout, Headers, LocalRandom, ModulusHash, Random, Topic,
         };
-        let all = [Direct, Fanout, Topic, Headers, ConsistentHash, ModulusHash, Random, LocalRandom];
+        let all = [Direct, Fanout, Topic, Headers, ConsistentHash, ModulusHash, Random, LocalRandom, Delayed];
         all.into_iter().find(|kind| kind.name() == name)
     }
 }
@@ -311,13 +381,15 @@ pub struct NewConsumer {
     pub exclusive: bool,
     /// Those of a higher priority get what they can take before all others; 0 unless said otherwise.
     pub priority: i64,
+    /// How long a delivery may be unsettled, in milliseconds; `None`: as its queue says. Quorum queues only.
+    pub timeout_ms: Option<u64>,
 }
 
 impl NewConsumer {
     /// One that acknowledges, shares, and is nothing special.
     #[must_use]
     pub fn new(token: u64, credit: Credit) -> NewConsumer {
-        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
+        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0, timeout_ms: None }
     }
 }
 

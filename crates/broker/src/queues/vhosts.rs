@@ -14,17 +14,20 @@
 use std::sync::Arc;
 
 use ferrymq_storage::{MetaStore, Put, StorageError};
+use ferrymq_types::LogId;
 use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::watch;
 
+use super::delays;
 use super::error::{Entity, QueueError};
 use super::handle::Queues;
 use super::logs::Admin;
 use super::open::load_records;
 use super::records::{
-    BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, OPERATOR_POLICIES,
-    POLICIES, PolicyRecord, QUEUES, QueueRecord, VHOSTS, VHOSTS_DELETING, VhostRecord, gone, key, put,
+    BINDINGS, BindingRecord, DELAYS, DELETING, DelaysRecord, DeletingRecord, EXCHANGES, ExchangeRecord,
+    OPERATOR_POLICIES, POLICIES, PolicyRecord, QUEUES, QueueRecord, VHOSTS, VHOSTS_DELETING, VhostRecord,
+    gone, key, put, read,
 };
 use super::shard::message::{Refused, ShardMessage};
 use super::topology::QueueEntry;
@@ -130,8 +133,11 @@ impl Queues {
         self.write(vec![gone(key(VHOSTS, &[name])), mark]).await?;
         let removed = self.topology.write().remove_vhost(name);
         self.changed();
-        let entries: Vec<QueueEntry> =
-            removed.into_iter().flat_map(|vhost| vhost.queues.into_values()).collect();
+        let mut entries = Vec::new();
+        if let Some(vhost) = removed {
+            entries.extend(vhost.queues.into_values());
+            entries.extend(vhost.lanes.iter().flat_map(|lanes| lanes.iter()).map(delays::entry_of));
+        }
         let closed: Vec<QueueEntry> = stream::iter(entries)
             .map(|entry| self.close_for_good(entry))
             .buffer_unordered(QUEUES_AT_A_TIME)
@@ -210,6 +216,12 @@ async fn finish(meta: &dyn MetaStore, vhost: &str) -> Result<(), StorageError> {
             puts.push(put(key(DELETING, &[&log.to_string()]), DeletingRecord { log: log.0 })?);
         }
         puts.push(gone(key_of));
+    }
+    if let Some(entry) = meta.get(&key(DELAYS, &[vhost])).await? {
+        for log in read::<DelaysRecord>(&entry)?.logs {
+            puts.push(put(key(DELETING, &[&LogId(log).to_string()]), DeletingRecord { log })?);
+        }
+        puts.push(gone(key(DELAYS, &[vhost])));
     }
     for (key, record) in load_records::<BindingRecord>(meta, BINDINGS).await? {
         if record.vhost == vhost {

@@ -205,13 +205,7 @@ async fn consumers(life: &Life) -> Vec<(QueueHandle, Deliveries, DeliverySink)> 
     let mut all = Vec::new();
     for name in QUEUES {
         let (sink, from) = deliveries(64 * 1024);
-        let new = NewConsumer {
-            token: 1,
-            credit: Credit::Window(20),
-            no_ack: false,
-            exclusive: false,
-            priority: 0,
-        };
+        let new = NewConsumer::new(1, Credit::Window(20));
         let consumer = life.queues.consume(&life.session, VHOST, name, new, &sink).await.unwrap();
         all.push((consumer.queue, from, sink));
     }
@@ -334,8 +328,7 @@ async fn acks_behind_a_lost_head_outlive_another_crash() {
     assert!(none.is_none(), "transient messages are lost, the others were acknowledged: {none:?}");
     let name = other.name().clone();
     let (sink, mut events) = deliveries(8 * 1024 * 1024);
-    let new =
-        NewConsumer { token: 1, credit: Credit::Unlimited, no_ack: false, exclusive: false, priority: 0 };
+    let new = NewConsumer::new(1, Credit::Unlimited);
     let other = life.queues.consume(&life.session, VHOST, &name, new, &sink).await.unwrap().queue;
     let odd: Vec<(Offset, Settle)> =
         (0..1200).filter(|offset| offset % 2 == 1).map(|offset| (Offset(offset), Settle::Requeue)).collect();

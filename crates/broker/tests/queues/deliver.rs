@@ -11,7 +11,7 @@ use crate::rig::{Rig, VHOST, arguments, bodies, body, durable, message, offsets,
 const MIB: usize = 1024 * 1024;
 
 fn consumer(token: u64, credit: Credit) -> NewConsumer {
-    NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0 }
+    NewConsumer::new(token, credit)
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,7 +228,7 @@ fn drain(from: &mut ferrymq_broker::queues::Deliveries) -> Vec<ferrymq_broker::q
     while let Some(event) = from.try_recv() {
         match event {
             Event::Deliver(more) => all.extend(more),
-            Event::Cancelled { token } => panic!("{token}"),
+            other => panic!("{other:?}"),
         }
     }
     all

@@ -101,6 +101,7 @@ fn message(key: &str, number: u64) -> Message {
         persistent: number % 5 != 4,
         ttl_ms: (number % 3 == 1).then_some(4_000_000_000 + number),
         priority: (number % 4 == 2).then_some(9),
+        delay: None,
     }
 }
 
@@ -175,7 +176,8 @@ async fn seen(life: &Life) -> String {
             .unwrap();
         for got in life.all(&name).await {
             let Delivery { offset, redelivered, returned, failed, message, .. } = got;
-            let Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority } = message;
+            let Message { exchange, routing_key, properties, body, persistent, ttl_ms, priority, .. } =
+                message;
             writeln!(
                 text,
                 "  {offset} redelivered {redelivered} returned {returned} failed {failed:?}: {exchange:?} {routing_key:?} {properties:?} \

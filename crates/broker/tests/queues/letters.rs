@@ -232,8 +232,6 @@ async fn arguments_are_checked() {
         let refused = declare(wrong).await;
         assert!(matches!(refused, Err(QueueError::WrongArgument { .. })), "{wrong:?}: {refused:?}");
     }
-    let both = [exchange.clone(), ("x-overflow", Value::text("reject-publish-dlx"))];
-    assert!(matches!(declare(&both).await, Err(QueueError::Unsupported { .. })), "not ignored");
     let quorum = [
         exchange.clone(),
         ("x-queue-type", Value::text("quorum")),

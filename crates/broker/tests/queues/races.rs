@@ -115,8 +115,7 @@ async fn a_queue_is_not_reached_by_its_logs_former_name() {
     let exclusive = |name: &str| QueueSpec { exclusive: true, ..durable(name) };
     let old = rig.declare(exclusive("a")).await.queue;
     let (sink, _events) = deliveries(MIB);
-    let new =
-        || NewConsumer { token: 1, credit: Credit::Window(1), no_ack: false, exclusive: false, priority: 0 };
+    let new = || NewConsumer::new(1, Credit::Window(1));
     let consumer = rig.consume_as("a", new(), &sink).await;
     let routed = rig.route("", "a");
     rig.queues.delete_queue(&rig.session, VHOST, "a", DeleteIf::default()).await.unwrap();

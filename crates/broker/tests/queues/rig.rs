@@ -69,7 +69,17 @@ impl Rig {
         Rig::with_options(MemoryStore::new(), Arc::new(MemoryMeta::new()), options).await
     }
 
-    async fn with_options(store: MemoryStore, meta: Arc<dyn MetaStore>, options: QueueOptions) -> Rig {
+    /// With mailboxes of this many bytes.
+    pub(crate) async fn cramped(mailbox_bytes: usize) -> Rig {
+        let options = QueueOptions { mailbox_bytes, ..options() };
+        Rig::with_options(MemoryStore::new(), Arc::new(MemoryMeta::new()), options).await
+    }
+
+    pub(crate) async fn with_options(
+        store: MemoryStore,
+        meta: Arc<dyn MetaStore>,
+        options: QueueOptions,
+    ) -> Rig {
         let (tasks, clock) = (Tasks::new(), Clock::starting_at(1_000_000));
         let stores = Stores { logs: Arc::new(store.clone()), meta: meta.clone(), state: meta.clone() };
         let queues = open_with(stores, options.clone(), 1, &tasks, &clock).await;
@@ -148,12 +158,7 @@ impl Rig {
     }
 
     pub(crate) async fn consume(&self, queue: &str, credit: Credit, sink: &DeliverySink) -> Consumer {
-        self.consume_as(
-            queue,
-            NewConsumer { token: 7, credit, no_ack: false, exclusive: false, priority: 0 },
-            sink,
-        )
-        .await
+        self.consume_as(queue, NewConsumer::new(7, credit), sink).await
     }
 
     pub(crate) async fn consume_as(&self, queue: &str, new: NewConsumer, sink: &DeliverySink) -> Consumer {
@@ -258,7 +263,7 @@ pub(crate) async fn take(deliveries: &mut Deliveries, count: usize) -> Vec<Deliv
     while all.len() < count {
         match deliveries.recv().await {
             Event::Deliver(more) => all.extend(more),
-            other @ Event::Cancelled { .. } => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(all.len(), count, "{all:?}");

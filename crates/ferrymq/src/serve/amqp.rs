@@ -35,6 +35,8 @@ pub(crate) struct AmqpSettings {
     pub(crate) listen: Option<Endpoint>,
     pub(crate) product: String,
     pub(crate) version: String,
+    /// `None`: consumers may take for ever.
+    pub(crate) consumer_timeout_ms: Option<u64>,
 }
 
 /// What the user said of them.
@@ -42,6 +44,7 @@ pub(crate) struct Said {
     pub(crate) listen: Option<String>,
     pub(crate) product: Option<String>,
     pub(crate) version: Option<String>,
+    pub(crate) consumer_timeout_ms: Option<u64>,
 }
 
 /// Checks the settings; what is wrong goes to `problems`.
@@ -65,6 +68,7 @@ pub(crate) fn check(said: Said, allow_remote: bool, problems: &mut Vec<String>) 
         listen,
         product: said.product.unwrap_or(defaults.product),
         version: said.version.unwrap_or(defaults.version),
+        consumer_timeout_ms: said.consumer_timeout_ms,
     }
 }
 
@@ -194,7 +198,12 @@ mod tests {
 
     fn checked(listen: Option<&str>, allow_remote: bool) -> (AmqpSettings, Vec<String>) {
         let mut problems = Vec::new();
-        let said = Said { listen: listen.map(str::to_owned), product: None, version: None };
+        let said = Said {
+            listen: listen.map(str::to_owned),
+            product: None,
+            version: None,
+            consumer_timeout_ms: None,
+        };
         (check(said, allow_remote, &mut problems), problems)
     }
 

@@ -67,7 +67,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     vec![
         ("data-dir", format!("{data_dir:?}")),
         ("kafka-listen and kafka-advertise", format!("{listeners:?}")),
-        ("amqp-listen, amqp-product and amqp-version", format!("{amqp:?}")),
+        ("amqp-listen, amqp-product, amqp-version and amqp-consumer-timeout-ms", format!("{amqp:?}")),
         ("http-listen", format!("{http_listen:?}")),
         ("allow-remote", allow_remote.to_string()),
         ("node-id", node_id.to_string()),

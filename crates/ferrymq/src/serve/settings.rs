@@ -65,6 +65,10 @@ pub(crate) struct ServeArgs {
     /// The version that AMQP clients are told. [default: 4.3.0]
     #[arg(long, env = "FERRYMQ_AMQP_VERSION", value_name = "VERSION")]
     amqp_version: Option<String>,
+    /// How long a consumer of a quorum queue may have a message unacknowledged before it is cancelled and the message
+    /// goes back, in milliseconds, unless queue or consumer say otherwise. [default: for ever]
+    #[arg(long, env = "FERRYMQ_AMQP_CONSUMER_TIMEOUT_MS", value_name = "MS")]
+    amqp_consumer_timeout_ms: Option<u64>,
     /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
     #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
@@ -222,8 +226,12 @@ impl Settings {
         }
         let listeners =
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
-        let amqp =
-            amqp::Said { listen: args.amqp_listen, product: args.amqp_product, version: args.amqp_version };
+        let amqp = amqp::Said {
+            listen: args.amqp_listen,
+            product: args.amqp_product,
+            version: args.amqp_version,
+            consumer_timeout_ms: args.amqp_consumer_timeout_ms,
+        };
         let amqp = amqp::check(amqp, allow_remote, &mut problems);
         let topic_defaults =
             topic_defaults(args.topic_default, args.topic_defaults, args.durability, &mut problems);
@@ -354,6 +362,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         amqp_listen: first.amqp_listen.or(second.amqp_listen),
         amqp_product: first.amqp_product.or(second.amqp_product),
         amqp_version: first.amqp_version.or(second.amqp_version),
+        amqp_consumer_timeout_ms: first.amqp_consumer_timeout_ms.or(second.amqp_consumer_timeout_ms),
         http_listen: first.http_listen.or(second.http_listen),
         allow_remote: first.allow_remote.or(second.allow_remote),
         node_id: first.node_id.or(second.node_id),

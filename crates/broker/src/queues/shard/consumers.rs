@@ -5,8 +5,10 @@
 //! stays, inactive, until nothing is unacked by it. What is gathered for a sink in a turn is sent at the turn's end
 //! or earlier.
 //!
-//! Deliberately absent: who is the only one where there is one at a time (`single`).
+//! Deliberately absent: who is the only one where there is one at a time (`single`); what has been unsettled for too
+//! long (`overdue`).
 
+mod overdue;
 mod rings;
 mod single;
 
@@ -16,6 +18,7 @@ use rings::Rings;
 use single::Single;
 
 use super::message::ShardWaker;
+use super::unsettled::{HOLDER, Unsettled, class_of, holder};
 use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
 use crate::queues::types::{Credit, Delivery, NewConsumer};
 
@@ -45,6 +48,10 @@ pub(super) struct Consumer {
     gathered_bytes: usize,
     /// Room in the sink, as of the last look, less what is gathered.
     room: usize,
+    /// What it has, by age, if that may be too old.
+    unsettled: Option<Box<Unsettled>>,
+    /// Where it is told of that.
+    told: Option<DeliverySink>,
 }
 
 /// The consumers of one queue.
@@ -58,6 +65,10 @@ pub(super) struct Consumers {
     blocked: usize,
     joined: u64,
     last: u32,
+    /// Whether anything may be unsettled for too long.
+    timed: bool,
+    /// When the first delivery since the last look will be overdue.
+    earliest_ms: Option<i64>,
 }
 
 impl Consumers {
@@ -85,7 +96,14 @@ impl Consumers {
             && (exclusive || self.all.values().any(|consumer| consumer.active && consumer.exclusive))
     }
 
-    pub(super) fn add(&mut self, session: u64, new: NewConsumer, sink: DeliverySink) -> u32 {
+    /// Adds a consumer; `timeout_ms`: how long it may have a delivery unsettled.
+    pub(super) fn add(
+        &mut self,
+        session: u64,
+        new: NewConsumer,
+        timeout_ms: Option<u64>,
+        sink: DeliverySink,
+    ) -> u32 {
         let (credit, window) = match new.credit {
             _ if new.no_ack && !matches!(new.credit, Credit::Granted(_)) => (None, false),
             Credit::Unlimited => (None, false),
@@ -100,7 +118,9 @@ impl Consumers {
             priority: new.priority,
             joined: self.joined,
             active: true,
+            told: Some(sink.clone()),
             sink: Some(sink),
+            unsettled: timeout_ms.filter(|_| !new.no_ack).map(Unsettled::new).map(Box::new),
             credit,
             window,
             in_ring: false,
@@ -119,7 +139,12 @@ impl Consumers {
     }
 
     /// The number under which a session holds what it got.
-    pub(super) fn getter(&mut self, session: u64) -> u32 {
+    pub(super) fn getter(
+        &mut self,
+        session: u64,
+        timeout_ms: Option<u64>,
+        told: Option<&DeliverySink>,
+    ) -> u32 {
         let same = |consumer: &Consumer| consumer.sink.is_none() && consumer.session == session;
         if let Some(id) = self.all.iter().find(|(_, consumer)| same(consumer)).map(|(id, _)| *id) {
             return id;
@@ -132,7 +157,10 @@ impl Consumers {
             priority: 0,
             joined: 0,
             active: false,
+            told: told.cloned(),
             sink: None,
+            // Who cannot be told could not give it back.
+            unsettled: timeout_ms.filter(|_| told.is_some()).map(Unsettled::new).map(Box::new),
             credit: Some(0),
             window: false,
             in_ring: false,
@@ -145,9 +173,10 @@ impl Consumers {
     }
 
     fn insert(&mut self, consumer: Consumer) -> u32 {
+        self.timed |= consumer.unsettled.is_some();
         loop {
-            // The top bit is not a number's.
-            self.last = (self.last + 1) & 0x7fff_ffff;
+            // An entry of the unacked has no room for more.
+            self.last = (self.last + 1) & HOLDER;
             if let std::collections::hash_map::Entry::Vacant(entry) = self.all.entry(self.last) {
                 entry.insert(consumer);
                 return self.last;
@@ -243,9 +272,13 @@ impl Consumers {
         }
     }
 
-    /// A delivery to this consumer was settled, or given back.
-    pub(super) fn settled(&mut self, id: u32) {
+    /// A delivery, by its entry among the unacked, was settled, or given back.
+    pub(super) fn settled(&mut self, entry: u32) {
+        let id = holder(entry);
         let Some(consumer) = self.all.get_mut(&id) else { return };
+        if let Some(unsettled) = &mut consumer.unsettled {
+            unsettled.settle(class_of(entry));
+        }
         consumer.unacked = consumer.unacked.saturating_sub(1);
         if consumer.window
             && let Some(credit) = &mut consumer.credit

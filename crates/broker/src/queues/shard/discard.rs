@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
+use crate::queues::delays;
 use crate::queues::types::QueueHandle;
 
 /// Why a message leaves.
@@ -45,6 +46,8 @@ type Taken = VecDeque<(u64, Reason)>;
 /// The dead letters of one queue.
 #[derive(Debug)]
 pub(super) struct Letters {
+    /// They are no letters, but were kept back and are due.
+    due: bool,
     /// Where those go that come; `None`: nowhere any more.
     to: Option<Arc<DeadLetterTo>>,
     /// And where each goes. Neighbours with the same reason and way are one range.
@@ -56,7 +59,23 @@ pub(super) struct Letters {
 
 impl Letters {
     pub(super) fn new(to: Arc<DeadLetterTo>) -> Letters {
-        Letters { to: Some(to), waiting: VecDeque::new(), moving: false, count: 0 }
+        Letters { due: false, to: Some(to), waiting: VecDeque::new(), moving: false, count: 0 }
+    }
+
+    /// Of messages that were kept back: each knows by itself where it goes.
+    pub(super) fn due() -> Letters {
+        let to = DeadLetterTo { exchange: "".into(), routing_key: None };
+        Letters { due: true, ..Letters::new(Arc::new(to)) }
+    }
+
+    /// Some are not done, and no longer on their way.
+    pub(super) fn came_back(&mut self, count: u64) {
+        self.count = self.count.saturating_sub(count);
+    }
+
+    /// Where those go that come.
+    pub(super) fn to(&self) -> Option<&Arc<DeadLetterTo>> {
+        self.to.as_ref()
     }
 
     /// Those that come from now on go there; `None`: nowhere, they are done.
@@ -139,9 +158,14 @@ impl Owner {
         let Some((to, taken)) = letters.take() else { return };
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
+        let due = letters.due;
         let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, in_streams: 0, over };
         let queues = self.context.queues.clone();
-        self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
+        if due {
+            self.context.tasks.spawn(TaskKind::Owner, "delayed messages", delays::run(queues, moving));
+        } else {
+            self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
+        }
         let queue = queue.handle.clone();
         self.done.push(Box::pin(async move {
             // Dropped when the mover is done, however it ends.
@@ -156,6 +180,8 @@ impl Owner {
         if let Some(letters) = &mut queue.letters {
             letters.moving = false;
             self.move_letters(log);
+            // Others may be due.
+            self.run_soon(log);
         }
     }
 }

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
+use super::consumers::Consumers;
 use super::expiry::HEAD_BYTES;
 use super::levels::place;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
-use super::serve::SURVIVES;
+use super::unsettled::entry_of;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
@@ -24,7 +25,7 @@ use crate::queues::types::{Delivery, Message, QueueHandle};
 /// Messages of one queue delivered in a turn.
 const DELIVERIES_PER_TURN: usize = 2048;
 /// How long to wait before a read that failed is tried again.
-const READ_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a queue can give now.
 pub(super) enum Taken {
@@ -38,15 +39,15 @@ pub(super) enum Taken {
 
 /// What a queue's level is looked at for.
 #[derive(Debug, Clone, Copy)]
-struct Ahead {
+pub(super) struct Ahead {
     /// The queue has consumers.
-    consumed: bool,
+    pub(super) consumed: bool,
     /// Nobody takes from the queue.
-    idle: bool,
+    pub(super) idle: bool,
     /// Somebody could take the level's next message now.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// The level's next message has to go, for there are too many.
-    over: bool,
+    pub(super) over: bool,
 }
 
 /// A read that has come back.
@@ -67,6 +68,10 @@ impl Owner {
             // It was a queue's own log when this was put off, and is a level's by now.
             return;
         }
+        if self.queues.get(&log).is_some_and(|queue| queue.lane.is_some()) {
+            return self.dispatch_lane(log);
+        }
+        self.end_waits(log);
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
         if queue.gone || self.stopped.is_some() || queue.is_measuring() {
@@ -78,6 +83,7 @@ impl Owner {
         let (mut done, mut must) = (0, false);
         let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
         let now_ms = queue.is_watching().then(|| self.ages.now_ms());
+        let timed_ms = queue.is_timed().then(|| self.ages.now_ms());
         while left > 0 {
             let taker = queue.next_taker(&self.waker);
             let front = queue.front();
@@ -92,6 +98,10 @@ impl Owner {
                 queue.expire_behind(&self.ages, now_ms, &mut left, &mut gone);
                 break;
             };
+            if queue.waits_enough() && !queue.level(front).acks.has_returned() {
+                queue.answer_empty();
+                break;
+            }
             let (offset, acquired, message) = match queue.level(front).take(no_ack) {
                 Ok(Taken::Message { offset, acquired, message }) => (front | offset, acquired, message),
                 Ok(Taken::Missing) => break,
@@ -107,7 +117,7 @@ impl Owner {
                 }
             };
             left -= 1;
-            let survives = queue.give((id, no_ack), offset, acquired, message);
+            let survives = queue.give((id, no_ack), offset, acquired, message, timed_ms);
             if no_ack {
                 done += 1;
                 must |= survives;
@@ -122,6 +132,9 @@ impl Owner {
         let again = left == 0;
         if done > 0 || lost_the_head {
             self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
+        }
+        if timed_ms.is_some() {
+            self.watch_unsettled(log);
         }
         if again {
             self.run_soon(log);
@@ -162,10 +175,10 @@ impl Owner {
     }
 
     /// Reads what is wanted of a level and not in memory.
-    fn read_ahead(&mut self, log: LogId, ahead: Ahead) {
+    pub(super) fn read_ahead(&mut self, log: LogId, ahead: Ahead) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
         let idle = ahead.idle;
-        let head = queue.wants_head(ahead.over);
+        let head = queue.lane.is_some() || queue.wants_head(ahead.over);
         if queue.reading || idle && !head || idle && !self.heads.enter(queue) {
             return;
         }
@@ -243,9 +256,11 @@ impl Queue {
     fn next_taker(&mut self, waker: &super::ShardWaker) -> Option<(u32, bool)> {
         // Nobody waits any more: nothing is to be done with for him.
         while self.getters.pop_front_if(|getter| getter.reply.is_closed()).is_some() {}
-        if let Some(Getter { session, no_ack, .. }) = self.getters.front() {
+        let timeout_ms = self.timeout_ms(None);
+        if let Some(Getter { session, no_ack, told, .. }) = self.getters.front() {
             let (session, no_ack) = (*session, *no_ack);
-            return Some((if no_ack { 0 } else { self.consumers.getter(session) }, no_ack));
+            let getter = |consumers: &mut Consumers| consumers.getter(session, timeout_ms, told.as_ref());
+            return Some((if no_ack { 0 } else { getter(&mut self.consumers) }, no_ack));
         }
         let id = self.consumers.turn(waker)?;
         self.consumers.get(id).map(|consumer| (id, consumer.no_ack))
@@ -283,13 +298,21 @@ impl Queue {
     }
 
     /// Gives a message to its taker, who is done with it or holds it. Whether it would come back after a restart.
-    fn give(&mut self, taker: (u32, bool), id: u64, acquired: Acquired, message: Message) -> bool {
+    fn give(
+        &mut self,
+        taker: (u32, bool),
+        id: u64,
+        acquired: Acquired,
+        message: Message,
+        timed_ms: Option<i64>,
+    ) -> bool {
         let (survives, (holder, no_ack)) = (self.survives(&message), taker);
         let level = self.level(id);
         level.bytes_since_trim += message.bytes() as u64;
         level.count_taken(place(id), &message, no_ack);
         if !no_ack {
-            self.unacked.insert(id, if survives { holder | SURVIVES } else { holder });
+            let class = self.consumers.note(holder, timed_ms);
+            self.unacked.insert(id, entry_of(holder, class, survives));
         }
         self.hand_over(holder, id, acquired, message);
         survives

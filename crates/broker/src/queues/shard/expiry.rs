@@ -31,7 +31,7 @@ const HEADS_AT_A_TIME: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Times {
     /// Offsets below were given out in an earlier life.
-    earlier: u64,
+    pub(super) earlier: u64,
     /// At and above, no message has a time to live of its own.
     pub(super) own_until: u64,
     /// Messages at and above have not been offered to anybody yet, nor delivered.
@@ -44,6 +44,8 @@ pub(super) struct Times {
     /// Whether it waits to read its head.
     waits: bool,
     unused: Slot,
+    /// When to look for deliveries that are overdue.
+    pub(super) overdue: Slot,
 }
 
 impl Times {
@@ -110,6 +112,18 @@ impl Owner {
                 Kind::Unused => {
                     queue.times.unused = None;
                     self.look_for_use(log, now_ms);
+                }
+                Kind::Overdue => {
+                    queue.times.overdue = None;
+                    self.look_for_overdue(log, now_ms);
+                }
+                Kind::Due => {
+                    queue.lane.iter_mut().for_each(|lane| lane.next = None);
+                    self.run_soon(log);
+                }
+                Kind::Retry => {
+                    queue.waiting.iter_mut().for_each(|waiting| waiting.next = None);
+                    self.run_soon(log);
                 }
             }
         }
@@ -192,6 +206,13 @@ impl Owner {
     pub(super) fn unwatch(&mut self, log: LogId, queue: &mut Queue) {
         let timers = &mut self.timers;
         timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+        timers.set(&mut queue.times.overdue, log, Kind::Overdue, None);
+        if let Some(lane) = &mut queue.lane {
+            timers.set(&mut lane.next, log, Kind::Due, None);
+        }
+        if let Some(waiting) = &mut queue.waiting {
+            timers.set(&mut waiting.next, log, Kind::Retry, None);
+        }
         queue.for_each(&mut |level| {
             let log = level.handle.log();
             timers.set(&mut level.times.head, log, Kind::Head, None);
@@ -227,7 +248,7 @@ impl Queue {
     }
 
     /// The first message that is available and when it was enqueued; `None` if it is not in memory, or there is none.
-    fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
+    pub(super) fn head(&mut self) -> Result<Option<(u64, Stamp)>, EnvelopeError> {
         match self.acks.first_available() {
             None => Ok(None),
             Some(Next::Returned(offset)) => {

@@ -25,7 +25,7 @@ use super::journal::Sealed;
 use super::levels::place;
 use super::message::{Item, Refused, SMALL};
 use super::queue::{Debt, Queue};
-use super::serve::SURVIVES;
+use super::unsettled::{SURVIVES, holder};
 use super::{Done, Owner};
 use crate::queues::ack::{AckRecord, Delta, Ranges};
 use crate::queues::types::{QueueHandle, Settle};
@@ -330,7 +330,7 @@ impl Owner {
         match how {
             Settle::Reject if queue.letters.is_some() => {
                 queue.count_settled(offset, false);
-                queue.consumers.settled(entry & !SURVIVES);
+                queue.consumers.settled(entry);
                 let gone = Discarded { offset, reason: Reason::Rejected, survives };
                 // There is room for another one, whenever this one arrives.
                 self.run_soon(log);
@@ -345,7 +345,7 @@ impl Owner {
         if session.is_some() && matches!(how, Settle::Ack | Settle::Reject) {
             queue.count_settled(offset, false);
         }
-        queue.consumers.settled(entry & !SURVIVES);
+        queue.consumers.settled(entry);
         self.owe(log, debt, done);
         self.run_soon(log);
         self.discard(log, gone.into_iter().collect());
@@ -363,7 +363,7 @@ impl Owner {
         }
         let survives = entry & SURVIVES != 0;
         let gone = queue.give_back(offset, survives, true);
-        queue.consumers.settled(entry & !SURVIVES);
+        queue.consumers.settled(entry);
         self.owe(log, if survives { Debt::Must } else { Debt::Lazy }, 0);
         self.run_soon(log);
         self.discard(log, gone.into_iter().collect());
@@ -378,7 +378,7 @@ impl Queue {
             return is_letter.then_some(SURVIVES);
         };
         let entry = self.unacked.get(&offset).copied()?;
-        self.consumers.get(entry & !SURVIVES).filter(|holder| holder.session == session)?;
+        self.consumers.get(holder(entry)).filter(|holder| holder.session == session)?;
         self.unacked.remove(&offset)
     }
 }

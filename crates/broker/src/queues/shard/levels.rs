@@ -178,10 +178,13 @@ impl Owner {
             consuming: Consuming { single: None, ..queue.consuming },
             dead_letter: None,
             settings: QueueSettings { expires_ms: None, ..queue.settings },
+            lane: None,
         };
-        let level = Queue::new(attached, budget);
+        let level = Queue::new(attached, budget, None, 0);
         let (lost_the_head, filled) = (level.owes_a_trim(), level.acks.ready() > 0);
+        let first = queue.base_of(priority);
         queue.add_level(priority, level);
+        queue.wait_anew(first);
         self.queues.link(log, root);
         if filled {
             self.run_soon(root);

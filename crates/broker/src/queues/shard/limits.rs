@@ -1,13 +1,12 @@
 //! How many messages, and bytes of bodies, a queue may have ready.
 //!
-//! **Invariants.** Only what is available counts, not what a consumer holds. A queue without a limit pays nothing, one
+//! **Invariants.** Only what is available counts, or will be without anybody doing anything, not what a consumer holds. A queue without a limit pays nothing, one
 //! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
 //! there: the bound is never passed by publishing, only by what consumers give back.
 //!
 //! Bytes are counted by level and summed.
 //!
-//! Deliberately absent: dead-lettering what is refused: `reject-publish-dlx` with a dead letter exchange is not
-//! served, and without one it is `reject-publish`, as RabbitMQ's.
+//! Deliberately absent: what becomes of a message that is refused (`refused`).
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -130,7 +129,7 @@ impl Queue {
     fn would_pass(&self, limits: &Limits, message: &Message) -> bool {
         let on_the_way = self.each().map(Queue::on_the_way);
         let (count, bytes) = on_the_way.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
-        let length = self.ready_count() + count + 1;
+        let length = self.ready_count() + self.waiting() + count + 1;
         let too_many_bytes = |counted: &Bytes| {
             self.ready_bytes().saturating_add(bytes + message.body.len() as u64) > counted.max
         };
@@ -143,7 +142,7 @@ impl Queue {
         let over = |limits: &Limits| {
             let ready = self.ready_count();
             let bytes = limits.bytes.as_ref().is_some_and(|bytes| self.ready_bytes() > bytes.max);
-            !limits.refuses && (ready > limits.length_max || bytes && ready > 0)
+            !limits.refuses && ready > 0 && (ready + self.waiting() > limits.length_max || bytes)
         };
         self.limits.as_deref().is_some_and(over)
     }
@@ -185,7 +184,7 @@ impl Queue {
         if self.limits.is_none() {
             return;
         }
-        let none_left = self.acks.ready() == 0;
+        let none_left = self.acks.ready() + self.waiting() == 0;
         let Some(counted) = self.counted() else { return };
         let bytes = message.body.len();
         // What damage has taken away was not known: at the latest now it is.

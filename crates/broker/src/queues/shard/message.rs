@@ -52,6 +52,8 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) settings: QueueSettings,
     /// Bytes of bodies that are available; counted only where there is a limit of them.
     pub(in crate::queues) ready_bytes: u64,
+    /// Its messages are kept back, for as many milliseconds at least.
+    pub(in crate::queues) lane: Option<u64>,
 }
 
 /// A level whose log was claimed, of a queue that was attached before.
@@ -140,8 +142,8 @@ pub(in crate::queues) enum ShardMessage {
     Credit { queue: QueueHandle, consumer: u32, more: u32 },
     /// Settles deliveries.
     Settle { queue: QueueHandle, session: u64, what: Vec<(Offset, Settle)> },
-    /// Takes one message.
-    Get { queue: QueueHandle, session: u64, no_ack: bool, reply: GetReply },
+    /// Takes one message; if it is unsettled for too long, `told` hears of it.
+    Get { queue: QueueHandle, session: u64, no_ack: bool, told: Option<DeliverySink>, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.
     Purge { queue: QueueHandle, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Checks and stops serving the queue; answers how many messages are ready. `idle`: only if it has been unused for as
@@ -159,6 +161,8 @@ pub(in crate::queues) enum ShardMessage {
     StatAll { reply: oneshot::Sender<Vec<(LogId, QueueStat)>> },
     /// Seals a part of a joint commit and holds what it touches until it is with the store.
     Prepare(Box<Prepare>),
+    /// Messages that were due and that a queue refused are due again in a while.
+    Again { queue: QueueHandle, offsets: Vec<u64> },
     /// Ends a session; answers which queues lost their last consumer.
     EndSession { session: u64, reply: oneshot::Sender<Vec<QueueHandle>> },
 }

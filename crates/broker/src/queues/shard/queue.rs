@@ -20,14 +20,17 @@ use tokio::sync::oneshot;
 use super::consumers::Consumers;
 use super::discard::Letters;
 use super::expiry::Times;
+use super::lanes::Lane;
 use super::levels::Levels;
 use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
+use super::waiting::Waiting;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
 use crate::queues::settings::QueueSettings;
+use crate::queues::sink::DeliverySink;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
 
 /// A batch is sealed when it has this many bytes.
@@ -66,6 +69,8 @@ struct Run {
 pub(super) struct Getter {
     pub(super) session: u64,
     pub(super) no_ack: bool,
+    /// Where he is told what comes to him later.
+    pub(super) told: Option<DeliverySink>,
     pub(super) reply: GetReply,
 }
 
@@ -104,6 +109,10 @@ pub(super) struct Queue {
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
     /// Messages on their way to a dead letter exchange, if the queue has one.
     pub(super) letters: Option<Box<Letters>>,
+    /// When its messages are due, if they are kept back.
+    pub(super) lane: Option<Box<Lane>>,
+    /// Messages that came back and are not available yet.
+    pub(super) waiting: Option<Box<Waiting>>,
     pub(super) getters: VecDeque<Getter>,
     /// Sessions that consume here, hold something or did.
     pub(super) sessions: HashSet<u64>,
@@ -124,6 +133,8 @@ pub(super) struct Queue {
     /// Set once the shard has let go of it: who waits for what is in flight.
     pub(super) releasing: Option<oneshot::Sender<Vec<Released>>>,
     pub(super) settings: QueueSettings,
+    /// How long a delivery may be unsettled where nothing else is said.
+    timeout_default_ms: Option<u64>,
     pub(super) limits: Option<Box<Limits>>,
     /// How often what is there was measured.
     pub(super) measured: u64,
@@ -133,9 +144,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(attached: Attached, budget: ReadyBudget) -> Queue {
+    pub(super) fn new(
+        attached: Attached,
+        budget: ReadyBudget,
+        timeout_default_ms: Option<u64>,
+        delays_max: usize,
+    ) -> Queue {
         let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
-        let Attached { consuming, dead_letter, settings, ready_bytes, .. } = attached;
+        let Attached { consuming, dead_letter, settings, ready_bytes, lane, .. } = attached;
         let times = Times::new(next, acks.ready() > 0);
         Queue {
             handle,
@@ -156,7 +172,12 @@ impl Queue {
             acks,
             consumers: Consumers::new(consuming.single),
             unacked: HashMap::default(),
-            letters: dead_letter.map(|to| Box::new(Letters::new(to))),
+            letters: match lane {
+                Some(_) => Some(Box::new(Letters::due())),
+                None => dead_letter.map(|to| Box::new(Letters::new(to))),
+            },
+            lane: lane.map(|shortest_ms| Box::new(Lane::new(shortest_ms, delays_max))),
+            waiting: None,
             getters: VecDeque::new(),
             sessions: HashSet::new(),
             reading: false,
@@ -173,10 +194,23 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
+            timeout_default_ms,
             measured: 0,
             times,
             levels: None,
         }
+    }
+
+    /// How long a delivery may be unsettled, if its consumer asks for `asked`; `None`: for ever.
+    pub(super) fn timeout_ms(&self, asked: Option<u64>) -> Option<u64> {
+        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(self.timeout_default_ms);
+        // Classic queues know none, as in RabbitMQ 4.3.
+        timeout_ms.filter(|_| self.consuming.counts)
+    }
+
+    /// Whether a delivery now may be unsettled for too long.
+    pub(super) fn is_timed(&self) -> bool {
+        self.consumers.is_timed() || !self.getters.is_empty() && self.timeout_ms(None).is_some()
     }
 
     pub(super) fn stat(&self) -> QueueStat {
@@ -186,7 +220,8 @@ impl Queue {
                 .each()
                 .map(|level| level.acks.acquired())
                 .sum::<u64>()
-                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count())),
+                .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count()))
+                .saturating_sub(self.waiting()),
             consumers: self.consumers.active() as u64,
         }
     }

@@ -204,9 +204,14 @@ impl Ready {
     /// Leaves everything from `fresh` on, and what was returned, to the log if the shard has much in memory.
     pub(super) fn unload_if_crowded(&mut self, fresh: u64) {
         if self.budget.used.load(Ordering::Relaxed) >= self.budget.limit {
-            self.clear(fresh);
-            self.covered = fresh;
+            self.unload(fresh);
         }
+    }
+
+    /// Leaves everything from `fresh` on, and what was returned, to the log.
+    pub(super) fn unload(&mut self, fresh: u64) {
+        self.clear(fresh);
+        self.covered = fresh;
     }
 
     /// Whether a returned message is here.

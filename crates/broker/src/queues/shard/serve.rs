@@ -11,12 +11,10 @@ use super::commit::refused;
 use super::discard::{Discarded, Reason};
 use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
+use super::unsettled::{SURVIVES, holder};
 use crate::queues::error::QueueError;
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{DeleteIf, NewConsumer, QueueHandle, QueueStat, Settle};
-
-/// Marks, in an entry of the unacked, a message that survives a restart.
-pub(super) const SURVIVES: u32 = 1 << 31;
 
 impl Owner {
     pub(super) fn on_message(&mut self, message: ShardMessage, permit: BytePermit) {
@@ -48,12 +46,12 @@ impl Owner {
                     self.run_soon(log);
                 }
             }
-            ShardMessage::Get { queue, session, no_ack, reply } => match self.open_queue(&queue) {
+            ShardMessage::Get { queue, session, no_ack, told, reply } => match self.open_queue(&queue) {
                 Ok((_, queue)) if queue.consuming.single == Some(true) => {
                     answer(reply, Err(Refused::SingleActive));
                 }
                 Ok((log, queue)) => {
-                    queue.getters.push_back(Getter { session, no_ack, reply });
+                    queue.getters.push_back(Getter { session, no_ack, told, reply });
                     queue.sessions.insert(session);
                     self.sessions.entry(session).or_default().insert(log);
                     self.used(log);
@@ -80,15 +78,17 @@ impl Owner {
                 answer(reply, self.queues.whole().map(|(log, queue)| (log, queue.stat())).collect());
             }
             ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
+            ShardMessage::Again { queue, offsets } => self.due_again(&queue, &offsets),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }
     }
 
     fn attach(&mut self, attached: Attached) {
         let log = attached.handle.log();
-        let queue = Queue::new(attached, self.budget.clone());
+        let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms, self.delays_max);
+        queue.wait_anew(0);
         let lost_the_head = queue.owes_a_trim();
-        let filled = queue.acks.ready() > 0;
+        let filled = queue.acks.ready() + queue.waiting() > 0;
         self.queues.insert(log, queue);
         self.used(log);
         if filled {
@@ -137,7 +137,7 @@ impl Owner {
         }
         let now_ms = self.ages.stamp();
         let request = self.requests.next();
-        let (mut parts, mut refused) = (0, Vec::new());
+        let (mut parts, mut refused, mut buried) = (0, Vec::new(), Vec::new());
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == self.index) {
                 // What was routed to a queue that is gone meanwhile goes nowhere, as if it had come earlier; also
@@ -148,6 +148,7 @@ impl Owner {
                 if queue.is_full_for(&item.message) {
                     let (vhost, name) = (to.vhost().clone(), to.name().clone());
                     refused.push((item.index, QueueError::Full { vhost, name }));
+                    buried.extend(queue.buries().map(|dlx| (to.clone(), dlx, item.message.clone())));
                     continue;
                 }
                 let queue = queue.level_for(&item.message);
@@ -159,7 +160,11 @@ impl Owner {
                 }
             }
         }
+        parts += usize::from(!buried.is_empty());
         self.requests.add(parts, refused, reply, permit);
+        if !buried.is_empty() {
+            self.bury(request, &buried);
+        }
     }
 
     fn consume(
@@ -173,7 +178,8 @@ impl Owner {
         if queue.consumers.refuses(new.exclusive) {
             return Err(Refused::Exclusive);
         }
-        let id = queue.consumers.add(session, new, sink);
+        let timeout_ms = queue.timeout_ms(new.timeout_ms);
+        let id = queue.consumers.add(session, new, timeout_ms, sink);
         queue.sessions.insert(session);
         self.sessions.entry(session).or_default().insert(log);
         self.run_soon(log);
@@ -186,12 +192,11 @@ impl Owner {
         let mut rejected = Vec::new();
         for (offset, how) in what {
             let Some(entry) = queue.unacked.get(&offset.0).copied() else { continue };
-            let id = entry & !SURVIVES;
-            if queue.consumers.get(id).is_none_or(|consumer| consumer.session != session) {
+            if queue.consumers.get(holder(entry)).is_none_or(|consumer| consumer.session != session) {
                 continue;
             }
             queue.unacked.remove(&offset.0);
-            queue.consumers.settled(id);
+            queue.consumers.settled(entry);
             if matches!(how, Settle::Ack | Settle::Reject) {
                 queue.count_settled(offset.0, false);
             }
@@ -227,7 +232,7 @@ impl Owner {
             Ok(here) => here,
             Err(why) => return answer(reply, Err(why)),
         };
-        let mut count = 0;
+        let mut count = queue.purge_waiting();
         queue.for_each(&mut |level| {
             count += level.acks.finish_available();
             let end = level.acks.end();
@@ -252,7 +257,7 @@ impl Owner {
         if only_if.unused && queue.consumers.active() > 0 {
             return Err(Refused::InUse);
         }
-        if only_if.empty && queue.ready_count() > 0 {
+        if only_if.empty && queue.ready_count() + queue.waiting() > 0 {
             return Err(Refused::NotEmpty);
         }
         queue.gone = true;
@@ -293,7 +298,7 @@ impl Owner {
             // In the order of the queue, so that a test can tell.
             let mut held: Vec<(u64, u32)> =
                 queue.unacked.iter().map(|(offset, entry)| (*offset, *entry)).collect();
-            held.retain(|(_, entry)| ids.contains(&(entry & !SURVIVES)));
+            held.retain(|(_, entry)| ids.contains(&holder(*entry)));
             held.sort_unstable();
             let last = ids.into_iter().filter(|id| queue.consumers.cancel(*id)).count() > 0;
             if last {
@@ -303,7 +308,7 @@ impl Owner {
             for (offset, entry) in held {
                 queue.unacked.remove(&offset);
                 gone.extend(queue.give_back(offset, entry & SURVIVES != 0, true));
-                queue.consumers.settled(entry & !SURVIVES);
+                queue.consumers.settled(entry);
                 if entry & SURVIVES != 0 {
                     debt = Debt::Must;
                 }

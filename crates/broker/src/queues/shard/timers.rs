@@ -16,6 +16,12 @@ pub(super) enum Kind {
     Head,
     /// Nobody has used it for as long as it may be unused.
     Unused,
+    /// Something that was delivered may have been unsettled for too long.
+    Overdue,
+    /// A message that came back may be available again.
+    Retry,
+    /// A message that was kept back is due, or soon will be.
+    Due,
 }
 
 /// When a queue is to be looked at; one for each [`Kind`].

@@ -132,7 +132,10 @@ impl Desk {
             ShardMessage::Configure { reply, .. } => answer(reply, ()),
             // Streams are asked one by one.
             ShardMessage::StatAll { reply } => answer(reply, Vec::new()),
-            ShardMessage::Attach(_) | ShardMessage::AttachLevel(_) | ShardMessage::Prepare(_) => {
+            ShardMessage::Attach(_)
+            | ShardMessage::AttachLevel(_)
+            | ShardMessage::Again { .. }
+            | ShardMessage::Prepare(_) => {
                 tracing::error!("a stream was asked for what only queues do");
             }
         }

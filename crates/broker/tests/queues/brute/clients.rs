@@ -146,7 +146,7 @@ impl World {
         }
         let (sink, from) = deliveries(16 * 1024);
         let credit = Credit::Window(u32::try_from(1 + self.rng.below(20)).unwrap());
-        let new = NewConsumer { token: 1, credit, no_ack: false, exclusive: false, priority: 0 };
+        let new = NewConsumer::new(1, credit);
         let label = label.clone();
         let began = self.tick();
         client.holders.push(Holder { queue: label.clone(), life: life.number, began, ended: None, loses: 0 });
