@@ -54,5 +54,6 @@ mod writer;
 
 pub use context::{AmqpConfig, Context, Counters};
 pub use dead_letters::AmqpDeadLetters;
+pub use failure::explain;
 pub use server::AmqpServer;
 pub use streams::AmqpStreams;

@@ -30,8 +30,11 @@
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
-//! Deliberately absent: any wire protocol; priorities of messages, policies: an argument that asks for one is
-//! refused as unsupported.
+//! - Where messages have priorities the highest goes first, in the order of one priority; see
+//!   `docs/adr/0009-priorities.md`.
+//! - What a policy says holds for its queues and exchanges at once; see `docs/adr/0010-policies-and-virtual-hosts.md`.
+//!
+//! Deliberately absent: any wire protocol.
 
 pub mod ack;
 mod admin;
@@ -46,10 +49,13 @@ pub mod error;
 pub mod exchange;
 pub mod handle;
 mod idle;
+pub mod inspect;
 mod joint;
 mod logs;
 mod measure;
 pub mod open;
+pub mod policy;
+mod priorities;
 mod records;
 pub mod session;
 pub mod settings;
@@ -59,17 +65,21 @@ pub mod streams;
 mod topology;
 pub mod types;
 mod varint;
+pub mod vhosts;
 
 pub use args::{Arguments, Value, Width};
 pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
 pub use error::{Entity, Property, QueueError, Unfit};
 pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
+pub use inspect::{AppliedPolicies, BindingInfo, ExchangeInfo, QueueInfo};
+pub use policy::{ApplyTo, BadPolicy, PolicyError, PolicySort, PolicySpec};
 pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use streams::{StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Topics, Translate};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
+    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,
 };
+pub use vhosts::VhostEnd;

@@ -42,7 +42,7 @@ pub use replay::Replay;
 pub const CHUNKS_MAX: usize = 16_384;
 
 /// Who has what of one log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AckState {
     floor: u64,
     fresh: u64,
@@ -179,6 +179,18 @@ impl AckState {
     #[must_use]
     pub fn ready(&self) -> u64 {
         self.returned + self.fresh_ready
+    }
+
+    /// Whether anything that was returned is available.
+    #[must_use]
+    pub fn has_returned(&self) -> bool {
+        self.returned > 0
+    }
+
+    /// Whether anything changed since the last delta that it may have to tell.
+    #[must_use]
+    pub fn owes_a_delta(&self) -> bool {
+        !self.done.is_empty() || !self.counted.is_empty()
     }
 
     /// How many are acquired.

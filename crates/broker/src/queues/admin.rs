@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use ferrymq_storage::{Put, StorageError};
 use ferrymq_types::LogId;
-use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
@@ -21,9 +20,9 @@ use super::declare::{
 use super::error::{Entity, QueueError};
 use super::handle::{Queues, not_of_streams, refused};
 use super::logs::Admin;
+use super::priorities::Priorities;
 use super::records::{
-    DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, VHOSTS, VhostRecord,
-    binding_key, gone, key, put,
+    DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, binding_key, gone, key, put,
 };
 use super::session::Session;
 use super::settings::{QueueSettings, QueueType};
@@ -36,19 +35,6 @@ use crate::broker::base64_url;
 const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
 
 impl Queues {
-    pub(super) async fn create_vhost_now(&self, vhost: &str) -> Result<bool, QueueError> {
-        if self.has_vhost(vhost) {
-            return Ok(false);
-        }
-        if vhost.len() > QUEUE_NAME_BYTES_MAX {
-            let limit = QUEUE_NAME_BYTES_MAX as u64;
-            return Err(QueueError::Limit { what: "the name of a virtual host", limit });
-        }
-        self.write(vec![put(key(VHOSTS, &[vhost]), VhostRecord { name: vhost.to_owned() })?]).await?;
-        self.topology.write().add_vhost(Arc::from(vhost));
-        Ok(true)
-    }
-
     pub(super) async fn declare_exchange_now(
         &self,
         vhost: &str,
@@ -145,7 +131,8 @@ impl Queues {
             true => self.stored_log(&mut admin, vhost, &spec).await?,
             false => self.pooled_log(&mut admin).await?,
         };
-        let handle = self.identify(log.log, at, spec.name.clone());
+        let handle = self.identify(log.log, at, spec.name.clone(), Priorities::of_queue(&spec));
+        let effective = self.topology.read().vhost(vhost)?.policies().effective(&spec).into_owned();
         let attached = Attached {
             handle: handle.clone(),
             epoch: log.epoch,
@@ -153,10 +140,10 @@ impl Queues {
             next: log.next,
             durable,
             always_durable: always_durable(&spec),
-            consuming: Consuming::of(&spec),
+            consuming: Consuming::of(&effective),
             acks: AckState::new(log.next),
-            dead_letter: DeadLetterTo::of(&spec),
-            settings: QueueSettings::of(&spec),
+            dead_letter: DeadLetterTo::of(&effective),
+            settings: QueueSettings::of(&effective),
             ready_bytes: 0,
         };
         self.attach(attached).await?;
@@ -284,7 +271,7 @@ impl Queues {
     }
 
     /// A queue that is still there.
-    fn entry_of(&self, queue: &QueueHandle) -> Option<QueueEntry> {
+    pub(super) fn entry_of(&self, queue: &QueueHandle) -> Option<QueueEntry> {
         let topology = self.topology.read();
         let entry = topology.vhost(queue.vhost()).ok()?.queues.get(queue.name())?;
         (entry.handle == *queue).then(|| entry.clone())
@@ -311,7 +298,7 @@ impl Queues {
         only_if: DeleteIf,
         idle: bool,
     ) -> Result<u64, QueueError> {
-        let (queue, log) = (&entry.handle, entry.handle.log());
+        let queue = &entry.handle;
         let close = |reply| ShardMessage::Close { queue: queue.clone(), only_if, idle, reply };
         let count = match self.ask(queue, close).await? {
             Ok(count) => count,
@@ -321,12 +308,7 @@ impl Queues {
             Err(Refused::Gone | Refused::Exclusive | Refused::SingleActive | Refused::Full(_)) => 0,
         };
         let removal = self.topology.read().vhost(queue.vhost())?.plan_queue(queue.name());
-        let deleting = key(DELETING, &[&log.to_string()]);
-        let puts = match entry.stored() {
-            true => vec![put(deleting.clone(), DeletingRecord { log: log.0 })?],
-            false => Vec::new(),
-        };
-        if let Err(error) = self.remove(queue.vhost(), &removal, puts).await {
+        if let Err(error) = self.remove_with_logs(&entry, &removal).await {
             self.tell(queue, ShardMessage::Reopen { queue: queue.clone() }).await;
             return Err(error);
         }
@@ -335,14 +317,28 @@ impl Queues {
         }
         let detach = |reply| ShardMessage::Detach { queue: queue.clone(), reply };
         let released = self.ask(queue, detach).await;
-        // Of a shard that has ended nothing is known; the next start claims the log anew.
-        let Ok(released) = released else { return Ok(count) };
-        if entry.stored() {
-            self.delete_log(released, deleting);
-        } else {
-            self.give_back(admin, released);
+        // Of a shard that has ended nothing is known; the next start claims the logs anew.
+        for released in released.into_iter().flatten() {
+            if entry.stored() {
+                self.delete_log(released, deleting_key(released.log));
+            } else {
+                self.give_back(admin, released);
+            }
         }
         Ok(count)
+    }
+
+    /// Takes a queue out of the store, with what goes with it; its logs are remembered until they are gone.
+    async fn remove_with_logs(&self, entry: &QueueEntry, removal: &Removal) -> Result<(), QueueError> {
+        let mut puts = Vec::new();
+        if entry.stored() {
+            let mut logs = self.level_logs(&entry.handle).await?;
+            logs.push(entry.handle.log());
+            for log in logs {
+                puts.push(put(deleting_key(log), DeletingRecord { log: log.0 })?);
+            }
+        }
+        self.remove(entry.handle.vhost(), removal, puts).await
     }
 
     /// Takes a planned removal away, from the store first.
@@ -389,11 +385,17 @@ impl Queues {
         Ok(())
     }
 
-    pub(super) fn identify(&self, log: LogId, vhost: Arc<str>, name: Arc<str>) -> QueueHandle {
+    pub(super) fn identify(
+        &self,
+        log: LogId,
+        vhost: Arc<str>,
+        name: Arc<str>,
+        priorities: Option<Box<Priorities>>,
+    ) -> QueueHandle {
         // The desk of streams is none of theirs.
         let shards = self.shards.len() - usize::from(self.streams.is_some());
         let shard = usize::try_from(log.0 % shards as u64).unwrap_or(0);
-        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, stream: None }))
+        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, stream: None, priorities }))
     }
 
     pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {
@@ -405,4 +407,9 @@ impl Queues {
     fn generated_name(&self) -> Arc<str> {
         Arc::from(format!("amq.gen-{}", base64_url(&self.rng.next_u128().to_be_bytes())))
     }
+}
+
+/// Where it stands that a log is being deleted.
+fn deleting_key(log: LogId) -> String {
+    key(DELETING, &[&log.to_string()])
 }

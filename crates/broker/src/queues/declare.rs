@@ -16,13 +16,15 @@ use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError, Unfit};
 use super::exchange::check_kind;
+use super::priorities;
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::streams;
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 14] = [
+pub const SERVED: [&str; 15] = [
     QUEUE_TYPE,
+    priorities::MAX_PRIORITY,
     "x-message-ttl",
     "x-expires",
     "x-max-length",
@@ -53,8 +55,7 @@ pub const DEAD: [&str; 10] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 7] = [
-    "x-max-priority",
+pub const NOT_SERVED: [&str; 6] = [
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
     "x-delayed-retry-type",

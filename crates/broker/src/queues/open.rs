@@ -32,16 +32,20 @@ use super::idle;
 use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::measure::ready_bytes;
+use super::policy;
+use super::priorities::Priorities;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
-use super::shard::message::{Attached, Released};
+use super::shard::message::{Attached, AttachedLevel, Released};
 use super::shard::{self, ShardContext};
 use super::streams::{self, Streams};
 use super::topology::{QueueEntry, Topology};
+use super::types::{QueueHandle, QueueSpec, VhostSpec};
+use super::vhosts;
 use crate::broker::Stores;
 
 /// State logs are those from here on, one per shard.
@@ -56,6 +60,16 @@ const HEADERS_PER_CALL: usize = 4096;
 const LOADS_AT_A_TIME: usize = 64;
 /// The virtual host that is there from the first start on.
 const FIRST_VHOST: &str = "/";
+
+/// A stored queue as it was found.
+struct LoadedQueue {
+    handle: QueueHandle,
+    spec: QueueSpec,
+    settings: QueueSettings,
+    levels: Vec<(u8, u64)>,
+    /// Its own log and those of its levels, what is not done of them, and bytes of bodies that are available.
+    logs: Vec<(Claim, AckState, u64)>,
+}
 
 impl Queues {
     /// Reads the topology, claims the queues' logs, replays what was acknowledged and starts the shards. At the
@@ -72,13 +86,14 @@ impl Queues {
     ) -> Result<Arc<Queues>, StorageError> {
         let owner = OwnerId(rng.next_u128());
         let shards = shard_count(&*stores.meta, &options).await?;
+        vhosts::finish_all(&*stores.meta).await?;
         finish_deletions(&stores, owner).await?;
         let mut topology = Topology::default();
         load_vhosts(&*stores.meta, &mut topology).await?;
         let records = load_records::<QueueRecord>(&*stores.meta, QUEUES).await?;
         let state_logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
         let mut logs = state_logs;
-        logs.extend(records.iter().map(|(_, record)| LogId(record.log)));
+        logs.extend(records.iter().flat_map(|(_, record)| record.logs()));
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
@@ -140,42 +155,73 @@ impl Queues {
         journaled: &[Journaled],
     ) -> Result<(), StorageError> {
         let nothing = Replay::default();
-        let loads = records.into_iter().zip(claims).map(|((_, record), claim)| {
-            let handle = self.identify(claim.log, record.vhost.as_str().into(), record.name.as_str().into());
+        let mut claims = claims.into_iter();
+        let loads = records.into_iter().map(|(_, mut record)| {
+            let claims: Vec<Claim> = claims.by_ref().take(record.logs().count()).collect();
+            let (vhost, levels) = (record.vhost.as_str().into(), std::mem::take(&mut record.levels));
+            let log = LogId(record.log);
+            let spec = record.spec();
+            let handle = self.identify(log, vhost, spec.name.clone(), Priorities::of_queue(&spec));
             let said = &journaled[handle.0.shard];
-            let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
+            let nothing = &nothing;
             async move {
-                let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
-                let spec = record.spec();
-                let settings = QueueSettings::of(&spec);
-                let bytes = match settings.bytes_max {
-                    Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
-                    None => 0,
-                };
-                Ok::<_, StorageError>((handle, spec, claim, acks, settings, bytes))
+                let settings = QueueSettings::of(&self.effective(handle.vhost(), &spec));
+                let mut logs = Vec::with_capacity(claims.len());
+                for claim in claims {
+                    let replay = said.acks.get(&claim.log).unwrap_or(nothing);
+                    let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
+                    let bytes = match settings.bytes_max {
+                        Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
+                        None => 0,
+                    };
+                    logs.push((claim, acks, bytes));
+                }
+                Ok::<_, StorageError>(LoadedQueue { handle, spec, settings, levels, logs })
             }
         });
         let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
-        for (handle, spec, claim, acks, settings, ready_bytes) in loads {
-            let attached = Attached {
-                handle: handle.clone(),
+        for loaded in loads {
+            self.attach_loaded(loaded).await?;
+        }
+        Ok(())
+    }
+
+    async fn attach_loaded(&self, loaded: LoadedQueue) -> Result<(), StorageError> {
+        let LoadedQueue { handle, spec, settings, levels, logs } = loaded;
+        let mut logs = logs.into_iter();
+        let Some((claim, acks, ready_bytes)) = logs.next() else { return Ok(()) };
+        let effective = self.effective(handle.vhost(), &spec);
+        let attached = Attached {
+            handle: handle.clone(),
+            epoch: claim.epoch,
+            start: claim.start.0,
+            next: claim.next.0,
+            durable: true,
+            always_durable: always_durable(&spec),
+            consuming: Consuming::of(&effective),
+            acks,
+            dead_letter: DeadLetterTo::of(&effective),
+            settings,
+            ready_bytes,
+        };
+        if !self.topology.read().has_vhost(handle.vhost()) {
+            return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
+        }
+        self.attach(attached).await.map_err(stopped)?;
+        for ((priority, _), (claim, acks, ready_bytes)) in levels.into_iter().zip(logs) {
+            let level = AttachedLevel {
+                queue: handle.clone(),
+                priority,
+                handle: handle.of_level(claim.log),
                 epoch: claim.epoch,
                 start: claim.start.0,
                 next: claim.next.0,
-                durable: true,
-                always_durable: always_durable(&spec),
-                consuming: Consuming::of(&spec),
                 acks,
-                dead_letter: DeadLetterTo::of(&spec),
-                settings,
                 ready_bytes,
             };
-            if !self.topology.read().has_vhost(handle.vhost()) {
-                return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
-            }
-            self.attach(attached).await.map_err(stopped)?;
-            self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
+            self.attach_level(level).await.map_err(stopped)?;
         }
+        self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
         Ok(())
     }
 
@@ -248,7 +294,7 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     }
     let shards = options.shards.clamp(1, SHARDS_MAX);
     let first = Compare { key: SETTINGS.to_owned(), revision: None };
-    let vhost = VhostRecord { name: FIRST_VHOST.to_owned() };
+    let vhost = VhostRecord::new(&VhostSpec::named(FIRST_VHOST));
     let puts =
         vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
     meta.txn(vec![first], puts).await?;
@@ -265,8 +311,9 @@ pub(super) async fn load_records<T: serde::de::DeserializeOwned>(
 
 async fn load_vhosts(meta: &dyn MetaStore, topology: &mut Topology) -> Result<(), StorageError> {
     for (_, record) in load_records::<VhostRecord>(meta, VHOSTS).await? {
-        topology.add_vhost(record.name.into());
+        topology.add_vhost(record.spec());
     }
+    policy::load(meta, topology).await?;
     for (key, record) in load_records::<ExchangeRecord>(meta, EXCHANGES).await? {
         let Ok(vhost) = topology.vhost_mut(&record.vhost) else {
             return Err(internal(format!("a stored exchange lies in no virtual host: {key}")));
@@ -325,7 +372,7 @@ async fn finish_deletions(stores: &Stores, owner: OwnerId) -> Result<(), Storage
     Ok(())
 }
 
-fn internal(what: String) -> StorageError {
+pub(super) fn internal(what: String) -> StorageError {
     StorageError::new(ErrorKind::Internal, what)
 }
 

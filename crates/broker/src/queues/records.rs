@@ -4,6 +4,8 @@
 //! queue-settings                     how many shards
 //! vhosts/<vhost>                     exchanges/<vhost>/<name>        queues/<vhost>/<name>
 //! bindings/<number, 16 hex digits>   queues-deleting/<log>           counters/queue-log, counters/queue-pool
+//! policies/<vhost>/<name>            operator-policies/<vhost>/<name>
+//! vhosts-deleting/<vhost>            what a virtual host had is being deleted
 //! ```
 //! Names in keys are percent-encoded.
 //!
@@ -12,21 +14,28 @@
 
 use bytes::Bytes;
 use ferrymq_storage::{Entry, ErrorKind, Put, StorageError};
+use ferrymq_types::LogId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Arguments, Value};
+use super::policy::{ApplyTo, PolicySpec};
 use super::topology::{Binding, Destination};
-use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
+use super::types::{ExchangeKind, ExchangeSpec, QueueSpec, VhostSpec};
 
 /// The version written.
 const VERSION: u32 = 1;
+/// The version of what a program that knows only the first would get wrong: a queue with levels.
+const VERSION_LEVELS: u32 = 2;
 
 pub(super) const SETTINGS: &str = "queue-settings";
 pub(super) const VHOSTS: &str = "vhosts/";
 pub(super) const EXCHANGES: &str = "exchanges/";
 pub(super) const QUEUES: &str = "queues/";
 pub(super) const BINDINGS: &str = "bindings/";
+pub(super) const VHOSTS_DELETING: &str = "vhosts-deleting/";
+pub(super) const POLICIES: &str = "policies/";
+pub(super) const OPERATOR_POLICIES: &str = "operator-policies/";
 pub(super) const DELETING: &str = "queues-deleting/";
 /// The next log of a durable queue.
 pub(super) const LOG_COUNTER: &str = "counters/queue-log";
@@ -56,6 +65,51 @@ pub(super) struct SettingsRecord {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VhostRecord {
     pub(super) name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    description: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+}
+
+/// Of a policy, or of an operator's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PolicyRecord {
+    pub(super) vhost: String,
+    name: String,
+    pattern: String,
+    apply_to: ApplyTo,
+    priority: i64,
+    definition: Arguments,
+}
+
+impl VhostRecord {
+    pub(super) fn new(spec: &VhostSpec) -> VhostRecord {
+        let VhostSpec { name, description, tags } = spec.clone();
+        VhostRecord { name: name.to_string(), description, tags }
+    }
+
+    pub(super) fn spec(self) -> VhostSpec {
+        VhostSpec { name: self.name.into(), description: self.description, tags: self.tags }
+    }
+}
+
+impl PolicyRecord {
+    pub(super) fn new(vhost: &str, spec: &PolicySpec) -> PolicyRecord {
+        let PolicySpec { name, pattern, apply_to, priority, definition } = spec.clone();
+        PolicyRecord {
+            vhost: vhost.to_owned(),
+            name: name.to_string(),
+            pattern,
+            apply_to,
+            priority,
+            definition,
+        }
+    }
+
+    pub(super) fn spec(self) -> PolicySpec {
+        let PolicyRecord { name, pattern, apply_to, priority, definition, .. } = self;
+        PolicySpec { name: name.into(), pattern, apply_to, priority, definition }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,6 +130,9 @@ pub(super) struct QueueRecord {
     auto_delete: bool,
     arguments: Arguments,
     created_ms: i64,
+    /// Priorities that have a log of their own, and the logs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) levels: Vec<(u8, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -126,7 +183,13 @@ impl QueueRecord {
             auto_delete,
             arguments,
             created_ms,
+            levels: Vec::new(),
         }
+    }
+
+    /// Its own log and those of its levels.
+    pub(super) fn logs(&self) -> impl Iterator<Item = LogId> {
+        std::iter::once(self.log).chain(self.levels.iter().map(|(_, log)| *log)).map(LogId)
     }
 
     pub(super) fn spec(self) -> QueueSpec {
@@ -194,7 +257,16 @@ pub(super) fn binding_number(key: &str) -> Option<u64> {
 
 /// Writes a record.
 pub(super) fn put<T: Serialize>(key: String, record: T) -> Result<Put, StorageError> {
-    let bytes = serde_json::to_vec(&Versioned { v: VERSION, record }).map_err(|error| {
+    put_as(VERSION, key, record)
+}
+
+/// Writes the record of a queue.
+pub(super) fn put_queue(key: String, record: QueueRecord) -> Result<Put, StorageError> {
+    put_as(if record.levels.is_empty() { VERSION } else { VERSION_LEVELS }, key, record)
+}
+
+fn put_as<T: Serialize>(v: u32, key: String, record: T) -> Result<Put, StorageError> {
+    let bytes = serde_json::to_vec(&Versioned { v, record }).map_err(|error| {
         StorageError::new(ErrorKind::Internal, "a record could not be encoded").caused_by(error)
     })?;
     Ok(Put { key, value: Some(Bytes::from(bytes)) })
@@ -225,7 +297,7 @@ pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, StorageError
         StorageError::new(ErrorKind::Internal, text).caused_by(error)
     };
     let Version { v } = serde_json::from_slice(&entry.value).map_err(unreadable)?;
-    if v != VERSION {
+    if v != VERSION && v != VERSION_LEVELS {
         let text = format!("stored record {} has version {v}: a newer FerryMQ wrote it", entry.key);
         return Err(StorageError::new(ErrorKind::Internal, text));
     }
@@ -239,6 +311,7 @@ mod tests {
     use ferrymq_storage::Revision;
 
     use super::*;
+    use crate::queues::args::Width;
 
     #[track_caller]
     fn pinned<T: Serialize + DeserializeOwned>(record: T, text: &str) -> T {
@@ -261,6 +334,14 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","name":"q","log":7,"auto_delete":true,"arguments":[["x",{"text":"y"}]],"created_ms":5}"#;
         assert_eq!(pinned(QueueRecord::new(vhost, &queue, 7, 5), text).spec(), queue);
+        let mut record = QueueRecord::new(vhost, &queue, 7, 5);
+        record.levels = vec![(9, 11), (1, 12)];
+        let put = put_queue("k".to_owned(), record).unwrap();
+        let value = put.value.unwrap();
+        let text = r#"{"v":2,"vhost":"/","name":"q","log":7,"auto_delete":true,"arguments":[["x",{"text":"y"}]],"created_ms":5,"levels":[[9,11],[1,12]]}"#;
+        assert_eq!(std::str::from_utf8(&value).unwrap(), text);
+        let entry = Entry { key: put.key, value, revision: Revision(1) };
+        assert_eq!(read::<QueueRecord>(&entry).unwrap().levels, [(9, 11), (1, 12)]);
         let exchange = ExchangeSpec {
             name: Arc::from("e"),
             kind: ExchangeKind::Topic,
@@ -280,6 +361,25 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","source":"e","queue":"q","routing_key":{"text":[255]},"arguments":[["x",{"text":"y"}]]}"#;
         assert_eq!(pinned(BindingRecord::new(vhost, &binding), text).binding(), Some(binding));
+    }
+
+    #[test]
+    fn records_of_virtual_hosts_and_policies_are_pinned() {
+        let text = r#"{"v":1,"name":"v"}"#;
+        assert_eq!(pinned(VhostRecord::new(&VhostSpec::named("v")), text).spec(), VhostSpec::named("v"));
+        let told =
+            VhostSpec { description: "d".to_owned(), tags: vec!["t".to_owned()], ..VhostSpec::named("v") };
+        let text = r#"{"v":1,"name":"v","description":"d","tags":["t"]}"#;
+        assert_eq!(pinned(VhostRecord::new(&told), text).spec(), told);
+        let policy = PolicySpec {
+            name: Arc::from("p"),
+            pattern: "^(?!amq)".to_owned(),
+            apply_to: ApplyTo::ClassicQueues,
+            priority: -3,
+            definition: Arguments(vec![("max-length".to_owned(), Value::Int(5, Width::I64))]),
+        };
+        let text = r#"{"v":1,"vhost":"/","name":"p","pattern":"^(?!amq)","apply_to":"classic_queues","priority":-3,"definition":[["max-length",{"int":[5,"i64"]}]]}"#;
+        assert_eq!(pinned(PolicyRecord::new("/", &policy), text).spec(), policy);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
+use super::priorities::Priorities;
 use super::streams::StreamOf;
 
 /// One message.
@@ -30,7 +31,7 @@ pub struct Message {
     pub persistent: bool,
     /// How long it may wait in a queue, in milliseconds; 0: for no longer than it takes to find a consumer.
     pub ttl_ms: Option<u64>,
-    /// Its priority. Stored; nothing orders by it yet.
+    /// Its priority: what queues that know priorities order by.
     pub priority: Option<u8>,
 }
 
@@ -56,6 +57,8 @@ pub(super) struct QueueIdentity {
     pub(super) name: Arc<str>,
     /// The topic that it is, if it is a stream.
     pub(super) stream: Option<StreamOf>,
+    /// What orders its messages beside their coming.
+    pub(super) priorities: Option<Box<Priorities>>,
 }
 
 impl QueueHandle {
@@ -134,6 +137,25 @@ pub struct Publish {
     pub message: Message,
     /// Its queues.
     pub to: Routed,
+}
+
+/// A virtual host as asked for, or as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What people wrote about it.
+    pub description: String,
+    /// Words that people find it by.
+    pub tags: Vec<String>,
+}
+
+impl VhostSpec {
+    /// One about which nothing is said.
+    #[must_use]
+    pub fn named(name: &str) -> VhostSpec {
+        VhostSpec { name: Arc::from(name), description: String::new(), tags: Vec::new() }
+    }
 }
 
 /// How an exchange routes.

@@ -76,7 +76,7 @@ impl Streams {
         let log = topic.and_then(|topic| topic.partitions.first()).map_or(LogId(u64::MAX), |first| first.log);
         let (vhost, queue) = place.clone();
         let stream = Some(StreamOf { topic: name.clone(), id, made });
-        let identity = QueueIdentity { log, shard: self.shard, vhost, name: queue, stream };
+        let identity = QueueIdentity { log, shard: self.shard, vhost, name: queue, stream, priorities: None };
         let handle = QueueHandle(Arc::new(identity));
         known.named.insert(place, handle.clone());
         handle
