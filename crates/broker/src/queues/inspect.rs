@@ -99,10 +99,7 @@ impl Queues {
         });
         let stats = self.stats().await;
         for info in &mut all {
-            info.stat = match info.queue.is_stream() {
-                true => self.stat(&info.queue).await.ok(),
-                false => stats.get(&info.queue.log()).copied(),
-            };
+            info.stat = stats.get(&info.queue.log()).copied();
         }
         Ok(all)
     }

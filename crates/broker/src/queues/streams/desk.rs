@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
-use ferrymq_types::{Epoch, Offset};
+use ferrymq_types::{LogId, Offset};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -19,9 +19,10 @@ use tokio::sync::oneshot;
 use super::appending::{Appending, Pending};
 use super::reader::{self, Order, Room, Shared};
 use super::{StreamFrom, Topics};
-use crate::queues::shard::message::{Failed, Item, Refused, Released, ShardMessage};
+use crate::queues::shard::message::{Failed, Item, Refused, ShardMessage};
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{Credit, DeleteIf, NewConsumer, QueueHandle, QueueStat, Settle};
+use crate::topics::Topic;
 
 /// Opens the desk.
 pub(in crate::queues) fn start(
@@ -112,11 +113,14 @@ impl Desk {
             ShardMessage::Detach { queue, reply } => {
                 self.closed.retain(|closed| *closed != queue);
                 self.detach(&queue);
-                answer(reply, vec![Released { log: queue.log(), epoch: Epoch(0), next: 0 }]);
+                answer(reply, Vec::new());
             }
             ShardMessage::Stat { queue, reply, .. } => {
                 answer(reply, self.stat(&queue).ok_or(Refused::Gone));
             }
+            // Policies have no keys of streams.
+            ShardMessage::Configure { reply, .. } => answer(reply, ()),
+            ShardMessage::StatAll { reply } => answer(reply, self.stat_all()),
             ShardMessage::EndSession { session, reply } => {
                 for id in self.sessions.remove(&session).unwrap_or_default() {
                     if let Some(consumer) = self.consumers.remove(&id) {
@@ -128,10 +132,6 @@ impl Desk {
             // Refused before they get here.
             ShardMessage::Get { reply, .. } => answer(reply, Err(Refused::Gone)),
             ShardMessage::Purge { reply, .. } => answer(reply, Err(Refused::Gone)),
-            // No policy says anything that streams go by.
-            ShardMessage::Configure { reply, .. } => answer(reply, ()),
-            // Streams are asked one by one.
-            ShardMessage::StatAll { reply } => answer(reply, Vec::new()),
             ShardMessage::Attach(_)
             | ShardMessage::AttachLevel(_)
             | ShardMessage::Again { .. }
@@ -223,10 +223,22 @@ impl Desk {
             return None;
         }
         let topic = self.topics.topic(queue)?;
-        let count = |from: Offset, until: Offset| until.0.saturating_sub(from.0);
-        let each =
-            topic.partitions.iter().map(|partition| count(partition.log_start(), partition.high_watermark()));
-        Some(QueueStat { ready: each.sum(), unacked: 0, consumers: self.of(queue).count() as u64 })
+        let consumers = self.of(queue).count() as u64;
+        Some(QueueStat { ready: records(&topic), unacked: 0, consumers })
+    }
+
+    /// What is in each topic, by the log of its first partition, as streams are known by.
+    fn stat_all(&self) -> Vec<(LogId, QueueStat)> {
+        let mut consumers: HashMap<LogId, u64> = HashMap::new();
+        for consumer in self.consumers.values().filter(|consumer| !consumer.shared.is_over()) {
+            *consumers.entry(consumer.queue.log()).or_default() += 1;
+        }
+        let each = self.topics.broker.topics().all().into_iter().filter_map(|topic| {
+            let log = topic.partitions.first()?.log;
+            let consumers = consumers.get(&log).copied().unwrap_or(0);
+            Some((log, QueueStat { ready: records(&topic), unacked: 0, consumers }))
+        });
+        each.collect()
     }
 
     fn close(&mut self, queue: &QueueHandle, only_if: DeleteIf) -> Result<u64, Refused> {
@@ -250,6 +262,12 @@ impl Desk {
             self.end(id);
         }
     }
+}
+
+/// How many records a topic has.
+fn records(topic: &Topic) -> u64 {
+    let each = topic.partitions.iter();
+    each.map(|partition| partition.high_watermark().0.saturating_sub(partition.log_start().0)).sum()
 }
 
 fn answer<T>(reply: oneshot::Sender<T>, value: T) {
