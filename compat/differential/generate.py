@@ -19,8 +19,7 @@ THEMES = {
                 "get": 3, "delete_exchange": 2, "delete_queue": 1, "exchange_unbind": 1},
     "settling": {"publish": 8, "consume": 4, "get": 4, "settle": 14, "qos": 3, "recover": 2, "cancel": 2,
                  "close": 2, "purge": 1},
-    "letters": {"declare_queue": 3, "publish": 10, "consume": 2, "get": 5, "settle": 9, "bind": 3, "purge": 1,
-                "delete_queue": 1, "declare_exchange": 1},
+    "letters": {"publish": 10, "consume": 2, "get": 8, "settle": 12, "bind": 1, "purge": 1, "declare_queue": 1},
     "limits": {"declare_queue": 3, "publish": 12, "get": 4, "consume": 2, "settle": 6, "confirm": 2, "purge": 1},
     "time": {"declare_queue": 3, "publish": 10, "get": 3, "consume": 2, "settle": 4, "qos": 1},
     "tx": {"publish": 9, "tx": 9, "get": 4, "consume": 2, "settle": 7, "recover": 1, "close": 1, "confirm": 1},
@@ -87,7 +86,7 @@ class Writer:
     def prepare(self):
         if self.theme == "letters":
             self.chain()
-        for _ in range(self.random.randint(1, 3)):
+        for _ in range(0 if self.theme == "letters" else self.random.randint(1, 3)):
             self.declare_queue()
         if self.theme == "routing" or self.chance(0.3):
             self.declare_exchange()
@@ -98,19 +97,22 @@ class Writer:
             self.confirm(self.pick(self.channels))
 
     def chain(self):
-        """Queues whose dead letters go to the next, and from the last perhaps to the first."""
-        ends = self.pick([None, None, "q1"])
-        for name, following in (("q1", "q2"), ("q2", "q3"), ("q3", ends)):
+        """Queues whose dead letters go to the next, or there and back."""
+        round_trip = self.chance(0.2)
+        for name, following in (("q1", "q2"), ("q2", "q1" if round_trip else "q3"), ("q3", None)):
             arguments = {}
             if following and self.chance(0.9):
                 arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": following}
             if self.chance(0.25):
                 arguments["x-message-ttl"] = self.pick([0, SHORT_TTL])
             if self.chance(0.25):
-                arguments["x-max-length"] = self.pick([0, 1, 2])
+                arguments["x-max-length"] = self.pick([1, 2])
+            if name == "q1" and len(arguments) < 3:
+                arguments |= self.pick([{"x-message-ttl": 0}, {"x-max-length": 0}, {"x-max-length": 1}])
             self.put("1.1", "queue.declare", queue=name, arguments=arguments or None, durable=self.chance(0.5))
             self.queues.append(name)
-            self.filled.append(name)
+            # Letters are to be looked at more than what became none.
+            self.filled += [name] if name == "q1" else [name] * 4
 
     # What is declared.
 
@@ -159,8 +161,8 @@ class Writer:
         if self.chance(0.04 if self.theme != "declaring" else 0.3):
             wrong, value = self.pick(WRONG_ARGUMENTS)
             found[wrong] = value
-        if self.theme == "letters" and self.chance(0.15):
-            found["x-message-ttl"] = self.pick([0, SHORT_TTL])
+        if 0 in (found.get("x-max-length"), found.get("x-max-length-bytes")) and found.get("x-message-ttl") == 0:
+            del found["x-message-ttl"]
         return found
 
     def declare_exchange(self):
@@ -237,6 +239,8 @@ class Writer:
         if self.theme not in ("routing", "declaring") and self.chance(0.7) or exchange == "":
             exchange, key = "", self.queue()
             self.filled.append(key)
+            if self.theme == "letters":
+                exchange, key = "", "q1" if self.chance(0.7) else key
         properties = self.properties()
         count = self.pick([1, 1, 1, 2, 3, 5])
         if any("reject-publish" in str(step) for step in self.steps):
@@ -287,7 +291,7 @@ class Writer:
         if self.chance(0.02):
             arguments["x-priority"] = self.pick(["5", 1.5, None])
         self.tags.append(tag or f"$c{1 + sum(known.startswith('$') for known in self.tags)}")
-        flags = {"no_ack": self.chance(0.25), "exclusive": self.chance(0.05)}
+        flags = {"no_ack": self.chance(0.25), "exclusive": self.theme != "quorum" and self.chance(0.05)}
         where = self.where()
         if not flags["no_ack"]:
             self.takers += [where] * 3

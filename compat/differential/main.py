@@ -14,6 +14,7 @@ from shrink import shrink
 from wire import format_step, parse_step
 
 HERE = pathlib.Path(__file__).parent
+THEMES = sorted(generate.THEMES)
 # Of each sequence, at least; a run that compares less proves nothing.
 LEAST = {"succeeded": 8.0, "deliveries": 3.0, "confirms": 1.0, "returns": 0.2, "refused": 0.3, "dead_letters": 0.1}
 
@@ -60,10 +61,11 @@ class Run:
         """Random ones until the number or the time is used up."""
         options, end = self.options, time.monotonic() + self.options.seconds
         for number in range(options.sequences):
-            if time.monotonic() > end or len(self.failures) >= options.failures:
+            late = time.monotonic() > end and number >= options.least
+            if late or len(self.failures) >= options.failures:
                 break
             seed = f"{options.seed}/{number}"
-            script = generate.script(seed, options.length, options.theme)
+            script = generate.script(seed, options.length, options.theme or THEMES[number % len(THEMES)])
             difference = self.play(script, self.tally)
             if difference:
                 self.failures.append(seed)
@@ -90,16 +92,29 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{seed.replace('/', '-')}.txt").write_text(f"# {difference}\n".replace("\n", "\n# ") + "\n" + text + "\n")
 
+    def self_test(self):
+        """Whether each way of being wrong is noticed, within as many sequences as a short run has."""
+        for name, make in sorted(breaks.BREAKS.items()):
+            self.break_with = make()
+            for number in range(self.options.least):
+                script = generate.script(f"self/{number}", theme=THEMES[number % len(THEMES)])
+                difference = self.play(script, self.tally, patience=0.5)
+                if difference:
+                    print(f"{name}: noticed in sequence {number + 1}, {format_step(difference.step)}", flush=True)
+                    break
+            else:
+                print(f"FAILED {name}: not noticed")
+                self.failures.append(name)
+
     def enough(self):
         """Whether what was compared is worth the name."""
+        if self.options.theme:
+            return
         for name, least in LEAST.items():
             count = getattr(self.tally, name)
             if count < least * self.tally.sequences:
                 print(f"FAILED only {count} {name} in {self.tally.sequences} sequences: too little was compared")
                 self.failures.append(name)
-        if self.tally.sequences < self.options.least:
-            print(f"FAILED only {self.tally.sequences} sequences, wanted {self.options.least}")
-            self.failures.append("sequences")
 
 
 def arguments():
@@ -109,11 +124,12 @@ def arguments():
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**9)))
     parser.add_argument("--sequences", type=int, default=1_000_000, help="how many at most")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long random sequences are begun")
-    parser.add_argument("--least", type=int, default=0, help="fail if fewer sequences were compared")
+    parser.add_argument("--least", type=int, default=36, help="so many however long they take")
     parser.add_argument("--length", type=int, help="steps of a sequence (12 to 40)")
-    parser.add_argument("--theme", choices=sorted(generate.THEMES))
+    parser.add_argument("--theme", choices=THEMES)
     parser.add_argument("--script", action="append", help="replay this script and nothing else")
     parser.add_argument("--no-corpus", action="store_true")
+    parser.add_argument("--self-test", action="store_true", help="is each way of --break noticed?")
     parser.add_argument("--failures", type=int, default=3, help="stop after so many")
     parser.add_argument("--shrink", type=float, default=30.0, help="seconds to make a failing script smaller")
     parser.add_argument("--save", help="write failing scripts into this folder")
@@ -124,7 +140,9 @@ def arguments():
 def main():
     options = arguments()
     run = Run(options)
-    if options.script:
+    if options.self_test:
+        run.self_test()
+    elif options.script:
         for path in options.script:
             script = read(path)
             difference = run.play(script, run.tally)

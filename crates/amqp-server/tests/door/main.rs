@@ -13,6 +13,7 @@ mod declaring;
 mod exchanges;
 mod hostile;
 mod limits;
+mod precedence;
 mod publishing;
 mod replies;
 mod support;
