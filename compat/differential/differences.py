@@ -38,6 +38,11 @@ KNOWN = {
         "letters of several queues meet in one in any order: each queue sends its own",
         "no source: order is promised for one path",
     ),
+    "returned-beyond-limit": (
+        "what comes back to a full queue goes to a consumer that waits, in RabbitMQ it is counted, and the head dropped, "
+        "before consumers are looked at",
+        "deps/rabbit/src/rabbit_amqqueue_process.erl, requeue_and_run",
+    ),
     "order-of-returns": (
         "what comes back to a quorum queue keeps the order in which it came back, in FerryMQ its place in the queue",
         "deps/rabbit/src/rabbit_fifo.erl, take_next_msg; docs/adr/0006-queues-are-logs-with-an-ack-subscription.md",
@@ -81,20 +86,21 @@ AVOIDED = {
     ),
 }
 # After these the two hold different messages.
-ENDS = {"whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
+ENDS = {"returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
 
 
 class Facts:
     """What a script said so far that entries need to know."""
 
     def __init__(self):
-        self.quorum, self.ranked, self.consumed = set(), set(), {}
+        self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
 
     def learn(self, step):
         where, method, values = step
         arguments, queue = values.get("arguments") or {}, values.get("queue")
         if arguments.get("x-queue-type") == "quorum":
             self.quorum.add(queue)
+        self.limited |= any(name in arguments for name in ("x-max-length", "x-max-length-bytes"))
         if "x-priority" in arguments or "x-single-active-consumer" in arguments:
             self.ranked.add(queue)
         if method == "basic.consume":
@@ -130,6 +136,8 @@ def normalised(step, theirs, ours, known, facts):
     facts.answered(ours)
     if theirs != ours:
         _turns(step, theirs, ours, known, facts)
+    if theirs != ours and facts.limited:
+        _beyond_limit(step, theirs, ours, known)
     if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
         _returns(theirs, ours, known)
     return theirs, ours
@@ -195,6 +203,18 @@ def _turns(step, theirs, ours, known, facts):
         for source in of_queue[1]:
             sides[0][source] = copy.deepcopy(sides[1][source])
     theirs["deliver"] = dict(sorted(theirs["deliver"].items()))
+
+
+def _beyond_limit(step, theirs, ours, known):
+    """Messages came back to a queue with a limit: only who has them, and how many are left, may differ."""
+    closed = any(event[0].endswith(".close") for events in ours["control"].values() for event in events)
+    returned = step[2].get("requeue") or step[1] in ("basic.recover", "basic.recover-async", "close", "drop")
+    # Who got one must have got it back.
+    again = any(message[0] for side in (theirs, ours) for got in side["deliver"].values() for message in got)
+    if (closed or returned) and again and all(theirs[part] == ours[part] for part in ("control", "confirm", "cancel")):
+        for part in ("deliver", "queues"):
+            theirs[part] = copy.deepcopy(ours[part])
+        known.add("returned-beyond-limit")
 
 
 def _death_of(message):
