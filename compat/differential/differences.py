@@ -38,6 +38,11 @@ KNOWN = {
         "letters of several queues meet in one in any order: each queue sends its own",
         "no source: order is promised for one path",
     ),
+    "channel-after-channel": (
+        "when a connection ends its channels give back what they had one after the other: a message may expire, or go to "
+        "somebody, in between",
+        "no source: the order of channels is promised by nobody",
+    ),
     "returned-beyond-limit": (
         "what comes back to a full queue goes to a consumer that waits, in RabbitMQ it is counted, and the head dropped, "
         "before consumers are looked at",
@@ -86,7 +91,7 @@ AVOIDED = {
     ),
 }
 # After these the two hold different messages.
-ENDS = {"returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
+ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
 
 
 class Facts:
@@ -94,12 +99,14 @@ class Facts:
 
     def __init__(self):
         self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
+        self.timed = False
 
     def learn(self, step):
         where, method, values = step
         arguments, queue = values.get("arguments") or {}, values.get("queue")
         if arguments.get("x-queue-type") == "quorum":
             self.quorum.add(queue)
+        self.timed |= "x-message-ttl" in arguments or "expiration" in (values.get("properties") or {})
         self.limited |= any(name in arguments for name in ("x-max-length", "x-max-length-bytes"))
         if "x-priority" in arguments or "x-single-active-consumer" in arguments:
             self.ranked.add(queue)
@@ -116,7 +123,7 @@ class Facts:
 
 def names():
     """Those that can be shown at will."""
-    return set(KNOWN) - {"several-ways"}
+    return set(KNOWN) - {"several-ways", "channel-after-channel"}
 
 
 def wanted(stem):
@@ -136,6 +143,8 @@ def normalised(step, theirs, ours, known, facts):
     facts.answered(ours)
     if theirs != ours:
         _turns(step, theirs, ours, known, facts)
+    if theirs != ours and facts.timed:
+        _channels(step, theirs, ours, known)
     if theirs != ours and facts.limited:
         _beyond_limit(step, theirs, ours, known)
     if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
@@ -211,10 +220,22 @@ def _beyond_limit(step, theirs, ours, known):
     returned = step[2].get("requeue") or step[1] in ("basic.recover", "basic.recover-async", "close", "drop")
     # Who got one must have got it back.
     again = any(message[0] for side in (theirs, ours) for got in side["deliver"].values() for message in got)
-    if (closed or returned) and again and all(theirs[part] == ours[part] for part in ("control", "confirm", "cancel")):
+    if (closed or returned) and again:
+        _same_holders(theirs, ours, known, "returned-beyond-limit")
+
+
+def _channels(step, theirs, ours, known):
+    """A connection ended: only who has its messages, and how many are left, may differ."""
+    closed = any(event[0] == "connection.close" for events in ours["control"].values() for event in events)
+    if closed or step[1] in ("close", "drop") and "." not in step[0]:
+        _same_holders(theirs, ours, known, "channel-after-channel")
+
+
+def _same_holders(theirs, ours, known, name):
+    if all(theirs[part] == ours[part] for part in ("control", "confirm", "cancel")):
         for part in ("deliver", "queues"):
             theirs[part] = copy.deepcopy(ours[part])
-        known.add("returned-beyond-limit")
+        known.add(name)
 
 
 def _death_of(message):

@@ -94,14 +94,7 @@ impl Owner {
             } else {
                 queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
             }
-            // Whoever gets a message is told how many are left: none that has expired, if nobody else could take it.
-            while left > 0
-                && !queue.getters.is_empty()
-                && !queue.consumers.any_ready()
-                && queue.expire_head(&self.ages, now_ms, false, &mut gone).is_ok_and(|expired| expired)
-            {
-                left -= 1;
-            }
+            queue.expire_behind(&self.ages, now_ms, &mut left, &mut gone);
             queue.hand_over(id, offset, acquired, message);
         }
         queue.drop_surplus(&mut left, &mut gone);
