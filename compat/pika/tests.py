@@ -1287,6 +1287,90 @@ def consumer_priorities():
         assert bodies == {5: [b"0", b"1"], 0: [b"2", b"3"], -1: [b"4"]}, bodies
 
 
+def prioritized(channel, key, *all):
+    """Sends each body with its priority, and waits until all are there."""
+    channel.confirm_delivery()
+    for body, priority in all:
+        send(channel, key, body, **({} if priority is None else {"priority": priority}))
+
+
+MIXED = [(b"none", None), (b"0", 0), (b"3", 3), (b"9", 9), (b"1", 1), (b"3 again", 3)]
+
+
+@test
+def the_highest_priority_comes_first():
+    with opened() as channel:
+        key = queue(channel, arguments={"x-max-priority": 5})
+        prioritized(channel, key, *MIXED)
+        ordered = [b"9", b"3", b"3 again", b"1", b"none", b"0"]
+        held = [channel.basic_get(key) for _ in ordered]
+        assert [body for *_, body in held] == ordered, held
+        assert channel.basic_get(key)[0] is None
+        # Given back in any order, each goes to its old place.
+        for at in (4, 1, 5, 0, 2, 3):
+            channel.basic_nack(held[at][0].delivery_tag)
+        again = [channel.basic_get(key) for _ in ordered]
+        assert [body for *_, body in again] == ordered, again
+        assert all(method.redelivered for method, *_ in again)
+        channel.basic_ack(0, multiple=True)
+        assert channel.queue_purge(key).method.message_count == 0
+
+
+@test
+def a_consumer_gets_the_highest_priority_that_waits():
+    with opened() as channel:
+        key = queue(channel, arguments={"x-max-priority": 5})
+        channel.basic_qos(prefetch_count=1)
+        found = []
+
+        def work(channel, method, properties, body):
+            found.append((body, properties.priority))
+            channel.basic_ack(method.delivery_tag)
+
+        prioritized(channel, key, *MIXED)
+        channel.basic_consume(key, work)
+        until(channel.connection, "all of them", lambda: len(found) == len(MIXED))
+        assert found == sorted(MIXED, key=lambda one: -min(one[1] or 0, 5)), found
+
+
+@test
+def priorities_and_limits():
+    with opened() as channel:
+        dead = queue(channel)
+        letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        key = queue(channel, arguments={"x-max-priority": 5, "x-max-length": 2, **letters})
+        # The head goes where there are too many: that is the highest.
+        prioritized(channel, key, (b"low", 0), (b"high", 5), (b"mid", 2))
+        eventually("the dead letter", lambda: take(channel, dead) == [b"high"])
+        assert take(channel, key) == [b"mid", b"low"]
+        # Only the head expires: behind one that may stay, the others wait.
+        key = queue(channel, arguments={"x-max-priority": 5, **letters})
+        prioritized(channel, key, (b"stays", 5))
+        send(channel, key, b"short", expiration="20")
+        send(channel, key, b"shorter", expiration="10")
+        time.sleep(0.1)
+        assert count(channel, key) == 3
+        assert channel.basic_get(key, auto_ack=True)[2] == b"stays"
+        found = []
+        eventually("the dead letters", lambda: found.extend(take(channel, dead)) or found == [b"short", b"shorter"])
+        assert take(channel, key) == []
+
+
+@test
+def quorum_queues_know_priorities():
+    with opened() as channel:
+        key = queue(channel, exclusive=False, durable=True, arguments={"x-queue-type": "quorum"})
+        prioritized(channel, key, *MIXED, (b"40", 40), (b"31", 31))
+        # No priority counts as 4, and what is above 31 as that.
+        held = [channel.basic_get(key) for _ in range(3)]
+        assert [body for *_, body in held] == [b"40", b"31", b"9"], held
+        # What is given back goes first.
+        channel.basic_nack(held[2][0].delivery_tag)
+        prioritized(channel, key, (b"20", 20))
+        assert take(channel, key) == [b"9", b"20", b"none", b"3", b"3 again", b"1", b"0"]
+        channel.queue_delete(key)
+
+
 @test
 def consumer_arguments_are_checked():
     with opened() as channel:

@@ -77,7 +77,7 @@ async fn run(messages: usize, bytes: usize, persistent: bool, no_ack: bool) {
     println!("{messages} x {bytes} B persistent={persistent} no_ack={no_ack}: {rate:.2} M/s ({took:.2} s)");
 }
 
-async fn publish(queues: &Queues, message: &Message, to: &Routed, messages: usize) {
+async fn publish(queues: &Arc<Queues>, message: &Message, to: &Routed, messages: usize) {
     let mut window = VecDeque::new();
     for _ in 0..messages / BATCH {
         let publish = || Publish { message: message.clone(), to: to.clone() };

@@ -29,8 +29,10 @@
 //! - A joint commit happens whole or not at all, a dead letter's move among them; see
 //!   `docs/adr/0008-joint-commits.md`.
 //!
-//! Deliberately absent: any wire protocol; priorities of messages, policies: an argument that asks for one is
-//! refused as unsupported.
+//! - Where messages have priorities the highest goes first, in the order of one priority; see
+//!   `docs/adr/0009-priorities.md`.
+//!
+//! Deliberately absent: any wire protocol; policies.
 
 pub mod ack;
 mod admin;
@@ -49,6 +51,7 @@ mod joint;
 mod logs;
 mod measure;
 pub mod open;
+mod priorities;
 mod records;
 pub mod session;
 pub mod settings;

@@ -221,8 +221,8 @@ pub(crate) fn pick(
                 slice
             }
         };
-        let from = wanted.from;
-        for entry in entries.iter().skip_while(|entry| entry.next() <= from) {
+        let skip = entries.partition_point(|entry| entry.next() <= wanted.from);
+        for entry in &entries[skip..] {
             bytes += u64::from(entry.bytes);
             let enough = picks.len() >= wanted.count_max || (bytes > wanted.bytes_max && !picks.is_empty());
             if enough || entry.base >= wanted.until || entry.base >= segment.next {

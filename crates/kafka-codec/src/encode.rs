@@ -6,6 +6,8 @@
 //!   frame    [length header fields] [A] [fields] [B]
 //! ```
 //!
+//! Where records are deferred the frame is cut in parts, and their bytes are counted.
+//!
 //! The length in front is filled in when the rope is finished; nothing is measured beforehand and
 //! nothing is written twice, except that the size of a tagged field is moved in front of its value.
 //!
@@ -49,6 +51,8 @@ pub enum EncodeError {
         /// The length.
         len: usize,
     },
+    /// Records are deferred in a frame that has to be whole.
+    Deferred,
     /// A version of the API that we do not encode.
     UnsupportedVersion {
         /// The API.
@@ -68,6 +72,7 @@ impl fmt::Display for EncodeError {
                 write!(f, "field {field} is null, which version {version} does not allow")
             }
             Self::TooLong { len } => write!(f, "too long for the protocol: {len}"),
+            Self::Deferred => f.write_str("records are deferred and the frame has to be whole"),
             Self::UnsupportedVersion { api, version } => write!(f, "unsupported version of {api}: {version}"),
         }
     }
@@ -88,6 +93,9 @@ pub struct Encoder {
     /// Place in `buffer` in front of which the bytes belong, in rising order.
     splices: Vec<(usize, Bytes)>,
     spliced: usize,
+    /// Where deferred records belong: the place in `buffer` and how many splices are in front of them.
+    holes: Vec<(usize, usize)>,
+    deferred: usize,
     flexible: bool,
 }
 
@@ -99,12 +107,12 @@ impl Encoder {
 
     /// An encoder with room for the small fields.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { buffer: Vec::with_capacity(bytes), splices: Vec::new(), spliced: 0, flexible: false }
+        Self { buffer: Vec::with_capacity(bytes), ..Self::default() }
     }
 
-    /// Bytes written so far, spliced records included.
+    /// Bytes written so far, spliced and deferred records included.
     pub fn len(&self) -> usize {
-        self.buffer.len() + self.spliced
+        self.buffer.len() + self.spliced + self.deferred
     }
 
     /// Is nothing written yet?
@@ -112,7 +120,7 @@ impl Encoder {
         self.len() == 0
     }
 
-    /// What was written, as it is.
+    /// What was written, as it is, but for deferred records.
     pub fn finish(self) -> Frame {
         Frame::assemble(Bytes::from(self.buffer), self.splices)
     }
@@ -123,11 +131,27 @@ impl Encoder {
     }
 
     /// What was written since [`begin_frame`](Self::begin_frame), with its length in front.
-    pub(crate) fn finish_frame(mut self) -> Result<Frame> {
+    pub(crate) fn finish_frame(self) -> Result<Frame> {
+        let mut parts = self.finish_parts()?;
+        if parts.len() > 1 { Err(EncodeError::Deferred) } else { Ok(parts.pop().unwrap_or_default()) }
+    }
+
+    /// As [`finish_frame`](Self::finish_frame), cut where records are deferred.
+    pub(crate) fn finish_parts(mut self) -> Result<Vec<Frame>> {
         let len = self.len() - size_of::<i32>();
         let prefix = i32::try_from(len).map_err(|_| EncodeError::TooLong { len })?;
         self.buffer[..size_of::<i32>()].copy_from_slice(&prefix.to_be_bytes());
-        Ok(self.finish())
+        let buffer = Bytes::from(self.buffer);
+        let mut splices = self.splices.into_iter();
+        let (mut at, mut taken) = (0, 0);
+        let mut parts = Vec::with_capacity(self.holes.len() + 1);
+        self.holes.push((buffer.len(), splices.len()));
+        for (place, before) in self.holes {
+            let these = splices.by_ref().take(before - taken).map(|(splice, bytes)| (splice - at, bytes));
+            parts.push(Frame::assemble(buffer.slice(at..place), these.collect()));
+            (at, taken) = (place, before);
+        }
+        Ok(parts)
     }
 
     /// Chooses between compact lengths with tagged fields and the old encoding.
@@ -271,6 +295,11 @@ impl Encoder {
                 self.spliced += run.len();
                 self.splices.push((self.buffer.len(), run.clone()));
             }
+        }
+        let deferred = value.map_or(0, Records::deferred);
+        if deferred > 0 {
+            self.deferred += deferred;
+            self.holes.push((self.buffer.len(), self.splices.len()));
         }
         Ok(())
     }

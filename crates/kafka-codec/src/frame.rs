@@ -46,12 +46,24 @@ impl Frame {
     /// A whole response frame: length, header, body.
     ///
     /// The answer to an ApiVersions request of an unknown version is an `ApiVersionsResponse` in version 0.
+    ///
+    /// # Errors
+    /// What the version cannot carry, and records that are deferred.
     pub fn response(correlation_id: i32, version: i16, body: &impl Body) -> Result<Self, EncodeError> {
-        let mut e = Encoder::new();
-        e.begin_frame();
-        ResponseHeader { correlation_id }.encode(&mut e, response_header_version(body.api(), version));
-        body.encode_body(&mut e, version)?;
-        e.finish_frame()
+        encode_response(correlation_id, version, body)?.finish_frame()
+    }
+
+    /// As [`response`](Self::response), cut where records are deferred: there is one part more than such places, and
+    /// each place's bytes go between two of them.
+    ///
+    /// # Errors
+    /// What the version cannot carry.
+    pub fn response_parts(
+        correlation_id: i32,
+        version: i16,
+        body: &impl Body,
+    ) -> Result<Vec<Self>, EncodeError> {
+        encode_response(correlation_id, version, body)?.finish_parts()
     }
 
     /// Cuts `buffer` at the splices' places and puts them in between.
@@ -70,7 +82,8 @@ impl Frame {
         frame
     }
 
-    fn push(&mut self, chunk: Bytes) {
+    /// Adds bytes at the end.
+    pub fn push(&mut self, chunk: Bytes) {
         if chunk.is_empty() {
             return;
         }
@@ -112,6 +125,20 @@ impl Frame {
             joined.extend_from_slice(chunk);
         }
         joined.freeze()
+    }
+}
+
+fn encode_response(correlation_id: i32, version: i16, body: &impl Body) -> Result<Encoder, EncodeError> {
+    let mut e = Encoder::new();
+    e.begin_frame();
+    ResponseHeader { correlation_id }.encode(&mut e, response_header_version(body.api(), version));
+    body.encode_body(&mut e, version)?;
+    Ok(e)
+}
+
+impl Extend<Bytes> for Frame {
+    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, chunks: I) {
+        chunks.into_iter().for_each(|chunk| self.push(chunk));
     }
 }
 

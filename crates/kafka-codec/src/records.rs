@@ -4,6 +4,9 @@
 //! being joined in memory. A decoded value always has one run, a slice of the frame. "No records" on the
 //! wire is null or length zero; messages say null with `Option<Records>`.
 //!
+//! The end of them may be deferred: only its length is known while the message is written, and the bytes are sent when
+//! the frame's part in front of them has been ([`Frame::response_parts`](crate::Frame::response_parts)).
+//!
 //! Deliberately absent: any look inside.
 
 use bytes::{Bytes, BytesMut};
@@ -14,12 +17,13 @@ pub struct Records {
     first: Bytes,
     rest: Vec<Bytes>,
     len: usize,
+    deferred: usize,
 }
 
 impl Records {
     /// No bytes, which is not the same as null.
     pub const fn new() -> Self {
-        Self { first: Bytes::new(), rest: Vec::new(), len: 0 }
+        Self { first: Bytes::new(), rest: Vec::new(), len: 0, deferred: 0 }
     }
 
     /// Adds a run at the end.
@@ -35,14 +39,24 @@ impl Records {
         }
     }
 
-    /// Length in bytes over all runs.
+    /// Says that `bytes` more follow behind the runs, from elsewhere.
+    pub fn defer(&mut self, bytes: usize) {
+        self.deferred += bytes;
+    }
+
+    /// Bytes that follow from elsewhere.
+    pub fn deferred(&self) -> usize {
+        self.deferred
+    }
+
+    /// Length in bytes over all runs, and of what is deferred.
     pub fn len(&self) -> usize {
-        self.len
+        self.len + self.deferred
     }
 
     /// Are there no bytes?
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// The runs, in order; none is empty.
@@ -50,7 +64,7 @@ impl Records {
         Some(&self.first).into_iter().filter(|run| !run.is_empty()).chain(&self.rest)
     }
 
-    /// All bytes in one piece: free for one run, a copy for several.
+    /// All bytes that are here in one piece: free for one run, a copy for several.
     pub fn to_bytes(&self) -> Bytes {
         if self.rest.is_empty() {
             return self.first.clone();
@@ -65,7 +79,7 @@ impl Records {
 
 impl From<Bytes> for Records {
     fn from(run: Bytes) -> Self {
-        Self { len: run.len(), first: run, rest: Vec::new() }
+        Self { len: run.len(), first: run, rest: Vec::new(), deferred: 0 }
     }
 }
 
@@ -80,6 +94,9 @@ impl FromIterator<Bytes> for Records {
 /// By content: how the bytes are cut into runs does not reach the wire.
 impl PartialEq for Records {
     fn eq(&self, other: &Self) -> bool {
+        if self.deferred != other.deferred {
+            return false;
+        }
         if self.rest.is_empty() && other.rest.is_empty() {
             return self.first == other.first;
         }

@@ -195,6 +195,38 @@ fn fetched_runs_go_out_as_they_are() {
 }
 
 #[test]
+fn a_frame_is_cut_where_records_are_deferred() {
+    let partition = |front: &'static [u8], deferred| {
+        let mut records = Records::from(Bytes::from_static(front));
+        records.defer(deferred);
+        PartitionData { records: Some(records), ..PartitionData::default() }
+    };
+    let front: &'static [u8] = &[1; RECORDS_SPLICE_MIN];
+    let partitions = vec![partition(front, 700), partition(b"ab", 0), partition(b"", 3), partition(b"cd", 1)];
+    let topic = FetchableTopicResponse { partitions, ..FetchableTopicResponse::default() };
+    let response = FetchResponse { responses: vec![topic], ..FetchResponse::default() };
+    for version in [4, 11, 12, 18] {
+        assert_eq!(Frame::response(1, version, &response).unwrap_err(), EncodeError::Deferred);
+        let parts = Frame::response_parts(1, version, &response).unwrap();
+        assert_eq!(parts.len(), 4);
+        let mut whole = parts[0].clone();
+        for (part, deferred) in parts[1..].iter().zip([700, 3, 1]) {
+            whole.push(Bytes::from(vec![9; deferred]));
+            whole.extend(part.clone().into_chunks());
+        }
+        let bytes = without_length(&whole);
+        let mut d = Decoder::new(&bytes);
+        ResponseHeader::decode(&mut d, ApiKey::Fetch, version).unwrap();
+        let decoded = FetchResponse::decode(&mut d, version).unwrap();
+        d.finish().unwrap();
+        let records = decoded.responses[0].partitions.iter().map(|data| data.records.as_ref().unwrap());
+        let records: Vec<Bytes> = records.map(Records::to_bytes).collect();
+        let expected = [[front, &[9; 700]].concat(), b"ab".to_vec(), vec![9; 3], b"cd\x09".to_vec()];
+        assert_eq!(records, expected);
+    }
+}
+
+#[test]
 fn no_records_and_empty_records_differ() {
     let partition = |records| PartitionData { records, ..PartitionData::default() };
     for version in [11, 12] {

@@ -32,7 +32,7 @@ use crate::answers::{self, AnswerRoom};
 use crate::context::Context;
 use crate::dispatch::{self, Begun};
 use crate::framing::{FrameReader, Next};
-use crate::handlers::fetch::{Ahead, FetchSession, Plan};
+use crate::handlers::fetch::{Deferred, FetchSession};
 use crate::intake::{Room, Rooms};
 use crate::listener::Listener;
 
@@ -61,8 +61,6 @@ pub(crate) struct Session {
     pub(crate) listener: Arc<Listener>,
     /// Its incremental fetch session, if it has one (KIP-227).
     pub(crate) fetch: Mutex<Option<FetchSession>>,
-    /// What was read ahead for its next fetch.
-    pub(crate) ahead: parking_lot::Mutex<Ahead>,
 }
 
 /// An answer being made; `None`: the request wants none (acks=0).
@@ -71,9 +69,9 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Option<Reply>, Close
 /// An answer and the room that it takes until it is written.
 pub(crate) struct Reply {
     pub(crate) frame: Frame,
+    /// What follows: records that are read while the answer goes out, and the part of the frame behind them.
+    pub(crate) rest: Vec<(Deferred, Frame)>,
     pub(crate) room: AnswerRoom,
-    /// What to read for the next answer while this one is written.
-    pub(crate) plan: Option<Plan>,
 }
 
 /// The connection is to be closed; why, for the log.
@@ -101,8 +99,7 @@ pub(crate) async fn run(
     if let Err(error) = keep_alive(&stream) {
         tracing::debug!(peer = %peer, error = %error, "could not switch on keepalive");
     }
-    let session =
-        Arc::new(Session { context, peer, listener, fetch: Mutex::new(None), ahead: Default::default() });
+    let session = Arc::new(Session { context, peer, listener, fetch: Mutex::new(None) });
     let (mut read, mut write) = stream.split();
     let (jobs, answers) = mpsc::channel(CONNECTION_REQUESTS_IN_FLIGHT);
     let writing = write_loop(&session, &mut write, answers);
@@ -177,7 +174,6 @@ async fn next_frame(
                 }
                 // Most connections are quiet most of the time: then they hold no memory for reading.
                 frames.rest();
-                *session.ahead.lock() = Ahead::default();
                 resting = true;
                 timer.set(context.broker.clock().sleep(idle));
             }
@@ -213,34 +209,40 @@ async fn write_loop(
     mut answers: mpsc::Receiver<Job>,
 ) -> Result<(), Closed> {
     while let Some(job) = answers.recv().await {
-        let Some(Reply { frame, room, plan }) = job.answer.await? else { continue };
-        session.context.counters.bytes_out_total.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        let writing = async {
-            write_frame(&session.context, write, frame).await?;
-            drop(room);
-            Ok(())
-        };
-        match plan {
-            None => writing.await?,
-            Some(plan) => {
-                let reading = async { Ok(plan.read(&session.context).await) };
-                let ((), ahead) = tokio::try_join!(writing, reading)?;
-                *session.ahead.lock() = ahead;
-            }
-        }
+        let Some(reply) = job.answer.await? else { continue };
+        write_reply(&session.context, write, reply).await?;
     }
     Ok(())
 }
 
+/// Writes an answer; while one piece of it goes out, the next one is read.
+async fn write_reply(context: &Context, write: &mut WriteHalf<'_>, reply: Reply) -> Result<(), Closed> {
+    let Reply { frame: mut out, rest, room } = reply;
+    let bytes = |(deferred, part): &(Deferred, Frame)| deferred.bytes() + part.len();
+    let bytes = out.len() + rest.iter().map(bytes).sum::<usize>();
+    context.counters.bytes_out_total.fetch_add(bytes as u64, Ordering::Relaxed);
+    for (mut deferred, part) in rest {
+        while deferred.bytes() > 0 {
+            let reading = async { Ok(deferred.next().await) };
+            let ((), piece) = tokio::try_join!(write_frame(context, write, &mut out), reading)?;
+            out.extend(piece);
+        }
+        out.extend(part.into_chunks());
+    }
+    write_frame(context, write, &mut out).await?;
+    drop(room);
+    Ok(())
+}
+
 /// Writes as long as the client takes something.
-async fn write_frame(context: &Context, write: &mut WriteHalf<'_>, mut frame: Frame) -> Result<(), Closed> {
+async fn write_frame(context: &Context, write: &mut WriteHalf<'_>, frame: &mut Frame) -> Result<(), Closed> {
     let tick = || context.broker.clock().sleep(context.config.patience / PATIENCE_TICKS);
     let mut next_tick = pin!(tick());
     let (mut ticks, mut mark) = (0, frame.remaining());
     while frame.has_remaining() {
         tokio::select! {
             biased;
-            written = write.write_buf(&mut frame) => match written {
+            written = write.write_buf(frame) => match written {
                 Ok(0) => return Err(Closed("the client takes nothing any more".to_owned())),
                 Ok(_) => {}
                 Err(error) => return Err(Closed(error.to_string())),

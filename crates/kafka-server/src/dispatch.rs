@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use ferrymq_kafka_codec::encode::EncodeError;
 use ferrymq_kafka_codec::message::Body;
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, RequestKind, ResponseKind, StrBytes};
 use ferrymq_types::limits::{LARGE_REQUEST_BYTES_MAX, SMALL_REQUEST_BYTES_MAX};
@@ -115,9 +116,12 @@ pub(crate) async fn begin(session: &Arc<Session>, body: BytesMut) -> Result<Begu
                 return handlers::produce::begin(&session, correlation, version, frame, request).await;
             }
             RequestKind::Fetch(request) => Box::pin(async move {
-                let (response, room, plan) = handlers::fetch::handle(&session, version, request).await;
-                let reply = respond(correlation, version, &response)?;
-                Ok(reply.map(|reply| Reply { room, plan, ..reply }))
+                let (response, room, deferred) = handlers::fetch::handle(&session, version, request).await;
+                let parts = Frame::response_parts(correlation, version, &response);
+                let mut parts = parts.map_err(|error| unencoded(ApiKey::Fetch, version, error))?.into_iter();
+                let frame = parts.next().unwrap_or_default();
+                let rest = deferred.into_iter().zip(parts).collect();
+                Ok(Some(Reply { frame, rest, room }))
             }),
             request => Box::pin(async move { answer(&session, call, request).await }),
         },
@@ -271,13 +275,14 @@ async fn of_settings(session: &Session, version: i16, request: RequestKind) -> R
 
 /// Encodes an answer.
 pub(crate) fn respond(correlation: i32, version: i16, body: &impl Body) -> Result<Option<Reply>, Closed> {
-    match Frame::response(correlation, version, body) {
-        Ok(frame) => Ok(Some(Reply { frame, room: AnswerRoom::default(), plan: None })),
-        Err(error) => {
-            tracing::error!(api = body.api().name(), version, error = %error, "an answer could not be encoded");
-            Err(Closed("an answer could not be encoded".to_owned()))
-        }
-    }
+    let frame = Frame::response(correlation, version, body);
+    let frame = frame.map_err(|error| unencoded(body.api(), version, error))?;
+    Ok(Some(Reply { frame, rest: Vec::new(), room: AnswerRoom::default() }))
+}
+
+fn unencoded(api: ApiKey, version: i16, error: EncodeError) -> Closed {
+    tracing::error!(api = api.name(), version, error = %error, "an answer could not be encoded");
+    Closed("an answer could not be encoded".to_owned())
 }
 
 fn bad(what: &str, error: &dyn std::fmt::Display) -> Closed {

@@ -222,7 +222,7 @@ async fn deletions_can_have_conditions() {
 async fn unserved_arguments_are_refused_and_dead_ones_ignored() {
     let server = Server::start().await;
     let mut client = server.channel().await;
-    for (name, value, told) in [("x-max-priority", ValueRef::U8(3), "'3' of type 'unsignedbyte'")] {
+    for (name, value, told) in [("x-message-deduplication", ValueRef::U8(3), "'3' of type 'unsignedbyte'")] {
         let mut arguments = TableBuilder::new();
         arguments.push(name.as_bytes(), value).unwrap();
         let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };

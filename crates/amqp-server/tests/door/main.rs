@@ -14,6 +14,7 @@ mod exchanges;
 mod hostile;
 mod limits;
 mod precedence;
+mod priorities;
 mod publishing;
 mod replies;
 mod support;

@@ -181,6 +181,18 @@ impl AckState {
         self.returned + self.fresh_ready
     }
 
+    /// Whether anything that was returned is available.
+    #[must_use]
+    pub fn has_returned(&self) -> bool {
+        self.returned > 0
+    }
+
+    /// Whether anything changed since the last delta that it may have to tell.
+    #[must_use]
+    pub fn owes_a_delta(&self) -> bool {
+        !self.done.is_empty() || !self.counted.is_empty()
+    }
+
     /// How many are acquired.
     #[must_use]
     pub fn acquired(&self) -> u64 {

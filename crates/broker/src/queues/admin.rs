@@ -22,6 +22,7 @@ use super::declare::{
 use super::error::{Entity, QueueError};
 use super::handle::{Queues, refused};
 use super::logs::Admin;
+use super::priorities::Priorities;
 use super::records::{
     DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, VHOSTS, VhostRecord,
     binding_key, gone, key, put,
@@ -141,7 +142,7 @@ impl Queues {
             true => self.stored_log(&mut admin, vhost, &spec).await?,
             false => self.pooled_log(&mut admin).await?,
         };
-        let handle = self.identify(log.log, at, spec.name.clone());
+        let handle = self.identify(log.log, at, spec.name.clone(), Priorities::of_queue(&spec));
         let attached = Attached {
             handle: handle.clone(),
             epoch: log.epoch,
@@ -271,7 +272,7 @@ impl Queues {
     }
 
     /// A queue that is still there.
-    fn entry_of(&self, queue: &QueueHandle) -> Option<QueueEntry> {
+    pub(super) fn entry_of(&self, queue: &QueueHandle) -> Option<QueueEntry> {
         let topology = self.topology.read();
         let entry = topology.vhost(queue.vhost()).ok()?.queues.get(queue.name())?;
         (entry.handle == *queue).then(|| entry.clone())
@@ -298,7 +299,7 @@ impl Queues {
         only_if: DeleteIf,
         idle: bool,
     ) -> Result<u64, QueueError> {
-        let (queue, log) = (&entry.handle, entry.handle.log());
+        let queue = &entry.handle;
         let close = |reply| ShardMessage::Close { queue: queue.clone(), only_if, idle, reply };
         let count = match self.ask(queue, close).await? {
             Ok(count) => count,
@@ -308,12 +309,7 @@ impl Queues {
             Err(Refused::Gone | Refused::Exclusive | Refused::SingleActive | Refused::Full(_)) => 0,
         };
         let removal = self.topology.read().vhost(queue.vhost())?.plan_queue(queue.name());
-        let deleting = key(DELETING, &[&log.to_string()]);
-        let puts = match entry.stored() {
-            true => vec![put(deleting.clone(), DeletingRecord { log: log.0 })?],
-            false => Vec::new(),
-        };
-        if let Err(error) = self.remove(queue.vhost(), &removal, puts).await {
+        if let Err(error) = self.remove_with_logs(&entry, &removal).await {
             self.tell(queue, ShardMessage::Reopen { queue: queue.clone() }).await;
             return Err(error);
         }
@@ -322,14 +318,28 @@ impl Queues {
         }
         let detach = |reply| ShardMessage::Detach { queue: queue.clone(), reply };
         let released = self.ask(queue, detach).await;
-        // Of a shard that has ended nothing is known; the next start claims the log anew.
-        let Ok(released) = released else { return Ok(count) };
-        if entry.stored() {
-            self.delete_log(released, deleting);
-        } else {
-            self.give_back(admin, released);
+        // Of a shard that has ended nothing is known; the next start claims the logs anew.
+        for released in released.into_iter().flatten() {
+            if entry.stored() {
+                self.delete_log(released, deleting_key(released.log));
+            } else {
+                self.give_back(admin, released);
+            }
         }
         Ok(count)
+    }
+
+    /// Takes a queue out of the store, with what goes with it; its logs are remembered until they are gone.
+    async fn remove_with_logs(&self, entry: &QueueEntry, removal: &Removal) -> Result<(), QueueError> {
+        let mut puts = Vec::new();
+        if entry.stored() {
+            let mut logs = self.level_logs(&entry.handle).await?;
+            logs.push(entry.handle.log());
+            for log in logs {
+                puts.push(put(deleting_key(log), DeletingRecord { log: log.0 })?);
+            }
+        }
+        self.remove(entry.handle.vhost(), removal, puts).await
     }
 
     /// Takes a planned removal away, from the store first.
@@ -376,9 +386,15 @@ impl Queues {
         Ok(())
     }
 
-    pub(super) fn identify(&self, log: LogId, vhost: Arc<str>, name: Arc<str>) -> QueueHandle {
+    pub(super) fn identify(
+        &self,
+        log: LogId,
+        vhost: Arc<str>,
+        name: Arc<str>,
+        priorities: Option<Box<Priorities>>,
+    ) -> QueueHandle {
         let shard = usize::try_from(log.0 % self.shards.len() as u64).unwrap_or(0);
-        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name }))
+        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities }))
     }
 
     pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {
@@ -390,4 +406,9 @@ impl Queues {
     fn generated_name(&self) -> Arc<str> {
         Arc::from(format!("amq.gen-{}", base64_url(&self.rng.next_u128().to_be_bytes())))
     }
+}
+
+/// Where it stands that a log is being deleted.
+fn deleting_key(log: LogId) -> String {
+    key(DELETING, &[&log.to_string()])
 }

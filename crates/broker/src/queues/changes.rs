@@ -207,7 +207,7 @@ impl Queues {
     }
 
     /// Runs a change when it is its turn.
-    async fn in_turn<T, F>(
+    pub(super) async fn in_turn<T, F>(
         self: &Arc<Queues>,
         change: impl FnOnce(Arc<Queues>, OwnedMutexGuard<Admin>) -> F,
     ) -> Result<T, QueueError>

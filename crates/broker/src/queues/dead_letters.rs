@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, StorageError};
-use ferrymq_types::Offset;
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
+use ferrymq_types::{LogId, Offset};
 use tokio::sync::{oneshot, watch};
 
 use super::envelope::Messages;
@@ -28,6 +28,7 @@ use super::error::QueueError;
 use super::exchange::{Headers, NoHeaders, Routable};
 use super::handle::Queues;
 use super::joint::Parts;
+use super::priorities::{base, place};
 use super::shard::joint::Settles;
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
@@ -138,14 +139,16 @@ impl DeadLetters for AsTheyAre {
 /// Letters of one queue that are to be moved.
 pub(super) struct Moving {
     pub(super) queue: QueueHandle,
+    /// The logs of its levels by the ids of their first places; none: ids are offsets in its own log.
+    pub(super) logs: Vec<(u64, LogId)>,
     pub(super) to: Arc<DeadLetterTo>,
-    /// In the order in which they go.
+    /// By their ids, in the order in which they go.
     pub(super) letters: VecDeque<(u64, DeathReason)>,
     /// Dropped when they are moved, or when that is given up.
     pub(super) over: oneshot::Sender<()>,
 }
 
-/// What could be read back of some letters; `None`: the log does not have it.
+/// What could be read back of some letters, by their ids; `None`: the log does not have it.
 type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
 
 /// Moves letters until none is left, the queue is gone or the broker stops.
@@ -244,31 +247,36 @@ impl Queues {
         let mut bytes = 0;
         while chunk.len() < at_most.min(moving.letters.len()) && bytes < CHUNK_BYTES {
             let before = chunk.len();
-            // As far as they ascend they are read together.
+            // As far as they ascend in one log they are read together.
             let mut ascending: Vec<(u64, DeathReason)> = Vec::new();
-            for letter in moving.letters.iter().skip(before).take(at_most - before) {
-                if ascending.last().is_some_and(|(last, _)| *last >= letter.0) {
+            let level = moving.letters.get(before).map_or(0, |(id, _)| base(*id));
+            for (id, reason) in moving.letters.iter().skip(before).take(at_most - before) {
+                let follows = ascending.last().is_none_or(|(last, _)| *last < place(*id));
+                if base(*id) != level || !follows {
                     break;
                 }
-                ascending.push(*letter);
+                ascending.push((place(*id), *reason));
             }
-            self.read_ascending(&moving.queue, &ascending, &mut chunk).await?;
+            let log = moving.logs.iter().find(|(of, _)| *of == level).map(|(_, log)| *log);
+            let log = log.unwrap_or_else(|| moving.queue.log());
+            let mut read = Chunk::new();
+            self.read_ascending(log, &ascending, &mut read).await?;
+            chunk.extend(read.into_iter().map(|(offset, reason, message)| (level | offset, reason, message)));
             let read = chunk.iter().skip(before).filter_map(|(_, _, message)| message.as_ref());
             bytes += read.map(Message::bytes).sum::<usize>();
         }
         Ok(chunk)
     }
 
-    /// Reads the first of these, at least one.
+    /// Reads the first of these offsets, at least one.
     async fn read_ascending(
         &self,
-        queue: &QueueHandle,
+        log: LogId,
         letters: &[(u64, DeathReason)],
         chunk: &mut Chunk,
     ) -> Result<(), QueueError> {
         let (Some((from, _)), Some((last, _))) = (letters.first(), letters.last()) else { return Ok(()) };
         let mut wanted = letters.iter().copied().peekable();
-        let log = queue.log();
         let read = match self.stores.logs.read(log, Offset(*from), Offset(last + 1), READ_BYTES).await {
             Ok(read) => read,
             Err(error) => match error.kind() {

@@ -16,12 +16,14 @@ use super::consuming;
 use super::dead_letters;
 use super::error::{Entity, Property, QueueError};
 use super::exchange::check_kind;
+use super::priorities;
 use super::settings::{self, Overflow, QUEUE_TYPE, QueueSettings, QueueType};
 use super::types::{ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 11] = [
+pub const SERVED: [&str; 12] = [
     QUEUE_TYPE,
+    priorities::MAX_PRIORITY,
     "x-message-ttl",
     "x-expires",
     "x-max-length",
@@ -48,8 +50,7 @@ pub const DEAD: [&str; 9] = [
 ];
 
 /// Arguments that are refused until they are served.
-pub const NOT_SERVED: [&str; 10] = [
-    "x-max-priority",
+pub const NOT_SERVED: [&str; 9] = [
     "x-consumer-timeout",
     "x-consumer-disconnected-timeout",
     "x-delayed-retry-type",

@@ -135,12 +135,19 @@ impl Queues {
 
     /// Hands messages to their queues. Returns once they are enqueued, in order: this is where back-pressure is
     /// felt. The future it returns resolves when each is in every queue it goes to, durably where promised.
-    pub async fn publish(&self, messages: Vec<Publish>) -> PendingPublish {
+    pub async fn publish(self: &Arc<Queues>, messages: Vec<Publish>) -> PendingPublish {
         let count = messages.len();
         let mut failed = Vec::new();
         let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
-        for (place, Publish { message, to }) in messages.into_iter().enumerate() {
+        for (place, publish) in messages.into_iter().enumerate() {
             let index = u32::try_from(place).unwrap_or(u32::MAX);
+            if publish.message.priority.is_some()
+                && let Err(error) = self.make_levels(&publish).await
+            {
+                failed.push((index, error));
+                continue;
+            }
+            let Publish { message, to } = publish;
             if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
                 let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
                 failed.push((index, QueueError::Limit { what: "the size of a message", limit }));

@@ -94,10 +94,13 @@ impl Queues {
     }
 
     /// The same, for as long as somebody waits for it: that must be to its end.
-    pub(super) async fn commit_parts(&self, parts: &Parts) -> Result<(), QueueError> {
+    pub(super) async fn commit_parts(self: &Arc<Queues>, parts: &Parts) -> Result<(), QueueError> {
         if !self.stores.logs.atomic_multi_log() {
             let what = "this store cannot change several logs in one step";
             return Err(StorageError::new(ErrorKind::InvalidArgument, what).into());
+        }
+        for publish in parts.publishes.iter().filter(|publish| publish.message.priority.is_some()) {
+            self.make_levels(publish).await?;
         }
         let mut outcome = Ok(());
         for _ in 0..ATTEMPTS {

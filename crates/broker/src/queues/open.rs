@@ -32,15 +32,17 @@ use super::idle;
 use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::measure::ready_bytes;
+use super::priorities::Priorities;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
     QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone, key, put, read,
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
-use super::shard::message::{Attached, Released};
+use super::shard::message::{Attached, AttachedLevel, Released};
 use super::shard::{self, ShardContext};
 use super::topology::{QueueEntry, Topology};
+use super::types::{QueueHandle, QueueSpec};
 use crate::broker::Stores;
 
 /// State logs are those from here on, one per shard.
@@ -55,6 +57,16 @@ const HEADERS_PER_CALL: usize = 4096;
 const LOADS_AT_A_TIME: usize = 64;
 /// The virtual host that is there from the first start on.
 const FIRST_VHOST: &str = "/";
+
+/// A stored queue as it was found.
+struct LoadedQueue {
+    handle: QueueHandle,
+    spec: QueueSpec,
+    settings: QueueSettings,
+    levels: Vec<(u8, u64)>,
+    /// Its own log and those of its levels, what is not done of them, and bytes of bodies that are available.
+    logs: Vec<(Claim, AckState, u64)>,
+}
 
 impl Queues {
     /// Reads the topology, claims the queues' logs, replays what was acknowledged and starts the shards. At the
@@ -77,7 +89,7 @@ impl Queues {
         let records = load_records::<QueueRecord>(&*stores.meta, QUEUES).await?;
         let state_logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
         let mut logs = state_logs;
-        logs.extend(records.iter().map(|(_, record)| LogId(record.log)));
+        logs.extend(records.iter().flat_map(|(_, record)| record.logs()));
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);
         let opened = Arc::new(AtomicBool::new(false));
@@ -132,42 +144,72 @@ impl Queues {
         journaled: &[Journaled],
     ) -> Result<(), StorageError> {
         let nothing = Replay::default();
-        let loads = records.into_iter().zip(claims).map(|((_, record), claim)| {
-            let handle = self.identify(claim.log, record.vhost.as_str().into(), record.name.as_str().into());
+        let mut claims = claims.into_iter();
+        let loads = records.into_iter().map(|(_, mut record)| {
+            let claims: Vec<Claim> = claims.by_ref().take(record.logs().count()).collect();
+            let (vhost, levels) = (record.vhost.as_str().into(), std::mem::take(&mut record.levels));
+            let log = LogId(record.log);
+            let spec = record.spec();
+            let handle = self.identify(log, vhost, spec.name.clone(), Priorities::of_queue(&spec));
             let said = &journaled[handle.0.shard];
-            let replay = said.acks.get(&claim.log).unwrap_or(&nothing);
+            let nothing = &nothing;
             async move {
-                let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
-                let spec = record.spec();
                 let settings = QueueSettings::of(&spec);
-                let bytes = match settings.bytes_max {
-                    Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
-                    None => 0,
-                };
-                Ok::<_, StorageError>((handle, spec, claim, acks, settings, bytes))
+                let mut logs = Vec::with_capacity(claims.len());
+                for claim in claims {
+                    let replay = said.acks.get(&claim.log).unwrap_or(nothing);
+                    let acks = load_acks(&*self.stores.logs, claim, replay, said.clean).await?;
+                    let bytes = match settings.bytes_max {
+                        Some(_) => ready_bytes(&*self.stores.logs, claim, &acks).await?,
+                        None => 0,
+                    };
+                    logs.push((claim, acks, bytes));
+                }
+                Ok::<_, StorageError>(LoadedQueue { handle, spec, settings, levels, logs })
             }
         });
         let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
-        for (handle, spec, claim, acks, settings, ready_bytes) in loads {
-            let attached = Attached {
-                handle: handle.clone(),
+        for loaded in loads {
+            self.attach_loaded(loaded).await?;
+        }
+        Ok(())
+    }
+
+    async fn attach_loaded(&self, loaded: LoadedQueue) -> Result<(), StorageError> {
+        let LoadedQueue { handle, spec, settings, levels, logs } = loaded;
+        let mut logs = logs.into_iter();
+        let Some((claim, acks, ready_bytes)) = logs.next() else { return Ok(()) };
+        let attached = Attached {
+            handle: handle.clone(),
+            epoch: claim.epoch,
+            start: claim.start.0,
+            next: claim.next.0,
+            durable: true,
+            always_durable: always_durable(&spec),
+            consuming: Consuming::of(&spec),
+            acks,
+            dead_letter: DeadLetterTo::of(&spec),
+            settings,
+            ready_bytes,
+        };
+        if !self.topology.read().has_vhost(handle.vhost()) {
+            return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
+        }
+        self.attach(attached).await.map_err(stopped)?;
+        for ((priority, _), (claim, acks, ready_bytes)) in levels.into_iter().zip(logs) {
+            let level = AttachedLevel {
+                queue: handle.clone(),
+                priority,
+                handle: handle.of_level(claim.log),
                 epoch: claim.epoch,
                 start: claim.start.0,
                 next: claim.next.0,
-                durable: true,
-                always_durable: always_durable(&spec),
-                consuming: Consuming::of(&spec),
                 acks,
-                dead_letter: DeadLetterTo::of(&spec),
-                settings,
                 ready_bytes,
             };
-            if !self.topology.read().has_vhost(handle.vhost()) {
-                return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
-            }
-            self.attach(attached).await.map_err(stopped)?;
-            self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
+            self.attach_level(level).await.map_err(stopped)?;
         }
+        self.topology.write().add_queue(QueueEntry { handle, spec, owner: None });
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 
 use bytes::Bytes;
 use ferrymq_storage::{Entry, ErrorKind, Put, StorageError};
+use ferrymq_types::LogId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
 
 /// The version written.
 const VERSION: u32 = 1;
+/// The version of what a program that knows only the first would get wrong: a queue with levels.
+const VERSION_LEVELS: u32 = 2;
 
 pub(super) const SETTINGS: &str = "queue-settings";
 pub(super) const VHOSTS: &str = "vhosts/";
@@ -76,6 +79,9 @@ pub(super) struct QueueRecord {
     auto_delete: bool,
     arguments: Arguments,
     created_ms: i64,
+    /// Priorities that have a log of their own, and the logs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) levels: Vec<(u8, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -126,7 +132,13 @@ impl QueueRecord {
             auto_delete,
             arguments,
             created_ms,
+            levels: Vec::new(),
         }
+    }
+
+    /// Its own log and those of its levels.
+    pub(super) fn logs(&self) -> impl Iterator<Item = LogId> {
+        std::iter::once(self.log).chain(self.levels.iter().map(|(_, log)| *log)).map(LogId)
     }
 
     pub(super) fn spec(self) -> QueueSpec {
@@ -194,7 +206,16 @@ pub(super) fn binding_number(key: &str) -> Option<u64> {
 
 /// Writes a record.
 pub(super) fn put<T: Serialize>(key: String, record: T) -> Result<Put, StorageError> {
-    let bytes = serde_json::to_vec(&Versioned { v: VERSION, record }).map_err(|error| {
+    put_as(VERSION, key, record)
+}
+
+/// Writes the record of a queue.
+pub(super) fn put_queue(key: String, record: QueueRecord) -> Result<Put, StorageError> {
+    put_as(if record.levels.is_empty() { VERSION } else { VERSION_LEVELS }, key, record)
+}
+
+fn put_as<T: Serialize>(v: u32, key: String, record: T) -> Result<Put, StorageError> {
+    let bytes = serde_json::to_vec(&Versioned { v, record }).map_err(|error| {
         StorageError::new(ErrorKind::Internal, "a record could not be encoded").caused_by(error)
     })?;
     Ok(Put { key, value: Some(Bytes::from(bytes)) })
@@ -225,7 +246,7 @@ pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, StorageError
         StorageError::new(ErrorKind::Internal, text).caused_by(error)
     };
     let Version { v } = serde_json::from_slice(&entry.value).map_err(unreadable)?;
-    if v != VERSION {
+    if v != VERSION && v != VERSION_LEVELS {
         let text = format!("stored record {} has version {v}: a newer FerryMQ wrote it", entry.key);
         return Err(StorageError::new(ErrorKind::Internal, text));
     }
@@ -261,6 +282,14 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","name":"q","log":7,"auto_delete":true,"arguments":[["x",{"text":"y"}]],"created_ms":5}"#;
         assert_eq!(pinned(QueueRecord::new(vhost, &queue, 7, 5), text).spec(), queue);
+        let mut record = QueueRecord::new(vhost, &queue, 7, 5);
+        record.levels = vec![(9, 11), (1, 12)];
+        let put = put_queue("k".to_owned(), record).unwrap();
+        let value = put.value.unwrap();
+        let text = r#"{"v":2,"vhost":"/","name":"q","log":7,"auto_delete":true,"arguments":[["x",{"text":"y"}]],"created_ms":5,"levels":[[9,11],[1,12]]}"#;
+        assert_eq!(std::str::from_utf8(&value).unwrap(), text);
+        let entry = Entry { key: put.key, value, revision: Revision(1) };
+        assert_eq!(read::<QueueRecord>(&entry).unwrap().levels, [(9, 11), (1, 12)]);
         let exchange = ExchangeSpec {
             name: Arc::from("e"),
             kind: ExchangeKind::Topic,

@@ -24,6 +24,7 @@ mod dispatch;
 mod expiry;
 pub(super) mod joint;
 pub(super) mod journal;
+mod levels;
 mod limits;
 pub(super) mod message;
 mod queue;
@@ -50,8 +51,9 @@ use dispatch::ReadDone;
 use expiry::Heads;
 use joint::Joints;
 use journal::Journal;
+use levels::Shelf;
 use message::{Refused, ShardMessage, ShardWaker};
-use queue::{OffsetHasher, Queue};
+use queue::OffsetHasher;
 use ready::ReadyBudget;
 use requests::Requests;
 use timers::Timers;
@@ -94,9 +96,9 @@ struct Owner {
     context: ShardContext,
     index: usize,
     budget: ReadyBudget,
-    queues: ByLog<Queue>,
+    queues: Shelf,
     /// Let go of, with something in flight.
-    leaving: ByLog<Queue>,
+    leaving: Shelf,
     sessions: HashMap<u64, HashSet<LogId>>,
     requests: Requests,
     journal: Journal,
@@ -137,8 +139,8 @@ pub(super) fn start(
         context,
         index,
         budget: ReadyBudget::new(options.ready_bytes),
-        queues: HashMap::default(),
-        leaving: HashMap::default(),
+        queues: Shelf::default(),
+        leaving: Shelf::default(),
         sessions: HashMap::new(),
         requests: Requests::default(),
         journal,
@@ -229,7 +231,7 @@ impl Owner {
             return;
         }
         self.closing = true;
-        let logs: Vec<LogId> = self.queues.keys().copied().collect();
+        let logs: Vec<LogId> = self.queues.iter().map(|(log, _)| log).collect();
         logs.into_iter().for_each(|log| self.snapshot(log));
         self.journal.clean();
         self.settle_everything().await;
@@ -256,6 +258,7 @@ impl Owner {
     }
 
     fn run_soon(&mut self, log: LogId) {
+        let log = self.queues.root(log);
         if let Some(queue) = self.queues.get_mut(&log)
             && !std::mem::replace(&mut queue.in_run_list, true)
         {
@@ -269,15 +272,16 @@ impl Owner {
             return;
         }
         tracing::error!(shard = self.index, %error, "a shard of queues stops: the fate of a write is unknown");
-        for queue in self.queues.values_mut() {
+        let requests = &mut self.requests;
+        self.queues.for_each(&mut |queue| {
             for part in queue.drop_gathered() {
-                self.requests.fail(part, &super::QueueError::Storage(error.clone()));
+                requests.fail(part, &super::QueueError::Storage(error.clone()));
             }
             for getter in queue.getters.drain(..) {
                 // A caller that went away needs no answer.
                 let _ = getter.reply.send(Err(Refused::Storage(error.clone())));
             }
-        }
+        });
         for (reply, _) in self.purges.drain(..) {
             let _ = reply.send(Err(Refused::Storage(error.clone())));
         }

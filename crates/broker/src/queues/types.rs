@@ -13,6 +13,7 @@ use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
+use super::priorities::Priorities;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,7 +30,7 @@ pub struct Message {
     pub persistent: bool,
     /// How long it may wait in a queue, in milliseconds; 0: for no longer than it takes to find a consumer.
     pub ttl_ms: Option<u64>,
-    /// Its priority. Stored; nothing orders by it yet.
+    /// Its priority: what queues that know priorities order by.
     pub priority: Option<u8>,
 }
 
@@ -53,6 +54,8 @@ pub(super) struct QueueIdentity {
     pub(super) shard: usize,
     pub(super) vhost: Arc<str>,
     pub(super) name: Arc<str>,
+    /// What orders its messages beside their coming.
+    pub(super) priorities: Option<Box<Priorities>>,
 }
 
 impl QueueHandle {

@@ -50,7 +50,7 @@ async fn names_and_arguments_are_checked() {
     assert!(matches!(reserved, QueueError::ReservedName { entity: Entity::Queue, .. }), "{reserved}");
     let long = declare(durable(&"x".repeat(256))).await.unwrap_err();
     assert!(matches!(long, QueueError::BadName { .. }), "{long}");
-    for unserved in ["x-max-priority", "x-message-deduplication"] {
+    for unserved in ["x-message-deduplication"] {
         let value = Value::Int(1, Width::I32);
         let spec = QueueSpec { arguments: arguments(&[(unserved, value)]), ..durable("q") };
         let error = declare(spec).await.unwrap_err();

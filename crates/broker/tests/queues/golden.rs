@@ -1,7 +1,7 @@
 //! Queues that an earlier program left must say the same to every later one: topology, messages, what was acknowledged.
 //!
-//! `testdata/queues-1` was copied while its writer was running: what a kill leaves. To write it anew after a deliberate
-//! change of what is stored (an ADR and a line in the CHANGELOG): delete it and run this once.
+//! `testdata/queues-1` and `queues-2` (priorities) were copied while their writer was running: what a kill leaves. To write
+//! one anew after a deliberate change of what is stored (an ADR and a line in the CHANGELOG): delete it and run this once.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,8 +25,8 @@ use crate::rig::{VHOST, arguments, binding, durable, exchange, open};
 
 const QUEUES: [&str; 3] = ["plain", "quorum", "letters"];
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/queues-1")
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -186,23 +186,92 @@ async fn seen(life: &Life) -> String {
     text
 }
 
-#[tokio::test]
-async fn queues_of_version_1_say_what_they_said() {
-    let expected = golden().join("expected.txt");
-    if !expected.exists() {
+/// Queues whose messages have logs by their priorities.
+fn prioritized() -> [QueueSpec; 2] {
+    let of = |name: &str, argument| QueueSpec { arguments: arguments(&[argument]), ..durable(name) };
+    [
+        of("classic with priorities", ("x-max-priority", Value::Int(5, Width::I32))),
+        of("quorum with priorities", ("x-queue-type", Value::text("quorum"))),
+    ]
+}
+
+async fn fill_prioritized(life: &Life) {
+    let (queues, session) = (&life.queues, &life.session);
+    for spec in prioritized() {
+        let name = spec.name.clone();
+        let handle = queues.declare_queue(session, VHOST, spec).await.unwrap().queue;
+        let to = queues.route(VHOST, "", name.as_bytes(), &NoHeaders).unwrap();
+        let priorities = [None, Some(0), Some(3), Some(5), Some(200), Some(3), None];
+        for (number, priority) in (0..).zip(priorities) {
+            let message = Message { priority, persistent: true, ..message(&name, number) };
+            assert!(queues.publish(vec![Publish { message, to: to.clone() }]).await.await.failed.is_empty());
+        }
+        // Of each level something is done or was given back.
+        let all = life.all(&name).await;
+        for (at, how) in [(0, Settle::Requeue), (1, Settle::Ack), (2, Settle::Fail), (4, Settle::Ack)] {
+            queues.settle(session, &handle, vec![(all[at].offset, how)]).await;
+        }
+        // What is confirmed later says that these are durable.
+        let message = message(&name, 0);
+        assert!(queues.publish(vec![Publish { message, to }]).await.await.failed.is_empty());
+    }
+}
+
+/// What a queue gives, in its order.
+async fn seen_in(life: &Life, specs: impl IntoIterator<Item = QueueSpec>) -> String {
+    let mut text = String::new();
+    for spec in specs {
+        let name = spec.name.clone();
+        let declared = life.queues.declare_queue(&life.session, VHOST, spec).await.unwrap();
+        writeln!(text, "queue {name}: declared anew {}, ready {}", declared.created, declared.stat.ready)
+            .unwrap();
+        for Delivery { redelivered, returned, failed, message, .. } in life.all(&name).await {
+            let Message { body, priority, .. } = message;
+            writeln!(
+                text,
+                "  {body:?} priority {priority:?} redelivered {redelivered} returned {returned} failed {failed:?}"
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+/// Begins a life on what an earlier program left; without it, `fill` writes it first.
+async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> (tempfile::TempDir, Life) {
+    if !golden(name).join("expected.txt").exists() {
         let scratch = tempfile::tempdir().unwrap();
         let life = Life::begin(scratch.path()).await;
         fill(&life).await;
-        copy(scratch.path(), &golden().join("data"));
+        copy(scratch.path(), &golden(name).join("data"));
         life.end().await;
     }
     let scratch = tempfile::tempdir().unwrap();
-    copy(&golden().join("data"), scratch.path());
+    copy(&golden(name).join("data"), scratch.path());
     let life = Life::begin(scratch.path()).await;
-    let text = seen(&life).await;
+    (scratch, life)
+}
+
+/// Holds what is seen against what was.
+async fn hold(name: &str, life: Life, text: String) {
     life.end().await;
+    let expected = golden(name).join("expected.txt");
     if !expected.exists() {
         fs::write(&expected, &text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(expected).unwrap());
+}
+
+#[tokio::test]
+async fn queues_of_version_1_say_what_they_said() {
+    let (_scratch, life) = found("queues-1", fill).await;
+    let text = seen(&life).await;
+    hold("queues-1", life, text).await;
+}
+
+#[tokio::test]
+async fn queues_with_priorities_say_what_they_said() {
+    let (_scratch, life) = found("queues-2", fill_prioritized).await;
+    let text = seen_in(&life, prioritized()).await;
+    hold("queues-2", life, text).await;
 }

@@ -1,14 +1,10 @@
 //! Joint commits: all of it or nothing, whatever the store, other callers and deletions do meanwhile.
 
-use std::sync::Arc;
-
-use ferrymq_broker::broker::Stores;
-use ferrymq_broker::queues::{DeleteIf, Publish, QueueError, QueueHandle, Queues, Settle};
-use ferrymq_runtime::Tasks;
+use ferrymq_broker::queues::{DeleteIf, Publish, QueueError, QueueHandle, Settle};
 use ferrymq_storage::ErrorKind;
 use futures_util::FutureExt as _;
 
-use crate::rig::{Rig, VHOST, commit, counts, got, open, quiet, settling, staged};
+use crate::rig::{Rig, VHOST, commit, counts, got, quiet, settling, staged};
 use crate::staged::{Fate, StagedLogs};
 
 /// Messages for queues of both shards, in turn.
@@ -99,10 +95,6 @@ async fn staged_two() -> (Rig, StagedLogs, QueueHandle, QueueHandle) {
     let (rig, logs) = staged().await;
     let (a, b) = (rig.queue("a").await, rig.queue("b").await);
     (rig, logs, a, b)
-}
-
-async fn reopened(stores: Stores) -> Arc<Queues> {
-    open(stores, 9, &Tasks::new()).await
 }
 
 #[tokio::test(start_paused = true)]

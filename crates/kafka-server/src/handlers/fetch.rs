@@ -5,7 +5,8 @@
 //! that changed, and those that had more than fitted into the last answer.
 //!
 //! **Invariants.** Waiting is woken by appends, never polled. Whole batches are answered within all limits,
-//! but for the first of the first partition that has one (KIP-74), read ahead or not. Nothing at or behind the high watermark is answered.
+//! but for the first of the first partition that has one (KIP-74). Nothing at or behind the high watermark is
+//! answered.
 
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ use crate::connection::Session;
 use crate::context::Context;
 use crate::turns::Turns;
 
-mod ahead;
+mod deferred;
 mod read;
 mod session;
 
-pub(crate) use ahead::{Ahead, Plan};
+pub(crate) use deferred::Deferred;
 pub(crate) use session::FetchSession;
 
-use read::Found;
+use read::{Found, Told};
 
 /// What a request asks for, apart from partitions.
 struct Wanted {
@@ -36,8 +37,8 @@ struct Wanted {
     read_committed: bool,
 }
 
-/// The answer, the room that its records take, and what to read while it goes out.
-type Answered = (FetchResponse, AnswerRoom, Option<Plan>);
+/// The answer, the room that its records take, and what to read while it goes out, in the order of the partitions.
+type Answered = (FetchResponse, AnswerRoom, Vec<Deferred>);
 
 pub(crate) async fn handle(connection: &Session, version: i16, request: FetchRequest) -> Answered {
     let context = &*connection.context;
@@ -49,7 +50,6 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         read_committed: request.isolation_level == 1,
     };
     let mut slot = connection.fetch.lock().await;
-    let mut ahead = std::mem::take(&mut *connection.ahead.lock());
     let (id, epoch) = (request.session_id, request.session_epoch);
     if epoch == -1 || epoch == 0 {
         // A full request: whatever session it names is over.
@@ -62,7 +62,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         if session.id() != 0 {
             session.settle(context);
         }
-        let response = serve(context, &mut session, &wanted, true, &mut ahead).await;
+        let response = serve(context, &mut session, &wanted, true).await;
         if session.id() != 0 {
             *slot = Some(session);
         }
@@ -70,7 +70,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
     }
     let failed = |code: ErrorCode| {
         let response = FetchResponse { error_code: code.code(), ..Default::default() };
-        (response, AnswerRoom::default(), None)
+        (response, AnswerRoom::default(), Vec::new())
     };
     let Some(session) = slot.as_mut().filter(|session| session.id() == id) else {
         return failed(ErrorCode::FetchSessionIdNotFound);
@@ -84,17 +84,11 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         *slot = None;
         return failed(ErrorCode::FetchSessionIdNotFound);
     }
-    serve(context, session, &wanted, false, &mut ahead).await
+    serve(context, session, &wanted, false).await
 }
 
 /// Looks, waits and answers; `full` answers name every partition.
-async fn serve(
-    context: &Context,
-    session: &mut FetchSession,
-    wanted: &Wanted,
-    full: bool,
-    ahead: &mut Ahead,
-) -> Answered {
+async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
@@ -105,9 +99,7 @@ async fn serve(
     }
     let mut late = wanted.wait.is_zero() || session.is_empty();
     loop {
-        read::look(context, session, wanted, &mut found, ahead).await;
-        // What is not used now would be old when it is.
-        *ahead = Ahead::default();
+        read::look(context, session, wanted, &mut found).await;
         if late || found.urgent || found.bytes >= wanted.bytes_min {
             break;
         }
@@ -124,22 +116,30 @@ async fn serve(
         session.take_changed();
     }
     let room = std::mem::take(&mut found.room);
-    let plan = Plan::new(found.bytes.min(wanted.bytes_max), session.next(&found));
-    (answer(session, wanted, full, found).await, room, plan)
+    let (response, deferred) = answer(session, wanted, full, found).await;
+    (response, room, deferred)
 }
 
-async fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut found: Found) -> FetchResponse {
+async fn answer(
+    session: &mut FetchSession,
+    wanted: &Wanted,
+    full: bool,
+    mut found: Found,
+) -> (FetchResponse, Vec<Deferred>) {
+    let mut all_deferred = Vec::new();
     let mut response = FetchResponse { session_id: session.id(), ..Default::default() };
     let tokens = if full { session.tokens() } else { found.tokens() };
     let mut turns = Turns::default();
     for token in tokens {
         turns.spend(1).await;
-        let data = found.take(token).unwrap_or_else(|| session.empty_answer(token, wanted.read_committed));
+        let empty = || Told::from(session.empty_answer(token, wanted.read_committed));
+        let Told { data, deferred } = found.take(token).unwrap_or_else(empty);
         let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
         let told = session.note_answered(token, &data);
         if !(full || has_records || told || data.error_code != 0) {
             continue;
         }
+        all_deferred.extend(deferred);
         let (name, topic_id) = session.topic_of(token, wanted.version);
         match response.responses.last_mut() {
             Some(last) if last.topic == name && last.topic_id == topic_id => last.partitions.push(data),
@@ -150,5 +150,5 @@ async fn answer(session: &mut FetchSession, wanted: &Wanted, full: bool, mut fou
             }),
         }
     }
-    response
+    (response, all_deferred)
 }

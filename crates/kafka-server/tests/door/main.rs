@@ -1,9 +1,9 @@
 //! The Kafka door over TCP: what every API answers, what records do, and what bad clients cannot do.
 
 mod admin;
-mod ahead;
 mod committing;
 mod configs;
+mod deferred;
 mod every_version;
 mod fetching;
 mod groups;

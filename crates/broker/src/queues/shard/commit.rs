@@ -195,7 +195,7 @@ impl Owner {
         }
         if self.context.opened.load(Ordering::Acquire) && self.journal.wants_rewrite() {
             let durable = self.queues.iter().filter(|(_, queue)| queue.has_acks_to_tell());
-            let logs: VecDeque<LogId> = durable.map(|(log, _)| *log).collect();
+            let logs: VecDeque<LogId> = durable.map(|(log, _)| log).collect();
             self.journal.begin_rewrite(logs);
             // A log without queues that need it is rewritten by a mark alone.
             self.journal.mark();
@@ -313,26 +313,43 @@ impl Owner {
         }
     }
 
-    /// Notes that a queue has acks that are not durable.
+    /// Notes that a queue, or whichever of its levels, has acks that are not durable.
     pub(super) fn owe(&mut self, log: LogId, debt: Debt, done: u64) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        queue.owe(debt, done);
-        let much = queue.done_since_trim >= TRIM_MESSAGES || queue.bytes_since_trim >= TRIM_BYTES;
-        self.due |= much || queue.debt == Debt::Must;
-        if !std::mem::replace(&mut queue.in_ack_list, true) {
-            self.owing.push(log);
+        let (due, owing) = (&mut self.due, &mut self.owing);
+        let mut note = |queue: &mut Queue| {
+            queue.owe(debt, done);
+            let much = queue.done_since_trim >= TRIM_MESSAGES || queue.bytes_since_trim >= TRIM_BYTES;
+            *due |= much || queue.debt == Debt::Must;
+            if !std::mem::replace(&mut queue.in_ack_list, true) {
+                owing.push(queue.handle.log());
+            }
+        };
+        match queue.levels {
+            None => note(queue),
+            Some(_) => queue.for_each(&mut |level| {
+                if level.owes_anything() {
+                    note(level);
+                }
+            }),
         }
     }
 
     /// Tells that a queue that was let go of has nothing in flight any more.
     pub(super) fn release_if_settled(&mut self, log: LogId) {
+        let log = self.leaving.root(log);
         if !self.leaving.get(&log).is_some_and(Queue::is_settled) {
             return;
         }
         let Some(mut queue) = self.leaving.remove(&log) else { return };
         if let Some(reply) = queue.releasing.take() {
-            // Whoever let go of it may have gone; then its log is claimed anew at the next start.
-            let _ = reply.send(Released { log, epoch: queue.epoch, next: queue.next_offset() });
+            let released = |level: &Queue| Released {
+                log: level.handle.log(),
+                epoch: level.epoch,
+                next: level.next_offset(),
+            };
+            // Whoever let go of it may have gone; then its logs are claimed anew at the next start.
+            let _ = reply.send(queue.each().map(released).collect());
         }
     }
 }

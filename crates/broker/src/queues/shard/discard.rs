@@ -32,6 +32,7 @@ const MOVED_AT_A_TIME: usize = 4096;
 /// A message that has to go.
 #[derive(Debug)]
 pub(super) struct Discarded {
+    /// Its id.
     pub(super) offset: u64,
     pub(super) reason: Reason,
     /// Whether it would come back after a restart.
@@ -64,6 +65,7 @@ impl Letters {
         self.count = self.count.saturating_sub(1);
     }
 
+    /// Adds one by its id.
     fn add(&mut self, offset: u64, reason: Reason) {
         self.count += 1;
         match self.waiting.back_mut() {
@@ -101,7 +103,7 @@ impl Owner {
         let mut done = 0;
         for Discarded { offset, reason, survives } in gone {
             tracing::trace!(queue = %queue.handle.name(), offset, ?reason, "discarded");
-            done += u64::from(queue.acks.finish(offset));
+            done += u64::from(queue.finish(offset));
             if survives {
                 debt = Debt::Must;
             }
@@ -116,14 +118,20 @@ impl Owner {
             return;
         }
         let Some(queue) = self.queues.get_mut(&log) else { return };
+        let logs = queue.level_logs();
         let Some(letters) = queue.letters.as_mut().filter(|letters| !letters.moving) else { return };
         if letters.waiting.is_empty() {
             return;
         }
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving =
-            Moving { queue: queue.handle.clone(), to: letters.to.clone(), letters: letters.take(), over };
+        let moving = Moving {
+            queue: queue.handle.clone(),
+            logs,
+            to: letters.to.clone(),
+            letters: letters.take(),
+            over,
+        };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();

@@ -1,4 +1,4 @@
-//! Messages find their consumers: lowest offset first, consumers in turn, from memory or, where they are not
+//! Messages find their consumers: of the highest priority, lowest offset first, consumers in turn, from memory or, where they are not
 //! there, from the log.
 //!
 //! **Invariants.** At most one read per queue is under way. A queue gives up its turn after so many messages. A
@@ -12,6 +12,7 @@ use ferrymq_storage::{ErrorKind, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
 use super::expiry::HEAD_BYTES;
+use super::levels::place;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
 use super::serve::SURVIVES;
@@ -27,15 +28,25 @@ const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a queue can give now.
 pub(super) enum Taken {
-    Message {
-        offset: u64,
-        acquired: Acquired,
-        message: Message,
-    },
+    /// Of this offset in its level.
+    Message { offset: u64, acquired: Acquired, message: Message },
     /// It must be read first.
     Missing,
     /// Nothing is available, or nothing more may be acquired.
     Nothing,
+}
+
+/// What a queue's level is looked at for.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    /// The queue has consumers.
+    consumed: bool,
+    /// Nobody takes from the queue.
+    idle: bool,
+    /// Somebody could take the level's next message now.
+    wanted: bool,
+    /// The level's next message has to go, for there are too many.
+    over: bool,
 }
 
 /// A read that has come back.
@@ -52,17 +63,25 @@ pub(super) struct ReadDone {
 impl Owner {
     /// Delivers what a queue has to whoever wants it.
     pub(super) fn dispatch(&mut self, log: LogId) {
+        if self.queues.root(log) != log {
+            // It was a queue's own log when this was put off, and is a level's by now.
+            return;
+        }
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
-        if queue.gone || queue.unreadable || self.stopped.is_some() {
+        if queue.gone || self.stopped.is_some() {
             return;
+        }
+        if queue.is_unreadable() {
+            return queue.answer_empty();
         }
         let (mut done, mut must) = (0, false);
         let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
-        let now_ms = queue.watches().then(|| self.ages.now_ms());
+        let now_ms = queue.is_watching().then(|| self.ages.now_ms());
         while left > 0 {
             let taker = queue.next_taker(&self.waker);
-            let expired = queue.expire_head(&self.ages, now_ms, taker.is_some(), &mut gone);
+            let front = queue.front();
+            let expired = queue.expire_head(front, &self.ages, now_ms, taker.is_some(), &mut gone);
             let Ok(expired) = expired.map_err(|error| queue.cannot_read(&error)) else { break };
             if expired {
                 left -= 1;
@@ -70,11 +89,14 @@ impl Owner {
             }
             let Some((id, no_ack)) = taker else {
                 queue.offered();
+                queue.expire_behind(&self.ages, now_ms, &mut left, &mut gone);
                 break;
             };
-            let (offset, acquired, message) = match queue.take(no_ack) {
-                Ok(Taken::Message { offset, acquired, message }) => (offset, acquired, message),
+            let (offset, acquired, message) = match queue.level(front).take(no_ack) {
+                Ok(Taken::Message { offset, acquired, message }) => (front | offset, acquired, message),
                 Ok(Taken::Missing) => break,
+                // A level held nothing but a gap.
+                Ok(Taken::Nothing) if queue.front() != front => continue,
                 Ok(Taken::Nothing) => {
                     queue.answer_empty();
                     break;
@@ -86,15 +108,16 @@ impl Owner {
             };
             left -= 1;
             let survives = queue.survives(&message);
-            queue.bytes_since_trim += message.bytes() as u64;
-            queue.count_taken(offset, &message, no_ack);
+            let level = queue.level(offset);
+            level.bytes_since_trim += message.bytes() as u64;
+            level.count_taken(place(offset), &message, no_ack);
             if no_ack {
                 done += 1;
                 must |= survives;
             } else {
                 queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
             }
-            queue.expire_behind(&self.ages, now_ms, &mut left, &mut gone);
+            queue.expire_uncounted(&self.ages, now_ms, &mut left, &mut gone);
             queue.hand_over(id, offset, acquired, message);
         }
         queue.drop_surplus(&mut left, &mut gone);
@@ -102,7 +125,7 @@ impl Owner {
         if queue.consumers.any_blocked() && !std::mem::replace(&mut queue.in_blocked_list, true) {
             self.blocked.push(log);
         }
-        let lost_the_head = queue.owes_a_trim() && !queue.in_ack_list;
+        let lost_the_head = queue.each().any(|level| level.owes_a_trim() && !level.in_ack_list);
         let again = left == 0;
         if done > 0 || lost_the_head {
             self.owe(log, if must { Debt::Must } else { Debt::Lazy }, done);
@@ -110,21 +133,50 @@ impl Owner {
         if again {
             self.run_soon(log);
         } else {
-            self.watch_head(log);
-            self.read_ahead(log);
+            self.look_ahead(log);
         }
         self.discard(log, gone);
     }
 
-    /// Reads what is wanted and not in memory.
-    fn read_ahead(&mut self, log: LogId) {
+    /// Watches the heads of a queue and reads what is wanted of it and not in memory.
+    fn look_ahead(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        let idle = queue.getters.is_empty() && queue.consumers.active() == 0;
-        let head = queue.wants_head();
+        let ahead = Ahead {
+            consumed: queue.consumers.active() > 0,
+            idle: queue.getters.is_empty() && queue.consumers.active() == 0,
+            wanted: !queue.getters.is_empty() || queue.consumers.any_ready(),
+            over: queue.is_over(),
+        };
+        if queue.levels.is_none() {
+            self.watch_head(log, ahead.consumed);
+            return self.read_ahead(log, ahead);
+        }
+        let (front, expiring) = (queue.front(), queue.expiring());
+        for base in queue.bases() {
+            let Some(queue) = self.queues.get_mut(&log) else { return };
+            let (level, is_front) = (queue.level(base).handle.log(), base == front);
+            let (wanted, over) = (ahead.wanted && is_front, ahead.over && is_front);
+            if expiring.contains(&base) {
+                self.watch_head(level, ahead.consumed);
+            } else {
+                self.unwatch_head(level);
+                if ahead.idle {
+                    continue;
+                }
+            }
+            self.read_ahead(level, Ahead { wanted, over, ..ahead });
+        }
+    }
+
+    /// Reads what is wanted of a level and not in memory.
+    fn read_ahead(&mut self, log: LogId, ahead: Ahead) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
+        let idle = ahead.idle;
+        let head = queue.wants_head(ahead.over);
         if queue.reading || idle && !head || idle && !self.heads.enter(queue) {
             return;
         }
-        let wanted = head || !queue.getters.is_empty() || queue.consumers.any_ready();
+        let wanted = head || ahead.wanted;
         let (returned, from, until, bytes) = match queue.acks.first_available() {
             Some(Next::Returned(offset)) if !queue.ready.has_returned(offset) => {
                 (true, offset, queue.acks.fresh(), RETURNED_BYTES)
@@ -247,7 +299,7 @@ impl Queue {
                     self.consumers.hold(id);
                 }
                 // A session that went away gives it back by its end.
-                let _ = getter.reply.send(Ok(Some((delivery, self.acks.ready()))));
+                let _ = getter.reply.send(Ok(Some((delivery, self.ready_count()))));
             }
             None => self.consumers.deliver(id, delivery),
         }
@@ -278,6 +330,11 @@ impl Queue {
             self.ready.clear(until);
         }
         // Else what lies before the damage is delivered first, and then it is read again.
+    }
+
+    /// Whether a stored message of any level cannot be read.
+    fn is_unreadable(&self) -> bool {
+        self.each().any(|level| level.unreadable)
     }
 
     pub(super) fn cannot_read(&mut self, error: &EnvelopeError) {

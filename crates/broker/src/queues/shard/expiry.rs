@@ -157,8 +157,8 @@ impl Owner {
         queue.consumers.active() == 0 && queue.expires_ms().is_some_and(over)
     }
 
-    /// Has a queue looked at when its head's time is over.
-    pub(super) fn watch_head(&mut self, log: LogId) {
+    /// Has a queue looked at when its head's time is over, or that of a level. `consumed`: the queue has consumers.
+    pub(super) fn watch_head(&mut self, log: LogId, consumed: bool) {
         let Some(queue) = self.queues.get_mut(&log) else { return };
         if !queue.watches() && queue.times.head.is_none() {
             return;
@@ -176,15 +176,26 @@ impl Owner {
         };
         queue.times.head_for = next;
         self.timers.set(&mut queue.times.head, log, Kind::Head, deadline);
-        if queue.consumers.active() == 0 {
+        if !consumed {
             queue.ready.unload_if_crowded(queue.acks.fresh());
         }
     }
 
+    /// No head of this level expires for now.
+    pub(super) fn unwatch_head(&mut self, log: LogId) {
+        let Some(level) = self.queues.get_mut(&log) else { return };
+        level.times.head_for = None;
+        self.timers.set(&mut level.times.head, log, Kind::Head, None);
+    }
+
     /// Forgets the deadlines of a queue that goes.
     pub(super) fn unwatch(&mut self, log: LogId, queue: &mut Queue) {
-        self.timers.set(&mut queue.times.head, log, Kind::Head, None);
-        self.timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+        let timers = &mut self.timers;
+        timers.set(&mut queue.times.unused, log, Kind::Unused, None);
+        queue.for_each(&mut |level| {
+            let log = level.handle.log();
+            timers.set(&mut level.times.head, log, Kind::Head, None);
+        });
     }
 }
 
@@ -199,13 +210,19 @@ impl Queue {
         self.settings.ttl_ms.is_some() || self.acks.floor() < self.times.own_until
     }
 
-    /// Whether its head must be read although nobody takes it.
-    pub(super) fn wants_head(&mut self) -> bool {
-        if !self.watches() && !self.is_over() {
+    /// The same, and on any of its levels.
+    #[inline]
+    pub(super) fn is_watching(&self) -> bool {
+        self.each().any(Queue::watches)
+    }
+
+    /// Whether its head must be read although nobody takes it. `over`: it has to go.
+    pub(super) fn wants_head(&mut self, over: bool) -> bool {
+        if !self.watches() && !over {
             return false;
         }
         let next = self.acks.first_available();
-        let unknown = next.is_some() && (next != self.times.head_for || self.is_over());
+        let unknown = next.is_some() && (next != self.times.head_for || over);
         unknown && matches!(self.head(), Ok(None))
     }
 
@@ -229,30 +246,55 @@ impl Queue {
         Some(at.saturating_add(ttl_ms))
     }
 
-    /// Takes the head out if its time is over at `now_ms` (`None`: nothing in the queue expires); whether it was.
+    /// Takes the head of the level with this first place out if its time is over at `now_ms` (`None`: nothing in the queue expires); whether it was.
     /// `taken`: somebody would take it now.
     #[inline]
     pub(super) fn expire_head(
         &mut self,
+        base: u64,
         ages: &Ages,
         now_ms: Option<i64>,
         taken: bool,
         gone: &mut Vec<Discarded>,
     ) -> Result<bool, EnvelopeError> {
         let Some(now_ms) = now_ms else { return Ok(false) };
-        let Some((offset, stamp)) = self.head()? else { return Ok(false) };
         // Who gets one message is no consumer who was there before it.
-        let in_time =
-            taken && self.getters.is_empty() && offset >= self.times.new_from.max(self.acks.fresh());
-        if in_time || self.deadline(offset, stamp, ages).is_none_or(|at| now_ms < at) {
+        let taken = taken && self.getters.is_empty();
+        let level = self.level(base);
+        let Some((offset, stamp)) = level.head()? else { return Ok(false) };
+        let in_time = taken && offset >= level.times.new_from.max(level.acks.fresh());
+        if in_time || level.deadline(offset, stamp, ages).is_none_or(|at| now_ms < at) {
             return Ok(false);
         }
-        self.take_out(Reason::Expired, gone)
+        self.take_out(base, Reason::Expired, gone)
+    }
+
+    /// Takes out the heads of levels behind the front one whose time is over, where they go before they are the front;
+    /// at most `left` of them.
+    pub(super) fn expire_behind(
+        &mut self,
+        ages: &Ages,
+        now_ms: Option<i64>,
+        left: &mut usize,
+        gone: &mut Vec<Discarded>,
+    ) {
+        if self.levels.is_none() || now_ms.is_none() {
+            return;
+        }
+        for base in self.expiring() {
+            while *left > 0 {
+                match self.expire_head(base, ages, now_ms, false, gone) {
+                    Ok(true) => *left -= 1,
+                    Ok(false) => break,
+                    Err(error) => return self.cannot_read(&error),
+                }
+            }
+        }
     }
 
     /// Takes out what has expired behind a message that somebody gets: he is told how many are left. Not if a
     /// consumer could still take it.
-    pub(super) fn expire_behind(
+    pub(super) fn expire_uncounted(
         &mut self,
         ages: &Ages,
         now_ms: Option<i64>,
@@ -263,7 +305,9 @@ impl Queue {
             return;
         }
         // What cannot be read is told of when it is the head.
-        while *left > 0 && self.expire_head(ages, now_ms, false, gone).is_ok_and(|expired| expired) {
+        while *left > 0
+            && self.expire_head(self.front(), ages, now_ms, false, gone).is_ok_and(|expired| expired)
+        {
             *left -= 1;
         }
     }
@@ -271,20 +315,22 @@ impl Queue {
     /// What is here was offered to everybody who could have taken it.
     #[inline]
     pub(super) fn offered(&mut self) {
-        self.times.new_from = self.acks.end();
+        self.for_each(&mut |level| level.times.new_from = level.acks.end());
     }
 
-    /// Acquires the head for nobody, to be discarded; false if it is not in memory, or there is none.
+    /// Acquires the head of the level with this first place for nobody, to be discarded; false if it is not in memory, or there is none.
     pub(super) fn take_out(
         &mut self,
+        base: u64,
         reason: Reason,
         gone: &mut Vec<Discarded>,
     ) -> Result<bool, EnvelopeError> {
-        let Taken::Message { offset, message, .. } = self.take(false)? else { return Ok(false) };
-        self.bytes_since_trim += message.bytes() as u64;
-        self.count_taken(offset, &message, true);
-        let survives = self.survives(&message);
-        gone.push(Discarded { offset, reason, survives });
+        let level = self.level(base);
+        let Taken::Message { offset, message, .. } = level.take(false)? else { return Ok(false) };
+        level.bytes_since_trim += message.bytes() as u64;
+        level.count_taken(offset, &message, true);
+        let survives = level.survives(&message);
+        gone.push(Discarded { offset: base | offset, reason, survives });
         Ok(true)
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::commit::refused;
 use super::discard::{Discarded, Reason};
 use super::journal::Sealed;
+use super::levels::place;
 use super::message::{Item, Refused, SMALL};
 use super::queue::{Debt, Queue};
 use super::serve::SURVIVES;
@@ -148,7 +149,8 @@ impl Owner {
             return true;
         }
         let mut queues = prepare.items.iter().flat_map(|item| item.to.queues());
-        let failing = queues.any(|to| self.queues.get(&to.log()).is_some_and(Queue::is_failing));
+        let is_failing = |queue: &Queue| queue.each().any(Queue::is_failing);
+        let failing = queues.any(|to| self.queues.get(&to.log()).is_some_and(is_failing));
         if failing || prepare.settles.is_empty() {
             return failing;
         }
@@ -196,17 +198,16 @@ impl Owner {
         for item in items {
             for to in item.to.queues().iter().filter(|to| to.0.shard == index) {
                 // As with any publish: what was routed to a queue that is gone goes nowhere.
-                if self.here(to).is_none() {
-                    continue;
-                }
-                let log = to.log();
+                let Some((_, queue)) = self.here(to) else { continue };
+                let full = queue.is_full_for(&item.message).then(|| queue.handle.clone());
+                let log = queue.level_for(&item.message).handle.log();
                 if !logs.contains(&log) {
                     self.submit_gathered(log);
                     logs.push(log);
                 }
                 if let Some(queue) = self.queues.get_mut(&log) {
-                    if queue.is_full_for(&item.message) {
-                        let full = Refused::Full(queue.handle.clone());
+                    if let Some(full) = full {
+                        let full = Refused::Full(full);
                         // What is gathered now is of this commit only, and nobody waits for it.
                         let touched =
                             logs.iter().filter_map(|log| Some(self.queues.get_mut(log)?.drop_gathered()));
@@ -236,13 +237,15 @@ impl Owner {
         let mut settling = Vec::new();
         let mut done: BTreeMap<LogId, Ranges> = BTreeMap::new();
         for Settles { queue: handle, session, what } in settles {
-            let Some((log, queue)) = self.here(&handle) else { continue };
+            let Some((_, queue)) = self.here(&handle) else { continue };
             for (offset, how) in what {
                 let Some(entry) = queue.let_go(offset.0, session) else { continue };
                 let becomes_a_letter = how == Settle::Reject && queue.letters.is_some();
                 let is_done = matches!(how, Settle::Ack | Settle::Reject) && !becomes_a_letter;
                 if queue.durable && entry & SURVIVES != 0 && is_done {
-                    done.entry(log).or_default().insert(offset.0..offset.0 + 1);
+                    let at = place(offset.0);
+                    let log = queue.level(offset.0).handle.log();
+                    done.entry(log).or_default().insert(at..at + 1);
                 }
                 settling.push(Settling { queue: handle.clone(), session, offset: offset.0, entry, how });
             }
@@ -333,7 +336,7 @@ impl Owner {
                 self.run_soon(log);
                 return self.discard(log, vec![gone]);
             }
-            Settle::Ack | Settle::Reject => done += u64::from(queue.acks.finish(offset)),
+            Settle::Ack | Settle::Reject => done += u64::from(queue.finish(offset)),
             Settle::Requeue | Settle::Fail => {
                 gone = queue.give_back(offset, survives, how == Settle::Fail);
                 debt = if survives { Debt::Must } else { Debt::Lazy };
@@ -371,7 +374,7 @@ impl Queue {
     /// Takes a delivery out of its session's hands, or a letter that has arrived; its entry among the unacked.
     fn let_go(&mut self, offset: u64, session: Option<u64>) -> Option<u32> {
         let Some(session) = session else {
-            let is_letter = self.letters.is_some() && self.acks.is_acquired(offset);
+            let is_letter = self.letters.is_some() && self.level(offset).acks.is_acquired(place(offset));
             return is_letter.then_some(SURVIVES);
         };
         let entry = self.unacked.get(&offset).copied()?;

@@ -4,6 +4,8 @@
 //! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
 //! there: the bound is never passed by publishing, only by what consumers give back.
 //!
+//! Bytes are counted by level and summed.
+//!
 //! Deliberately absent: dead-lettering what is refused: `reject-publish-dlx` with a dead letter exchange is not
 //! served, and without one it is `reject-publish`, as RabbitMQ's.
 
@@ -11,6 +13,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use super::discard::{Discarded, Reason};
+use super::levels::place;
 use super::queue::{OffsetHasher, Queue};
 use crate::queues::settings::{Overflow, QueueSettings};
 use crate::queues::types::Message;
@@ -54,10 +57,12 @@ impl Queue {
     }
 
     fn would_pass(&self, limits: &Limits, message: &Message) -> bool {
-        let (count, bytes) = self.on_the_way();
-        let length = self.acks.ready() + count + 1;
-        let too_many_bytes =
-            |counted: &Bytes| counted.ready.saturating_add(bytes + message.body.len() as u64) > counted.max;
+        let on_the_way = self.each().map(Queue::on_the_way);
+        let (count, bytes) = on_the_way.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        let length = self.ready_count() + count + 1;
+        let too_many_bytes = |counted: &Bytes| {
+            self.ready_bytes().saturating_add(bytes + message.body.len() as u64) > counted.max
+        };
         length > limits.length_max || limits.bytes.as_ref().is_some_and(too_many_bytes)
     }
 
@@ -65,8 +70,9 @@ impl Queue {
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         let over = |limits: &Limits| {
-            let bytes = limits.bytes.as_ref().is_some_and(|bytes| bytes.ready > bytes.max);
-            !limits.refuses && (self.acks.ready() > limits.length_max || bytes && self.acks.ready() > 0)
+            let ready = self.ready_count();
+            let bytes = limits.bytes.as_ref().is_some_and(|bytes| self.ready_bytes() > bytes.max);
+            !limits.refuses && (ready > limits.length_max || bytes && ready > 0)
         };
         self.limits.as_deref().is_some_and(over)
     }
@@ -74,12 +80,21 @@ impl Queue {
     /// Takes out the oldest that are too many, at most `left` of them.
     pub(super) fn drop_surplus(&mut self, left: &mut usize, gone: &mut Vec<Discarded>) {
         while *left > 0 && !self.unreadable && self.is_over() {
-            match self.take_out(Reason::MaxLength, gone) {
+            let front = self.front();
+            match self.take_out(front, Reason::MaxLength, gone) {
                 Ok(true) => *left -= 1,
+                // It held nothing but a gap.
+                Ok(false) if self.front() != front => {}
                 Ok(false) => return,
                 Err(error) => self.cannot_read(&error),
             }
         }
+    }
+
+    /// Bytes of bodies that are available, on all levels.
+    fn ready_bytes(&self) -> u64 {
+        let counted = self.each().filter_map(|level| level.limits.as_ref()?.bytes.as_ref());
+        counted.map(|bytes| bytes.ready).sum()
     }
 
     fn counted(&mut self) -> Option<&mut Bytes> {
@@ -109,14 +124,14 @@ impl Queue {
         }
     }
 
-    /// Nobody holds a message any more; `back`: it is available again.
+    /// Nobody holds a message, by its id, any more; `back`: it is available again.
     #[inline]
     pub(super) fn count_settled(&mut self, offset: u64, back: bool) {
         if self.limits.is_none() {
             return;
         }
-        let Some(counted) = self.counted() else { return };
-        let bytes = counted.held.remove(&offset).unwrap_or(0);
+        let Some(counted) = self.level(offset).counted() else { return };
+        let bytes = counted.held.remove(&place(offset)).unwrap_or(0);
         if back {
             counted.ready += u64::from(bytes);
         }

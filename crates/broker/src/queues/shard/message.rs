@@ -53,6 +53,22 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) ready_bytes: u64,
 }
 
+/// A level whose log was claimed, of a queue that was attached before.
+pub(in crate::queues) struct AttachedLevel {
+    pub(in crate::queues) queue: QueueHandle,
+    pub(in crate::queues) priority: u8,
+    /// What the level's log is read and appended under.
+    pub(in crate::queues) handle: QueueHandle,
+    pub(in crate::queues) epoch: Epoch,
+    /// Where the log starts.
+    pub(in crate::queues) start: u64,
+    /// The next offset of the log.
+    pub(in crate::queues) next: u64,
+    pub(in crate::queues) acks: AckState,
+    /// As [`Attached::ready_bytes`].
+    pub(in crate::queues) ready_bytes: u64,
+}
+
 /// A log that nobody uses any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::queues) struct Released {
@@ -88,6 +104,8 @@ pub(in crate::queues) type GetReply = oneshot::Sender<Result<Option<(Delivery, u
 pub(in crate::queues) enum ShardMessage {
     /// Takes over a queue.
     Attach(Box<Attached>),
+    /// Takes over a level of a queue.
+    AttachLevel(Box<AttachedLevel>),
     /// Puts messages into queues; answers with those that failed.
     Publish { items: Vec<Item>, reply: oneshot::Sender<Failed> },
     /// Adds a consumer; answers with its number.
@@ -113,8 +131,8 @@ pub(in crate::queues) enum ShardMessage {
     Close { queue: QueueHandle, only_if: DeleteIf, idle: bool, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Goes on serving a queue that was closed.
     Reopen { queue: QueueHandle },
-    /// Lets go of a queue; answers when nothing is in flight any more.
-    Detach { queue: QueueHandle, reply: oneshot::Sender<Released> },
+    /// Lets go of a queue; answers with its own log and those of its levels when nothing is in flight any more.
+    Detach { queue: QueueHandle, reply: oneshot::Sender<Vec<Released>> },
     /// What is in the queue; `declared`: asked by a declaration, which is a use of it.
     Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
     /// Seals a part of a joint commit and holds what it touches until it is with the store.

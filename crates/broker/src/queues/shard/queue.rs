@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::consumers::Consumers;
 use super::discard::Letters;
 use super::expiry::Times;
+use super::levels::Levels;
 use super::limits::Limits;
 use super::message::{Attached, GetReply, Released};
 use super::ready::{Ready, ReadyBudget};
@@ -99,7 +100,7 @@ pub(super) struct Queue {
     pub(super) acks: AckState,
     pub(super) ready: Ready,
     pub(super) consumers: Consumers,
-    /// Who has which offset: a consumer's number and, in the top bit, whether the message is persistent.
+    /// Who has which message, by its id: a consumer's number and, in the top bit, whether the message is persistent.
     pub(super) unacked: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
     /// Messages on their way to a dead letter exchange, if the queue has one.
     pub(super) letters: Option<Box<Letters>>,
@@ -121,10 +122,12 @@ pub(super) struct Queue {
     pub(super) in_gather_list: bool,
     pub(super) in_blocked_list: bool,
     /// Set once the shard has let go of it: who waits for what is in flight.
-    pub(super) releasing: Option<oneshot::Sender<Released>>,
+    pub(super) releasing: Option<oneshot::Sender<Vec<Released>>>,
     pub(super) settings: QueueSettings,
     pub(super) limits: Option<Box<Limits>>,
     pub(super) times: Times,
+    /// Of the priorities that are not those of its own log.
+    pub(super) levels: Option<Box<Levels>>,
 }
 
 impl Queue {
@@ -169,18 +172,24 @@ impl Queue {
             limits: Limits::of(&settings, ready_bytes),
             settings,
             times,
+            levels: None,
         }
     }
 
     pub(super) fn stat(&self) -> QueueStat {
         QueueStat {
-            ready: self.acks.ready(),
+            ready: self.ready_count(),
             unacked: self
-                .acks
-                .acquired()
+                .each()
+                .map(|level| level.acks.acquired())
+                .sum::<u64>()
                 .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count())),
             consumers: self.consumers.active() as u64,
         }
+    }
+
+    pub(super) fn is_always_durable(&self) -> bool {
+        self.always_durable
     }
 
     fn class_of(&self, message: &Message) -> Durability {
@@ -333,9 +342,9 @@ impl Queue {
         (gathered.0 + (self.next - self.acks.end()), gathered.1 + bytes)
     }
 
-    /// Whether nothing is on its way any more.
+    /// Whether nothing is on its way any more, to no level.
     pub(super) fn is_settled(&self) -> bool {
-        self.in_flight == 0
+        self.each().all(|level| level.in_flight == 0)
     }
 
     /// The next offset to be given out.
@@ -351,6 +360,11 @@ impl Queue {
     /// Whether the log still has what is done: it is to be trimmed.
     pub(super) fn owes_a_trim(&self) -> bool {
         self.acks.floor() > self.trimmed
+    }
+
+    /// Whether there is something about its acks that is not durable.
+    pub(super) fn owes_anything(&self) -> bool {
+        self.acks.owes_a_delta() || self.owes_a_trim()
     }
 
     /// Whether a snapshot of its acks would say more than its log does.

@@ -8,22 +8,24 @@
 //! was acquired is not stored.
 
 use super::discard::{Discarded, Reason};
+use super::levels::place;
 use super::queue::Queue;
 
 impl Queue {
-    /// Gives a message back to its place; `failed`: whoever had it failed on it. If that was once too often, what is
+    /// Gives a message, by its id, back to its place; `failed`: whoever had it failed on it. If that was once too often, what is
     /// to be discarded instead.
     pub(super) fn give_back(&mut self, offset: u64, survives: bool, failed: bool) -> Option<Discarded> {
         let counts = failed && self.consuming.counts;
-        let too_often = |limit| counts && self.acks.failed(offset) >= limit;
+        let (failures, at) = (self.level(offset).acks.failed(place(offset)), place(offset));
+        let too_often = |limit| counts && failures >= limit;
         let is_gone = self.consuming.delivery_limit.is_some_and(too_often);
         self.count_settled(offset, !is_gone);
         if is_gone {
             return Some(Discarded { offset, reason: Reason::DeliveryLimit, survives });
         }
         match counts {
-            true => self.acks.fail(offset),
-            false => self.acks.release(offset, true),
+            true => self.level(offset).acks.fail(at),
+            false => self.level(offset).acks.release(at, true),
         };
         None
     }

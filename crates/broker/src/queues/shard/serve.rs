@@ -24,6 +24,7 @@ impl Owner {
             ShardMessage::Publish { items, reply } => self.publish(items, reply, permit),
             ShardMessage::Settle { queue, session, what } => self.settle(&queue, session, what),
             ShardMessage::Attach(attached) => self.attach(*attached),
+            ShardMessage::AttachLevel(attached) => self.attach_level(*attached),
             ShardMessage::Consume { queue, session, new, sink, reply } => {
                 answer(reply, self.consume(&queue, session, new, sink));
             }
@@ -112,7 +113,7 @@ impl Owner {
         }
         if let Some((log, here)) = self.here(queue)
             && here.in_run_list
-            && (here.watches() || here.is_over())
+            && (here.is_watching() || here.is_over())
         {
             // What has to go is gone before it can be counted or taken.
             self.dispatch(log);
@@ -141,10 +142,12 @@ impl Owner {
                     refused.push((item.index, QueueError::Full { vhost, name }));
                     continue;
                 }
+                let queue = queue.level_for(&item.message);
+                let log = queue.handle.log();
                 let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
                 parts += usize::from(begun);
                 if !std::mem::replace(&mut queue.in_gather_list, true) {
-                    self.gathering.push(to.0.log);
+                    self.gathering.push(log);
                 }
             }
         }
@@ -186,7 +189,7 @@ impl Owner {
             }
             match how {
                 Settle::Ack => {
-                    queue.acks.finish(offset.0);
+                    queue.finish(offset.0);
                     done += 1;
                 }
                 Settle::Reject => {
@@ -216,10 +219,13 @@ impl Owner {
             Ok(here) => here,
             Err(why) => return answer(reply, Err(why)),
         };
-        let count = queue.acks.finish_available();
-        let end = queue.acks.end();
-        queue.ready.clear(end);
-        queue.count_none();
+        let mut count = 0;
+        queue.for_each(&mut |level| {
+            count += level.acks.finish_available();
+            let end = level.acks.end();
+            level.ready.clear(end);
+            level.count_none();
+        });
         if !queue.durable {
             self.owe(log, Debt::Lazy, count);
             return answer(reply, Ok(count));
@@ -238,14 +244,14 @@ impl Owner {
         if only_if.unused && queue.consumers.active() > 0 {
             return Err(Refused::InUse);
         }
-        if only_if.empty && queue.acks.ready() > 0 {
+        if only_if.empty && queue.ready_count() > 0 {
             return Err(Refused::NotEmpty);
         }
         queue.gone = true;
-        Ok(queue.acks.ready())
+        Ok(queue.ready_count())
     }
 
-    fn detach(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Released>) {
+    fn detach(&mut self, queue: &QueueHandle, reply: oneshot::Sender<Vec<Released>>) {
         let Some((log, _)) = self.here(queue) else { return };
         let Some(mut queue) = self.queues.remove(&log) else { return };
         self.unwatch(log, &mut queue);
@@ -258,12 +264,13 @@ impl Owner {
         for getter in queue.getters.drain(..) {
             answer(getter.reply, Err(Refused::Gone));
         }
-        for part in queue.drop_gathered() {
-            self.requests.succeed(part);
-        }
-        if queue.in_gather_list {
-            self.gathering.retain(|gathering| *gathering != log);
-        }
+        let (requests, gathering) = (&mut self.requests, &mut self.gathering);
+        queue.for_each(&mut |level| {
+            level.drop_gathered().into_iter().for_each(|part| requests.succeed(part));
+            if level.in_gather_list {
+                gathering.retain(|gathering| *gathering != level.handle.log());
+            }
+        });
         queue.releasing = Some(reply);
         self.leaving.insert(log, queue);
         self.release_if_settled(log);

@@ -1,7 +1,8 @@
 //! Looking at the partitions of a fetch that may have something.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use ferrymq_broker::Partition;
 use ferrymq_kafka_codec::messages::fetch::PartitionData;
@@ -10,7 +11,7 @@ use ferrymq_storage::{Read, StorageError};
 use ferrymq_types::Offset;
 
 use super::Wanted;
-use super::ahead::Ahead;
+use super::deferred::{DEFERRED_BYTES_MIN, Deferred, FRONT_BYTES};
 use super::session::{Entry, FetchSession};
 use crate::answers::AnswerRoom;
 use crate::context::Context;
@@ -21,9 +22,7 @@ use crate::turns::Turns;
 /// What looking has found so far, by the partition's token.
 #[derive(Default)]
 pub(super) struct Found {
-    by_token: BTreeMap<u64, PartitionData>,
-    /// Where the records of each end.
-    ends: HashMap<u64, Offset>,
+    by_token: BTreeMap<u64, Told>,
     /// Bytes of records in all of it.
     pub(super) bytes: usize,
     /// Whether it must be told at once: an error, or there is more than fits.
@@ -37,64 +36,65 @@ impl Found {
         self.by_token.keys().copied().collect()
     }
 
-    pub(super) fn take(&mut self, token: u64) -> Option<PartitionData> {
+    pub(super) fn take(&mut self, token: u64) -> Option<Told> {
         self.by_token.remove(&token)
+    }
+
+    /// Memory that its records take while they go out.
+    fn held(&self) -> usize {
+        let deferred = || self.by_token.values().filter_map(|told| told.deferred.as_ref());
+        let later: usize = deferred().map(Deferred::bytes).sum();
+        self.bytes - later + deferred().map(Deferred::held).max().unwrap_or(0)
     }
 
     /// Gives up the records and their room.
     pub(super) fn shed(&mut self, context: &Context) {
         if self.bytes > 0 {
-            self.by_token.values_mut().for_each(|data| data.records = Some(Records::new()));
+            for told in self.by_token.values_mut() {
+                (told.data.records, told.deferred) = (Some(Records::new()), None);
+            }
             self.bytes = 0;
         }
         self.room.settle(context, 0);
     }
 
-    /// Where the records of a partition end, if it has some.
-    pub(super) fn end(&self, token: u64) -> Option<Offset> {
-        self.ends.get(&token).copied()
-    }
-
-    fn put(&mut self, token: u64, data: PartitionData, end: Option<Offset>) {
-        match end {
-            Some(end) => self.ends.insert(token, end),
-            None => self.ends.remove(&token),
-        };
-        self.urgent |= data.error_code != 0;
-        self.bytes += size(&data);
-        if let Some(old) = self.by_token.insert(token, data) {
-            self.bytes -= size(&old);
+    fn put(&mut self, token: u64, told: Told) {
+        self.urgent |= told.data.error_code != 0;
+        self.bytes += told.bytes();
+        if let Some(old) = self.by_token.insert(token, told) {
+            self.bytes -= old.bytes();
         }
     }
 }
 
-fn size(data: &PartitionData) -> usize {
-    data.records.as_ref().map_or(0, Records::len)
+/// What is to be told of a partition.
+pub(super) struct Told {
+    pub(super) data: PartitionData,
+    /// Those of its records that are read while the answer goes out.
+    pub(super) deferred: Option<Deferred>,
 }
 
-/// What looking at one partition came to.
-enum Looked {
-    /// This is to be told of it, and its records reach to there.
-    Told(PartitionData, Option<Offset>),
-    /// Its next batch is larger than what may be told of it beside the others, or there is no room.
-    TooLarge,
+impl From<PartitionData> for Told {
+    fn from(data: PartitionData) -> Told {
+        Told { data, deferred: None }
+    }
+}
+
+impl Told {
+    fn bytes(&self) -> usize {
+        self.data.records.as_ref().map_or(0, Records::len)
+    }
 }
 
 /// Looks at the partitions that may have something, until the answer is full. The first that has records may
 /// exceed every limit by its first batch (KIP-74), so that it is told at all; no other may.
-pub(super) async fn look(
-    context: &Context,
-    session: &mut FetchSession,
-    wanted: &Wanted,
-    found: &mut Found,
-    ahead: &mut Ahead,
-) {
+pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
     let mut left_out = VecDeque::new();
     let mut turns = Turns::default();
     while let Some(token) = rest.pop_front() {
         turns.spend(1).await;
-        let earlier = found.by_token.get(&token).map_or(0, size);
+        let earlier = found.by_token.get(&token).map_or(0, Told::bytes);
         let taken = found.bytes - earlier;
         if taken > 0 && taken >= wanted.bytes_max {
             // Full: what was left out and what was not looked at come first in the next answer.
@@ -104,13 +104,13 @@ pub(super) async fn look(
         }
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        match look_at(context, entry, wanted, taken, &mut found.room, ahead).await {
-            Looked::Told(data, next) => {
-                let more = size(&data) > 0;
-                found.put(token, data, next);
+        match look_at(context, entry, wanted, taken, &mut found.room).await {
+            Some(told) => {
+                let more = told.bytes() > 0;
+                found.put(token, told);
                 session.put_back(token, more);
             }
-            Looked::TooLarge => {
+            None => {
                 // It waits for this answer to go out, so that must not wait for more.
                 found.urgent |= found.bytes > 0;
                 left_out.push_back(token);
@@ -119,19 +119,20 @@ pub(super) async fn look(
     }
     left_out.append(&mut rest);
     session.put_front(left_out);
-    found.room.settle(context, found.bytes);
+    let held = found.held();
+    found.room.settle(context, held);
 }
 
-/// Looks at a partition whose answer has `taken` bytes of others.
+/// Looks at a partition whose answer has `taken` bytes of others. `None`: its next batch is larger than what may be told
+/// of it beside the others, or there is no room.
 async fn look_at(
     context: &Context,
     entry: &Entry,
     wanted: &Wanted,
     taken: usize,
     room: &mut AnswerRoom,
-    ahead: &mut Ahead,
-) -> Looked {
-    let told = |code| Looked::Told(entry.failed(code), None);
+) -> Option<Told> {
+    let told = |code| Some(Told::from(entry.failed(code)));
     let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
     if let Some(code) = check_epoch(partition, entry.leader_epoch) {
         return told(code);
@@ -147,28 +148,25 @@ async fn look_at(
         _ => {
             let mut failed = entry.failed(ErrorCode::OffsetOutOfRange);
             failed.log_start_offset = partition.log_start().signed();
-            return Looked::Told(failed, None);
+            return Some(failed.into());
         }
     };
     if from >= until {
-        return Looked::Told(data, None);
+        return Some(data.into());
     }
     let bytes_max = usize::try_from(entry.bytes_max).unwrap_or(0).min(wanted.bytes_max - taken);
     let bytes_max = match room.grow(context, taken, bytes_max).await {
-        0 => return Looked::TooLarge,
+        0 => return None,
         granted => granted,
     };
-    let read = match ahead.take(partition, from, bytes_max) {
-        Some(read) => Ok(Some(read)),
-        None => read(partition, from..until, bytes_max, taken == 0).await,
-    };
-    match read {
-        Ok(Some(read)) => {
-            let next = read.next();
-            data.records = Some(read.runs.into_iter().map(|run| run.bytes).collect());
-            Looked::Told(data, next)
+    match read(partition, from..until, bytes_max, taken == 0).await {
+        Ok(Some((read, deferred))) => {
+            let mut records: Records = read.runs.into_iter().map(|run| run.bytes).collect();
+            records.defer(deferred.as_ref().map_or(0, Deferred::bytes));
+            data.records = Some(records);
+            Some(Told { data, deferred })
         }
-        Ok(None) => Looked::TooLarge,
+        Ok(None) => None,
         Err(error) => {
             tracing::warn!(partition = ?partition, from = from.0, error = %error, "a fetch could not be served");
             told(errors::storage(&error))
@@ -176,14 +174,14 @@ async fn look_at(
     }
 }
 
-/// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition. `None`: there
-/// are some, and none fits.
+/// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition; what is much is
+/// deferred. `None`: there are some, and none fits.
 async fn read(
-    partition: &Partition,
+    partition: &Arc<Partition>,
     range: Range<Offset>,
     bytes_max: usize,
     is_first: bool,
-) -> Result<Option<Read>, StorageError> {
+) -> Result<Option<(Read, Option<Deferred>)>, StorageError> {
     let fits = |bytes: usize| is_first || bytes <= bytes_max;
     if !is_first {
         // The index knows the size: what is not told is not read either.
@@ -192,9 +190,26 @@ async fn read(
             return Ok(None);
         }
     }
-    let read = partition.read(range.start, range.end, bytes_max).await?;
-    // The batch that was looked at may have been trimmed away since.
-    Ok(fits(read.bytes()).then_some(read))
+    let defers = bytes_max >= FRONT_BYTES + DEFERRED_BYTES_MIN;
+    let front_max = if defers { FRONT_BYTES } else { bytes_max };
+    let mut read = partition.read(range.start, range.end, front_max).await?;
+    if !fits(read.bytes()) {
+        // The batch that was looked at has been trimmed away since.
+        return Ok(None);
+    }
+    let Some(next) = read.next().filter(|next| defers && *next < range.end) else {
+        return Ok(Some((read, None)));
+    };
+    let left = bytes_max.saturating_sub(read.bytes());
+    let deferred = Deferred::plan(partition, next, range.end, left).await?;
+    if deferred.is_none() && left > 0 {
+        // So little that it is read now; and of the next batch's size no more is known than that it is there.
+        let rest = partition.read(next, range.end, left).await?;
+        if rest.bytes() <= left {
+            read.runs.extend(rest.runs);
+        }
+    }
+    Ok(Some((read, deferred)))
 }
 
 /// An answer without records.

@@ -13,13 +13,11 @@ use ferrymq_broker::{Partition, Watcher};
 use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchRequest, PartitionData};
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
 use ferrymq_runtime::BytePermit;
-use ferrymq_types::Offset;
 use ferrymq_types::limits::{
     FETCH_SESSION_PARTITION_BYTES, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSION_UNKNOWN_MAX,
 };
 
-use super::ahead::Next;
-use super::read::{self, Found};
+use super::read;
 use crate::context::Context;
 use crate::turns::Turns;
 
@@ -208,16 +206,6 @@ impl FetchSession {
     /// The hot partitions, in the order in which to look at them.
     pub(super) fn take_hot(&mut self) -> VecDeque<u64> {
         std::mem::take(&mut self.hot)
-    }
-
-    /// Where the next fetch will probably go on, given what this one has found.
-    pub(super) fn next(&self, found: &Found) -> impl Iterator<Item = Next> {
-        self.hot.iter().filter_map(|token| {
-            let entry = self.entries.get(token)?;
-            let from = found.end(*token).or_else(|| Offset::from_signed(entry.offset))?;
-            let bytes_max = usize::try_from(entry.bytes_max).ok()?;
-            Some(Next { partition: entry.partition.clone()?, from, bytes_max })
-        })
     }
 
     /// Says that a hot partition was looked at, and whether it had records.
