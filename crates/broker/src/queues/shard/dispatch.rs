@@ -107,15 +107,10 @@ impl Owner {
                 }
             };
             left -= 1;
-            let survives = queue.survives(&message);
-            let level = queue.level(offset);
-            level.bytes_since_trim += message.bytes() as u64;
-            level.count_taken(place(offset), &message, no_ack);
+            let survives = queue.note_taken(id, offset, &message, no_ack);
             if no_ack {
                 done += 1;
                 must |= survives;
-            } else {
-                queue.unacked.insert(offset, if survives { id | SURVIVES } else { id });
             }
             queue.expire_uncounted(&self.ages, now_ms, &mut left, &mut gone);
             queue.hand_over(id, offset, acquired, message);
@@ -287,6 +282,18 @@ impl Queue {
             Err(_) => self.acks.release(offset, false),
         };
         Ok(Taken::Message { offset, acquired, message: message? })
+    }
+
+    /// Counts what was taken, and notes who has it; whether it survives a restart.
+    fn note_taken(&mut self, id: u32, offset: u64, message: &Message, no_ack: bool) -> bool {
+        let survives = self.survives(message);
+        let level = self.level(offset);
+        level.bytes_since_trim += message.bytes() as u64;
+        level.count_taken(place(offset), message, no_ack);
+        if !no_ack {
+            self.unacked.insert(offset, if survives { id | SURVIVES } else { id });
+        }
+        survives
     }
 
     fn hand_over(&mut self, id: u32, offset: u64, acquired: Acquired, message: Message) {
