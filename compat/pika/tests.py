@@ -1439,6 +1439,63 @@ def delivery_counts_and_limit():
 
 
 @test
+def policies_and_virtual_hosts_of_the_command_line():
+    binary = os.environ.get("FERRYMQ")
+    if not binary:
+        raise Skip("set FERRYMQ to the program to be started")
+    with tempfile.TemporaryDirectory() as home:
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            port, api = one.getsockname()[1], other.getsockname()[1]
+        command = [binary, "serve", "--data-dir", f"{home}/data", "--kafka-listen", "127.0.0.1:0"]
+        command += ["--http-listen", f"127.0.0.1:{api}", "--amqp-listen", f"127.0.0.1:{port}"]
+        broker = start_broker(command, port)
+
+        def ferrymq(*words):
+            environment = {**os.environ, "FERRYMQ_API": f"127.0.0.1:{api}"}
+            subprocess.run([binary, *words], check=True, env=environment, stderr=subprocess.DEVNULL)
+
+        def ready(channel, key):
+            return channel.queue_declare(key, passive=True).method.message_count
+
+        try:
+            ferrymq("vhost", "create", "team")
+            settings = {"port": port, "virtual_host": "team"}
+            with opened(**settings) as channel:
+                channel.queue_declare("jobs", durable=True)
+                channel.queue_declare("dead", durable=True)
+                channel.confirm_delivery()
+                send(channel, "jobs", *(b"%d" % n for n in range(5)))
+                letters = ["dead-letter-exchange=", "dead-letter-routing-key=dead"]
+                ferrymq("policy", "set", "-V", "team", "limit", "^jobs$", "max-length=2", *letters)
+                until(channel.connection, "the letters", lambda: ready(channel, "dead") == 3)
+                assert ready(channel, "jobs") == 2
+                ferrymq("policy", "set", "-V", "team", "limit", "^jobs$", "message-ttl=50")
+                until(channel.connection, "their time is over", lambda: ready(channel, "jobs") == 0)
+                assert ready(channel, "dead") == 3
+                ferrymq("policy", "clear", "-V", "team", "limit")
+                send(channel, "jobs", b"stays")
+                quiet(channel.connection)
+                assert ready(channel, "jobs") == 1
+                ferrymq("vhost", "delete", "team")
+                try:
+                    quiet(channel.connection, 5)
+                except ConnectionClosedByBroker as closed:
+                    told = (closed.reply_code, closed.reply_text)
+                    assert told == (320, "CONNECTION_FORCED - vhost 'team' is deleted"), told
+                else:
+                    raise AssertionError("it is not told")
+            try:
+                connect(**settings)
+            except AMQPConnectionError as closed:
+                assert "NOT_ALLOWED - vhost team not found" in str(closed), closed
+            else:
+                raise AssertionError("it is there still")
+        finally:
+            broker.kill()
+            broker.wait()
+
+
+@test
 def what_was_confirmed_survives_a_kill():
     binary = os.environ.get("FERRYMQ")
     if not binary:

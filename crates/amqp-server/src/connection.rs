@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
 use crate::context::Context;
-use crate::failure::{Failure, forced};
+use crate::failure::{Failure, forced, vhost_deleted};
 use crate::handshake::handshake;
 use crate::input::{Input, Life, Stop};
 use crate::reader::read_loop;
@@ -98,9 +98,11 @@ pub(crate) async fn run(
         }
     };
     let heartbeat = opened.heartbeat;
+    let (vhost, mut vhost_end) = (opened.vhost.clone(), opened.vhost_end.clone());
     let (sink, mut deliveries) = deliveries(DELIVERY_BYTES);
     let connection = Connection::new(context.clone(), peer, opened, sink, life);
     let ended = tokio::select! {
+        () = vhost_end.ended() => Ended::Failed(vhost_deleted(&vhost)),
         ended = read_loop(&connection, &mut input, &read) => ended,
         ended = writer.run(&connection, &mut deliveries) => ended,
         ended = beat(&connection, heartbeat) => ended,
@@ -110,7 +112,7 @@ pub(crate) async fn run(
     drop(deliveries);
     connection.output.take_into(&mut writer.buffer);
     // Nobody can reply to what is not there any more.
-    connection.state.lock().channels.clear();
+    connection.forget_channels();
     let Connection { session, .. } = connection;
     match ended {
         Ended::Closed => {

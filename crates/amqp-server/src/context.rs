@@ -3,10 +3,10 @@
 //! **Invariant.** Shared by all connections, changed by none, but for counters.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ferrymq_broker::queues::Queues;
+use ferrymq_broker::queues::{Queues, Settle};
 use ferrymq_runtime::{ByteBudget, Clock, Rng};
 use ferrymq_types::limits::{AMQP_CHANNELS_MAX, AMQP_FRAME_BYTES_MAX, AMQP_MESSAGE_BYTES_MAX};
 
@@ -113,6 +113,8 @@ pub struct Counters {
     pub connection_errors_total: AtomicU64,
     /// Channels opened.
     pub channels_total: AtomicU64,
+    /// Channels open now (gauge).
+    pub channels_open: AtomicU64,
     /// Channels closed for a mistake of the client.
     pub channel_errors_total: AtomicU64,
     /// Bytes read.
@@ -121,14 +123,66 @@ pub struct Counters {
     pub bytes_out_total: AtomicU64,
     /// Messages published to an exchange that is there.
     pub published_total: AtomicU64,
+    /// Those of them that are to be confirmed.
+    pub published_confirm_total: AtomicU64,
     /// Messages confirmed.
     pub confirmed_total: AtomicU64,
     /// Messages refused with a nack.
     pub nacked_total: AtomicU64,
-    /// Messages that no queue got.
-    pub unroutable_total: AtomicU64,
+    /// Messages that no queue got and that were returned.
+    pub returned_total: AtomicU64,
+    /// Messages that no queue got and that nobody wanted back.
+    pub dropped_total: AtomicU64,
+    /// Messages sent to consumers that acknowledge.
+    pub consumed_total: AtomicU64,
+    /// Messages sent to consumers that do not.
+    pub consumed_auto_total: AtomicU64,
+    /// Messages sent as the answer to a get, to be acknowledged.
+    pub got_total: AtomicU64,
+    /// Messages sent as the answer to a get, done with by that.
+    pub got_auto_total: AtomicU64,
+    /// Gets of queues that had nothing.
+    pub got_nothing_total: AtomicU64,
+    /// Messages sent that may have been sent before.
+    pub redelivered_total: AtomicU64,
+    /// Deliveries acknowledged by the client.
+    pub acknowledged_total: AtomicU64,
+    /// Deliveries that the client refused or gave back.
+    pub rejected_total: AtomicU64,
+}
+
+impl Counters {
     /// Messages sent to consumers or as the answer to a get.
-    pub delivered_total: AtomicU64,
-    /// Deliveries settled by the client: acknowledged, refused or requeued.
-    pub settled_total: AtomicU64,
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        let all = [&self.consumed_total, &self.consumed_auto_total, &self.got_total, &self.got_auto_total];
+        all.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Messages that no queue got.
+    #[must_use]
+    pub fn unroutable(&self) -> u64 {
+        self.returned_total.load(Ordering::Relaxed) + self.dropped_total.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries settled by the client: acknowledged, refused or given back.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.acknowledged_total.load(Ordering::Relaxed) + self.rejected_total.load(Ordering::Relaxed)
+    }
+
+    /// A message is sent.
+    #[inline]
+    pub(crate) fn count_delivery(&self, by: &AtomicU64, redelivered: bool) {
+        by.fetch_add(1, Ordering::Relaxed);
+        if redelivered {
+            self.redelivered_total.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Deliveries are settled so.
+    pub(crate) fn count_settled(&self, how: Settle, count: u64) {
+        let by = if how == Settle::Ack { &self.acknowledged_total } else { &self.rejected_total };
+        by.fetch_add(count, Ordering::Relaxed);
+    }
 }

@@ -8,7 +8,6 @@
 //! is sent that many ahead by each of its queues, and what may not go out is held here.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use ferrymq_amqp_codec::frame_writer::{put_message, put_method};
@@ -85,7 +84,9 @@ impl Connection {
             exchange: &message.exchange,
             routing_key: &message.routing_key,
         };
-        self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let counters = &self.context.counters;
+        let by = if consumer.no_ack { &counters.consumed_auto_total } else { &counters.consumed_total };
+        counters.count_delivery(by, *redelivered);
         put_message(out, consumer.channel, &deliver, properties, &message.body, self.opened.frame_max)
             .map_err(undeliverable)
     }
@@ -174,7 +175,8 @@ impl Connection {
             exchange: &message.exchange,
             routing_key: &message.routing_key,
         };
-        self.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let counters = &self.context.counters;
+        counters.count_delivery(&counters.consumed_auto_total, false);
         let frame_max = self.opened.frame_max;
         put_message(out, reply.channel, &deliver, properties_of(message), &message.body, frame_max)
             .map_err(undeliverable)

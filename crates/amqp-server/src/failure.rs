@@ -51,7 +51,7 @@ impl From<QueueError> for Failure {
         use QueueError as E;
         use ReplyCode as C;
         match error {
-            E::NoVhost(name) => Failure::hard(C::NotAllowed, format_args!("vhost {name} not found")),
+            E::NoVhost(name) => vhost_deleted(&name),
             E::NotFound { entity, vhost, name } => {
                 Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
             }
@@ -149,9 +149,22 @@ fn wrong_argument(vhost: &str, name: &str, argument: &str, why: &str) -> Failure
     Failure::new(ReplyCode::PreconditionFailed, text)
 }
 
+/// A code and the words of an error, for doors that speak of the same things: without the name of the code.
+#[must_use]
+pub fn explain(error: QueueError) -> (u16, String) {
+    let Failure { code, text, .. } = error.into();
+    let words = text.split_once(" - ").map(|(_, words)| words.to_owned());
+    (code.code(), words.unwrap_or(text))
+}
+
 /// The broker is stopping.
 pub(crate) fn forced() -> Failure {
     Failure::hard(ReplyCode::ConnectionForced, "broker forced connection closure with reason 'shutdown'")
+}
+
+/// The virtual host of an open connection is no more; it was there when it was opened.
+pub(crate) fn vhost_deleted(name: &str) -> Failure {
+    Failure::hard(ReplyCode::ConnectionForced, format_args!("vhost '{name}' is deleted"))
 }
 
 /// What was asked of something that is there and differs.
@@ -321,7 +334,8 @@ mod tests {
         }
         let missing = QueueError::NotFound { entity: Entity::Exchange, vhost: "/".into(), name: "x".into() };
         check(missing, 404, Scope::Channel, "NOT_FOUND - no exchange 'x' in vhost '/'");
-        check(QueueError::NoVhost("v".into()), 530, Scope::Connection, "NOT_ALLOWED - vhost v not found");
+        let text = "CONNECTION_FORCED - vhost 'v' is deleted";
+        check(QueueError::NoVhost("v".into()), 320, Scope::Connection, text);
         check(
             QueueError::DefaultExchange,
             403,

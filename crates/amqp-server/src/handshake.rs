@@ -18,6 +18,7 @@ use ferrymq_amqp_codec::{
     EncodeError, FrameKind, Method, MethodId, PROTOCOL_HEADER, ReplyCode, Table, TableBuilder, ValueRef,
     WireMethod,
 };
+use ferrymq_broker::queues::VhostEnd;
 use tokio::net::tcp::ReadHalf;
 
 use crate::auth::{self, Login};
@@ -74,13 +75,14 @@ pub(crate) async fn handshake(
     };
     input.set_frame_max(tuned.frame_max);
     let frame = input.frame(read).await?;
-    let vhost = match next(&frame, input, writer).await? {
+    let (vhost, vhost_end) = match next(&frame, input, writer).await? {
         Method::ConnectionOpen(open) => enter(context, open.virtual_host)?,
         other => return Err(unexpected(&other, "opening")),
     };
     send(writer, &OpenOk { known_hosts: b"" }).await?;
     Ok(Opened {
         vhost: vhost.into(),
+        vhost_end,
         frame_max: tuned.frame_max,
         channel_max: tuned.channel_max,
         heartbeat: tuned.heartbeat,
@@ -214,11 +216,13 @@ fn check(field: &str, chosen: u32, least: u32, offered: u32) -> Result<(), Ended
     Err(Ended::Failed(Failure::hard(ReplyCode::NotAllowed, text).of(Tune::ID)))
 }
 
-fn enter(context: &Context, vhost: &[u8]) -> Result<String, Ended> {
+fn enter(context: &Context, vhost: &[u8]) -> Result<(String, VhostEnd), Ended> {
     let name = String::from_utf8_lossy(vhost).into_owned();
-    if name.as_bytes() == vhost && context.queues.has_vhost(&name) {
-        return Ok(name);
+    match context.queues.enter(&name).filter(|_| name.as_bytes() == vhost) {
+        Some(end) => Ok((name, end)),
+        None => {
+            let failure = Failure::hard(ReplyCode::NotAllowed, format_args!("vhost {name} not found"));
+            Err(Ended::Failed(failure.of(Open::ID)))
+        }
     }
-    let failure = Failure::hard(ReplyCode::NotAllowed, format_args!("vhost {name} not found"));
-    Err(Ended::Failed(failure.of(Open::ID)))
 }

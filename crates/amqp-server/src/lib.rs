@@ -53,4 +53,5 @@ mod writer;
 
 pub use context::{AmqpConfig, Context, Counters};
 pub use dead_letters::AmqpDeadLetters;
+pub use failure::explain;
 pub use server::AmqpServer;

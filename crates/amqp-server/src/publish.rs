@@ -130,8 +130,12 @@ impl Gather {
         let Route { exchange, routing_key, to } = route.map_err(|failure| failure.of(basic::Publish::ID))?;
         counters.published_total.fetch_add(1, Ordering::Relaxed);
         let confirm = self.count(connection, number);
+        if confirm.is_some() {
+            counters.published_confirm_total.fetch_add(1, Ordering::Relaxed);
+        }
         if to.is_empty() && replies.is_empty() {
-            counters.unroutable_total.fetch_add(1, Ordering::Relaxed);
+            let by = if content.head.mandatory { &counters.returned_total } else { &counters.dropped_total };
+            by.fetch_add(1, Ordering::Relaxed);
             if content.head.mandatory {
                 if let Some(tx) = transaction(&mut connection.state.lock(), number) {
                     return tx

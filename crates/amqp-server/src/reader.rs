@@ -222,7 +222,7 @@ impl Reader<'_> {
     /// On a channel that we closed only its end counts.
     fn closing_method(&mut self, number: u16, id: MethodId) {
         if id == channel::CloseOk::ID {
-            self.connection.state.lock().channels.remove(&number);
+            self.connection.forget_channel(number);
         } else if id == channel::Close::ID {
             self.connection.output.method(number, &channel::CloseOk {});
         }

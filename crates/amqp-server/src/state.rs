@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle};
+use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle, VhostEnd};
 use ferrymq_types::Offset;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -25,6 +25,8 @@ use crate::replies::Inbox;
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) vhost: Arc<str>,
+    /// Says when that is deleted.
+    pub(crate) vhost_end: VhostEnd,
     pub(crate) frame_max: u32,
     pub(crate) channel_max: u16,
     pub(crate) heartbeat: u16,
@@ -99,6 +101,18 @@ impl Connection {
             drain_wanted: AtomicBool::new(false),
             drained: Notify::new(),
         }
+    }
+
+    /// A channel is closed on both sides.
+    pub(crate) fn forget_channel(&self, number: u16) {
+        let closed = self.state.lock().channels.remove(&number).is_some();
+        self.context.counters.channels_open.fetch_sub(u64::from(closed), Ordering::Relaxed);
+    }
+
+    /// All channels are closed.
+    pub(crate) fn forget_channels(&self) {
+        let channels = std::mem::take(&mut self.state.lock().channels);
+        self.context.counters.channels_open.fetch_sub(channels.len() as u64, Ordering::Relaxed);
     }
 
     /// Waits until the writer has taken everything that is in the sink now.

@@ -9,7 +9,6 @@
 //! part of a transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use ferrymq_amqp_codec::ReplyCode;
@@ -162,8 +161,7 @@ impl Reader<'_> {
         if let Some(channel) = connection.state.lock().channels.get_mut(&number) {
             channel.consumed -= settled.iter().filter(|(_, unacked, _)| unacked.consumed).count();
         }
-        let count = settled.len() as u64;
-        connection.context.counters.settled_total.fetch_add(count, Ordering::Relaxed);
+        settled.iter().for_each(|(_, _, how)| connection.context.counters.count_settled(*how, 1));
         connection.output.method(number, &tx::CommitOk {});
         connection.release(&mut connection.state.lock(), number)
     }

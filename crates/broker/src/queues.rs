@@ -31,8 +31,9 @@
 //!
 //! - Where messages have priorities the highest goes first, in the order of one priority; see
 //!   `docs/adr/0009-priorities.md`.
+//! - What a policy says holds for its queues and exchanges at once; see `docs/adr/0010-policies-and-virtual-hosts.md`.
 //!
-//! Deliberately absent: any wire protocol; policies.
+//! Deliberately absent: any wire protocol.
 
 pub mod ack;
 mod admin;
@@ -47,10 +48,12 @@ pub mod error;
 pub mod exchange;
 pub mod handle;
 mod idle;
+pub mod inspect;
 mod joint;
 mod logs;
 mod measure;
 pub mod open;
+pub mod policy;
 mod priorities;
 mod records;
 pub mod session;
@@ -60,16 +63,20 @@ pub mod sink;
 mod topology;
 pub mod types;
 mod varint;
+pub mod vhosts;
 
 pub use args::{Arguments, Value, Width};
 pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteLetter};
 pub use error::{Entity, Property, QueueError, Unfit};
 pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
+pub use inspect::{AppliedPolicies, BindingInfo, ExchangeInfo, QueueInfo};
+pub use policy::{ApplyTo, BadPolicy, PolicyError, PolicySort, PolicySpec};
 pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got, Message,
-    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle,
+    NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,
 };
+pub use vhosts::VhostEnd;

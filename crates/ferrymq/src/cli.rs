@@ -11,6 +11,7 @@ mod consume;
 mod format;
 mod group;
 mod input;
+mod manage;
 mod out;
 mod produce;
 mod topic;
@@ -55,6 +56,21 @@ enum Command {
     /// List, describe and move consumer groups
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// List, create, delete and purge queues
+    #[command(subcommand)]
+    Queue(manage::QueueCommand),
+    /// List, create and delete exchanges
+    #[command(subcommand)]
+    Exchange(manage::ExchangeCommand),
+    /// List, create and delete bindings
+    #[command(subcommand)]
+    Binding(manage::BindingCommand),
+    /// List, set and clear policies
+    #[command(subcommand)]
+    Policy(manage::PolicyCommand),
+    /// List, create and delete virtual hosts
+    #[command(subcommand)]
+    Vhost(manage::VhostCommand),
     /// Measure a broker, this client, or a disk
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -93,6 +109,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Produce(args) => on_one_thread(produce::run(args)),
         Command::Consume(args) => on_one_thread(consume::run(args)),
         Command::Group(command) => on_one_thread(group::run(command)),
+        Command::Queue(command) => on_one_thread(manage::queue(command)),
+        Command::Exchange(command) => on_one_thread(manage::exchange(command)),
+        Command::Binding(command) => on_one_thread(manage::binding(command)),
+        Command::Policy(command) => on_one_thread(manage::policy(command)),
+        Command::Vhost(command) => on_one_thread(manage::vhost(command)),
         Command::Bench(command) => bench::run(command),
         Command::Completions { shell } => completions(shell),
     };
@@ -101,7 +122,8 @@ pub(crate) fn main() -> ExitCode {
         Err(error) if out::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             out::note(format_args!("error: {error:#}"));
-            if let Some(advice) = error.downcast_ref::<ClientError>().and_then(ClientError::advice) {
+            let advice = error.downcast_ref::<ClientError>().and_then(ClientError::advice);
+            if let Some(advice) = advice.map(|text| text.to_string()).or_else(|| manage::advice(&error)) {
                 out::note(format_args!("help: {advice}"));
             }
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
@@ -147,6 +169,13 @@ mod tests {
             "ferrymq bench amqp-null-responder --listen 127.0.0.1:0",
             "ferrymq bench null-responder --listen 127.0.0.1:0",
             "ferrymq bench disk --dir data",
+            "ferrymq queue create orders --type quorum --argument x-message-ttl=60000",
+            "ferrymq queue list --vhost team --json",
+            "ferrymq exchange create events --type topic",
+            "ferrymq binding create events orders --routing-key order.#",
+            "ferrymq policy set limits ^orders max-length=1000 overflow=reject-publish --priority -1",
+            "ferrymq policy set limits ^orders --definition {} --operator",
+            "ferrymq vhost create team --tag a --tag b",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {error}");

@@ -150,9 +150,10 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let amqp = Arc::new(amqp);
     let http = match settings.http_listen {
         None => None,
-        Some(address) => Some(
-            http::HttpServer::start(address, store.clone(), context.clone(), amqp.clone(), &owners).await?,
-        ),
+        Some(address) => {
+            let parts = (store.clone(), context.clone(), queues, amqp.clone());
+            Some(http::HttpServer::start(address, parts, &owners).await?)
+        }
     };
     Ok(Running { store, broker, context, kafka, amqp, http, owners })
 }
@@ -170,7 +171,7 @@ fn announce(settings: &Settings, running: &Running, took: Duration) {
     listeners::announce(&running.context.listeners);
     running.amqp.iter().for_each(amqp::Door::announce);
     if let Some(http) = &running.http {
-        tracing::info!(listen = %http.address(), "health and metrics: /livez /readyz /metrics");
+        tracing::info!(listen = %http.address(), "health, metrics and queues: /livez /readyz /metrics /api");
     }
 }
 

@@ -49,11 +49,11 @@ impl Reader<'_> {
                 let Unacked { queue, offset, consumed } = channel.unacked.take(tag).ok_or_else(unknown)?;
                 channel.consumed -= usize::from(consumed);
                 self.settlements.push(queue, offset, how);
-                connection.context.counters.settled_total.fetch_add(1, Ordering::Relaxed);
+                connection.context.counters.count_settled(how, 1);
                 Vec::new()
             }
         };
-        connection.context.counters.settled_total.fetch_add(settled.len() as u64, Ordering::Relaxed);
+        connection.context.counters.count_settled(how, settled.len() as u64);
         for Unacked { queue, offset, consumed } in settled {
             channel.consumed -= usize::from(consumed);
             self.settlements.push(queue, offset, how);
@@ -134,7 +134,9 @@ impl Reader<'_> {
         }
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let got = queues.get(&connection.session, vhost, &name, get.no_ack).await?;
+        let counters = &connection.context.counters;
         let Some(Got { delivery, ready, queue }) = got else {
+            counters.got_nothing_total.fetch_add(1, Ordering::Relaxed);
             connection.output.method(number, &basic::GetEmpty { cluster_id: b"" });
             return Ok(());
         };
@@ -155,7 +157,8 @@ impl Reader<'_> {
             routing_key: &message.routing_key,
             message_count: counted(ready),
         };
-        connection.context.counters.delivered_total.fetch_add(1, Ordering::Relaxed);
+        let by = if get.no_ack { &counters.got_auto_total } else { &counters.got_total };
+        counters.count_delivery(by, delivery.redelivered);
         let frame_max = connection.opened.frame_max;
         let told = counts::told(&delivery, frame_max);
         let properties = counts::properties(&delivery, told.as_ref());

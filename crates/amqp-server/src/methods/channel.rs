@@ -24,13 +24,14 @@ impl Reader<'_> {
         state.open(number);
         drop(state);
         connection.context.counters.channels_total.fetch_add(1, Ordering::Relaxed);
+        connection.context.counters.channels_open.fetch_add(1, Ordering::Relaxed);
         connection.output.method(number, &channel::OpenOk { channel_id: b"" });
         Ok(())
     }
 
     pub(crate) async fn close_channel(&mut self, number: u16) {
         self.clear_channel(number).await;
-        self.connection.state.lock().channels.remove(&number);
+        self.connection.forget_channel(number);
         self.connection.output.method(number, &channel::CloseOk {});
     }
 

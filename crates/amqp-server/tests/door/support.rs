@@ -106,8 +106,14 @@ impl Server {
 
     /// A client whose connection is open.
     pub(crate) async fn client(&self) -> Client {
+        self.client_of("/").await
+    }
+
+    /// A client whose connection to a virtual host is open.
+    pub(crate) async fn client_of(&self, vhost: &str) -> Client {
         let mut client = self.connect().await;
-        client.handshake(connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 0 }).await;
+        let tune = connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 0 };
+        client.handshake_with(tune, vhost).await;
         client
     }
 
@@ -283,6 +289,18 @@ impl Client {
 
     /// Opens the connection.
     pub(crate) async fn handshake(&mut self, tune: connection::TuneOk) {
+        self.handshake_with(tune, "/").await;
+    }
+
+    /// Opens the connection to a virtual host.
+    pub(crate) async fn handshake_with(&mut self, tune: connection::TuneOk, vhost: &str) {
+        self.tune(tune).await;
+        let open = connection::Open { virtual_host: vhost.as_bytes(), ..connection::Open::default() };
+        self.ask(0, &open, &connection::OpenOk::default()).await;
+    }
+
+    /// Does everything that comes before entering a virtual host.
+    pub(crate) async fn tune(&mut self, tune: connection::TuneOk) {
         self.put_bytes(&PROTOCOL_HEADER).send().await;
         let start = self.reply(0).await;
         assert_eq!(MethodId::peek(&start), Some(connection::Start::ID));
@@ -292,9 +310,7 @@ impl Client {
         let offered = self.reply(0).await;
         assert_eq!(MethodId::peek(&offered), Some(connection::Tune::ID));
         self.frame_max = tune.frame_max;
-        self.put(0, &tune);
-        let open = connection::Open { virtual_host: b"/", ..connection::Open::default() };
-        self.ask(0, &open, &connection::OpenOk::default()).await;
+        self.put(0, &tune).send().await;
     }
 
     pub(crate) async fn open(&mut self, channel: u16) {

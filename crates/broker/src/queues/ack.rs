@@ -42,7 +42,7 @@ pub use replay::Replay;
 pub const CHUNKS_MAX: usize = 16_384;
 
 /// Who has what of one log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AckState {
     floor: u64,
     fresh: u64,

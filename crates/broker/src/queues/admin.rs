@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{Put, StorageError};
 use ferrymq_types::LogId;
-use ferrymq_types::limits::QUEUE_NAME_BYTES_MAX;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ack::AckState;
@@ -24,8 +23,7 @@ use super::handle::{Queues, refused};
 use super::logs::Admin;
 use super::priorities::Priorities;
 use super::records::{
-    DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, VHOSTS, VhostRecord,
-    binding_key, gone, key, put,
+    DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, binding_key, gone, key, put,
 };
 use super::session::Session;
 use super::settings::QueueSettings;
@@ -38,19 +36,6 @@ use crate::broker::base64_url;
 const FRESH: QueueStat = QueueStat { ready: 0, unacked: 0, consumers: 0 };
 
 impl Queues {
-    pub(super) async fn create_vhost_now(&self, vhost: &str) -> Result<bool, QueueError> {
-        if self.has_vhost(vhost) {
-            return Ok(false);
-        }
-        if vhost.len() > QUEUE_NAME_BYTES_MAX {
-            let limit = QUEUE_NAME_BYTES_MAX as u64;
-            return Err(QueueError::Limit { what: "the name of a virtual host", limit });
-        }
-        self.write(vec![put(key(VHOSTS, &[vhost]), VhostRecord { name: vhost.to_owned() })?]).await?;
-        self.topology.write().add_vhost(Arc::from(vhost));
-        Ok(true)
-    }
-
     pub(super) async fn declare_exchange_now(
         &self,
         vhost: &str,
@@ -143,6 +128,7 @@ impl Queues {
             false => self.pooled_log(&mut admin).await?,
         };
         let handle = self.identify(log.log, at, spec.name.clone(), Priorities::of_queue(&spec));
+        let effective = self.topology.read().vhost(vhost)?.policies().effective(&spec).into_owned();
         let attached = Attached {
             handle: handle.clone(),
             epoch: log.epoch,
@@ -150,10 +136,10 @@ impl Queues {
             next: log.next,
             durable,
             always_durable: always_durable(&spec),
-            consuming: Consuming::of(&spec),
+            consuming: Consuming::of(&effective),
             acks: AckState::new(log.next),
-            dead_letter: DeadLetterTo::of(&spec),
-            settings: QueueSettings::of(&spec),
+            dead_letter: DeadLetterTo::of(&effective),
+            settings: QueueSettings::of(&effective),
             ready_bytes: 0,
         };
         self.attach(attached).await?;

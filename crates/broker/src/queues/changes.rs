@@ -6,11 +6,12 @@
 //! **Invariants.** The turn is taken before anything is begun, by the caller, so that no more than one change goes on
 //! without a client. What was begun ends, whoever waits for it.
 //!
-//! Deliberately absent: the changes themselves (`admin`, `bind`).
+//! Deliberately absent: the changes themselves (`admin`, `bind`); virtual hosts (`vhosts`) and policies (`policy`).
 
 use std::future::Future;
 use std::sync::Arc;
 
+use ferrymq_storage::StorageError;
 use tokio::sync::OwnedMutexGuard;
 
 use super::error::QueueError;
@@ -22,15 +23,6 @@ use super::types::{BindingSpec, Declared, DeleteIf, ExchangeSpec, QueueHandle, Q
 use crate::to_its_end::to_its_end;
 
 impl Queues {
-    /// Makes a virtual host with its predeclared exchanges; whether it was not there before.
-    ///
-    /// # Errors
-    /// [`QueueError`].
-    pub async fn create_vhost(self: &Arc<Queues>, vhost: &str) -> Result<bool, QueueError> {
-        let vhost = vhost.to_owned();
-        self.in_turn(|queues, _turn| async move { queues.create_vhost_now(&vhost).await }).await
-    }
-
     /// Makes an exchange, or checks that the one there is equivalent; whether it was made.
     ///
     /// # Errors
@@ -207,13 +199,14 @@ impl Queues {
     }
 
     /// Runs a change when it is its turn.
-    pub(super) async fn in_turn<T, F>(
+    pub(super) async fn in_turn<T, F, E>(
         self: &Arc<Queues>,
         change: impl FnOnce(Arc<Queues>, OwnedMutexGuard<Admin>) -> F,
-    ) -> Result<T, QueueError>
+    ) -> Result<T, E>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, QueueError>> + Send + 'static,
+        E: From<StorageError> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let turn = self.admin.clone().lock_owned().await;
         to_its_end(&self.tasks, change(self.clone(), turn)).await

@@ -19,6 +19,10 @@ pub enum Entity {
     Queue,
     /// An exchange.
     Exchange,
+    /// A virtual host.
+    Vhost,
+    /// A policy, or an operator's.
+    Policy,
 }
 
 impl fmt::Display for Entity {
@@ -26,6 +30,8 @@ impl fmt::Display for Entity {
         f.write_str(match self {
             Entity::Queue => "queue",
             Entity::Exchange => "exchange",
+            Entity::Vhost => "virtual host",
+            Entity::Policy => "policy",
         })
     }
 }

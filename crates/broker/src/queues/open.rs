@@ -32,6 +32,7 @@ use super::idle;
 use super::joint::Joint;
 use super::logs::{Admin, FIRST_POOL_LOG};
 use super::measure::ready_bytes;
+use super::policy;
 use super::priorities::Priorities;
 use super::records::{
     self, BINDINGS, BindingRecord, DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, POOL_COUNTER, QUEUES,
@@ -42,7 +43,8 @@ use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, AttachedLevel, Released};
 use super::shard::{self, ShardContext};
 use super::topology::{QueueEntry, Topology};
-use super::types::{QueueHandle, QueueSpec};
+use super::types::{QueueHandle, QueueSpec, VhostSpec};
+use super::vhosts;
 use crate::broker::Stores;
 
 /// State logs are those from here on, one per shard.
@@ -83,6 +85,7 @@ impl Queues {
     ) -> Result<Arc<Queues>, StorageError> {
         let owner = OwnerId(rng.next_u128());
         let shards = shard_count(&*stores.meta, &options).await?;
+        vhosts::finish_all(&*stores.meta).await?;
         finish_deletions(&stores, owner).await?;
         let mut topology = Topology::default();
         load_vhosts(&*stores.meta, &mut topology).await?;
@@ -154,7 +157,7 @@ impl Queues {
             let said = &journaled[handle.0.shard];
             let nothing = &nothing;
             async move {
-                let settings = QueueSettings::of(&spec);
+                let settings = QueueSettings::of(&self.effective(handle.vhost(), &spec));
                 let mut logs = Vec::with_capacity(claims.len());
                 for claim in claims {
                     let replay = said.acks.get(&claim.log).unwrap_or(nothing);
@@ -179,6 +182,7 @@ impl Queues {
         let LoadedQueue { handle, spec, settings, levels, logs } = loaded;
         let mut logs = logs.into_iter();
         let Some((claim, acks, ready_bytes)) = logs.next() else { return Ok(()) };
+        let effective = self.effective(handle.vhost(), &spec);
         let attached = Attached {
             handle: handle.clone(),
             epoch: claim.epoch,
@@ -186,9 +190,9 @@ impl Queues {
             next: claim.next.0,
             durable: true,
             always_durable: always_durable(&spec),
-            consuming: Consuming::of(&spec),
+            consuming: Consuming::of(&effective),
             acks,
-            dead_letter: DeadLetterTo::of(&spec),
+            dead_letter: DeadLetterTo::of(&effective),
             settings,
             ready_bytes,
         };
@@ -282,14 +286,14 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     }
     let shards = options.shards.clamp(1, SHARDS_MAX);
     let first = Compare { key: SETTINGS.to_owned(), revision: None };
-    let vhost = VhostRecord { name: FIRST_VHOST.to_owned() };
+    let vhost = VhostRecord::new(&VhostSpec::named(FIRST_VHOST));
     let puts =
         vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
     meta.txn(vec![first], puts).await?;
     Ok(shards)
 }
 
-async fn load_records<T: serde::de::DeserializeOwned>(
+pub(super) async fn load_records<T: serde::de::DeserializeOwned>(
     meta: &dyn MetaStore,
     prefix: &str,
 ) -> Result<Vec<(String, T)>, StorageError> {
@@ -299,8 +303,9 @@ async fn load_records<T: serde::de::DeserializeOwned>(
 
 async fn load_vhosts(meta: &dyn MetaStore, topology: &mut Topology) -> Result<(), StorageError> {
     for (_, record) in load_records::<VhostRecord>(meta, VHOSTS).await? {
-        topology.add_vhost(record.name.into());
+        topology.add_vhost(record.spec());
     }
+    policy::load(meta, topology).await?;
     for (key, record) in load_records::<ExchangeRecord>(meta, EXCHANGES).await? {
         let Ok(vhost) = topology.vhost_mut(&record.vhost) else {
             return Err(internal(format!("a stored exchange lies in no virtual host: {key}")));
@@ -359,7 +364,7 @@ async fn finish_deletions(stores: &Stores, owner: OwnerId) -> Result<(), Storage
     Ok(())
 }
 
-fn internal(what: String) -> StorageError {
+pub(super) fn internal(what: String) -> StorageError {
     StorageError::new(ErrorKind::Internal, what)
 }
 

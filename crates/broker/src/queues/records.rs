@@ -4,6 +4,8 @@
 //! queue-settings                     how many shards
 //! vhosts/<vhost>                     exchanges/<vhost>/<name>        queues/<vhost>/<name>
 //! bindings/<number, 16 hex digits>   queues-deleting/<log>           counters/queue-log, counters/queue-pool
+//! policies/<vhost>/<name>            operator-policies/<vhost>/<name>
+//! vhosts-deleting/<vhost>            what a virtual host had is being deleted
 //! ```
 //! Names in keys are percent-encoded.
 //!
@@ -17,8 +19,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::args::{Arguments, Value};
+use super::policy::{ApplyTo, PolicySpec};
 use super::topology::{Binding, Destination};
-use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
+use super::types::{ExchangeKind, ExchangeSpec, QueueSpec, VhostSpec};
 
 /// The version written.
 const VERSION: u32 = 1;
@@ -30,6 +33,9 @@ pub(super) const VHOSTS: &str = "vhosts/";
 pub(super) const EXCHANGES: &str = "exchanges/";
 pub(super) const QUEUES: &str = "queues/";
 pub(super) const BINDINGS: &str = "bindings/";
+pub(super) const VHOSTS_DELETING: &str = "vhosts-deleting/";
+pub(super) const POLICIES: &str = "policies/";
+pub(super) const OPERATOR_POLICIES: &str = "operator-policies/";
 pub(super) const DELETING: &str = "queues-deleting/";
 /// The next log of a durable queue.
 pub(super) const LOG_COUNTER: &str = "counters/queue-log";
@@ -59,6 +65,51 @@ pub(super) struct SettingsRecord {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VhostRecord {
     pub(super) name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    description: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+}
+
+/// Of a policy, or of an operator's.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PolicyRecord {
+    pub(super) vhost: String,
+    name: String,
+    pattern: String,
+    apply_to: ApplyTo,
+    priority: i64,
+    definition: Arguments,
+}
+
+impl VhostRecord {
+    pub(super) fn new(spec: &VhostSpec) -> VhostRecord {
+        let VhostSpec { name, description, tags } = spec.clone();
+        VhostRecord { name: name.to_string(), description, tags }
+    }
+
+    pub(super) fn spec(self) -> VhostSpec {
+        VhostSpec { name: self.name.into(), description: self.description, tags: self.tags }
+    }
+}
+
+impl PolicyRecord {
+    pub(super) fn new(vhost: &str, spec: &PolicySpec) -> PolicyRecord {
+        let PolicySpec { name, pattern, apply_to, priority, definition } = spec.clone();
+        PolicyRecord {
+            vhost: vhost.to_owned(),
+            name: name.to_string(),
+            pattern,
+            apply_to,
+            priority,
+            definition,
+        }
+    }
+
+    pub(super) fn spec(self) -> PolicySpec {
+        let PolicyRecord { name, pattern, apply_to, priority, definition, .. } = self;
+        PolicySpec { name: name.into(), pattern, apply_to, priority, definition }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -260,6 +311,7 @@ mod tests {
     use ferrymq_storage::Revision;
 
     use super::*;
+    use crate::queues::args::Width;
 
     #[track_caller]
     fn pinned<T: Serialize + DeserializeOwned>(record: T, text: &str) -> T {
@@ -309,6 +361,25 @@ mod tests {
         };
         let text = r#"{"v":1,"vhost":"/","source":"e","queue":"q","routing_key":{"text":[255]},"arguments":[["x",{"text":"y"}]]}"#;
         assert_eq!(pinned(BindingRecord::new(vhost, &binding), text).binding(), Some(binding));
+    }
+
+    #[test]
+    fn records_of_virtual_hosts_and_policies_are_pinned() {
+        let text = r#"{"v":1,"name":"v"}"#;
+        assert_eq!(pinned(VhostRecord::new(&VhostSpec::named("v")), text).spec(), VhostSpec::named("v"));
+        let told =
+            VhostSpec { description: "d".to_owned(), tags: vec!["t".to_owned()], ..VhostSpec::named("v") };
+        let text = r#"{"v":1,"name":"v","description":"d","tags":["t"]}"#;
+        assert_eq!(pinned(VhostRecord::new(&told), text).spec(), told);
+        let policy = PolicySpec {
+            name: Arc::from("p"),
+            pattern: "^(?!amq)".to_owned(),
+            apply_to: ApplyTo::ClassicQueues,
+            priority: -3,
+            definition: Arguments(vec![("max-length".to_owned(), Value::Int(5, Width::I64))]),
+        };
+        let text = r#"{"v":1,"vhost":"/","name":"p","pattern":"^(?!amq)","apply_to":"classic_queues","priority":-3,"definition":[["max-length",{"int":[5,"i64"]}]]}"#;
+        assert_eq!(pinned(PolicyRecord::new("/", &policy), text).spec(), policy);
     }
 
     #[test]

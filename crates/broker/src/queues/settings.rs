@@ -44,6 +44,16 @@ impl QueueType {
         }
     }
 
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            QueueType::Classic => "classic",
+            QueueType::Quorum => "quorum",
+            QueueType::Stream => "stream",
+        }
+    }
+
     const fn bit(self) -> u8 {
         match self {
             QueueType::Classic => CLASSIC,

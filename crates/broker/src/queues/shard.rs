@@ -18,6 +18,7 @@
 
 mod ages;
 mod commit;
+mod configure;
 mod consumers;
 mod discard;
 mod dispatch;
@@ -87,6 +88,7 @@ enum Done {
     Read(ReadDone),
     Joint(joint::Told),
     Moved(QueueHandle),
+    Measured(configure::Measured),
 }
 
 type ByLog<T> = HashMap<LogId, T, BuildHasherDefault<OffsetHasher>>;
@@ -254,6 +256,7 @@ impl Owner {
             Done::Read(read) => self.on_read(read),
             Done::Moved(queue) => self.on_moved(&queue),
             Done::Joint(told) => self.on_joint(told),
+            Done::Measured(measured) => self.on_measured(measured),
         }
     }
 

@@ -10,11 +10,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::args::Arguments;
 use super::error::{Entity, QueueError};
 use super::exchange::{Destined, Routable, Router, seed_of};
-use super::types::{ExchangeKind, ExchangeSpec, QueueHandle, QueueSpec, Routed};
+use super::policy::Policies;
+use super::policy::merge::ALTERNATE;
+use super::types::{ExchangeKind, ExchangeSpec, QueueHandle, QueueSpec, Routed, VhostSpec};
 
 /// The exchanges that every virtual host has. The empty name is the default exchange.
 const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
@@ -67,6 +70,7 @@ pub(super) struct Binding {
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) spec: ExchangeSpec,
+    /// As its argument says, or else a policy.
     alternate: Option<Arc<str>>,
     router: Router<Target>,
     /// Bindings that begin here.
@@ -94,6 +98,10 @@ impl QueueEntry {
 #[derive(Debug)]
 pub(super) struct Vhost {
     pub(super) name: Arc<str>,
+    pub(super) spec: VhostSpec,
+    policies: Policies,
+    /// Dropped with it: whoever is connected hears that.
+    ended: watch::Sender<()>,
     pub(super) exchanges: HashMap<Arc<str>, Exchange>,
     pub(super) queues: HashMap<Arc<str>, QueueEntry>,
     bindings: HashMap<u64, Binding>,
@@ -133,10 +141,28 @@ impl Topology {
         self.vhosts.contains_key(name)
     }
 
+    pub(super) fn vhosts(&self) -> impl Iterator<Item = &Vhost> {
+        self.vhosts.values()
+    }
+
+    /// Takes a virtual host away, with everything in it; who is connected to it hears that.
+    pub(super) fn remove_vhost(&mut self, name: &str) -> Option<Vhost> {
+        let vhost = self.vhosts.remove(name)?;
+        self.exclusive.retain(|_, places| {
+            places.retain(|(at, _)| **at != *name);
+            !places.is_empty()
+        });
+        Some(vhost)
+    }
+
     /// Adds a virtual host with its predeclared exchanges.
-    pub(super) fn add_vhost(&mut self, name: Arc<str>) {
+    pub(super) fn add_vhost(&mut self, spec: VhostSpec) {
+        let name = spec.name.clone();
         let mut vhost = Vhost {
             name: name.clone(),
+            spec,
+            policies: Policies::default(),
+            ended: watch::channel(()).0,
             exchanges: HashMap::new(),
             queues: HashMap::new(),
             bindings: HashMap::new(),
@@ -203,9 +229,30 @@ impl Vhost {
         }
     }
 
+    /// A channel that ends with it.
+    pub(super) fn end(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
+    }
+
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Has other policies apply, to exchanges at once; queues are told by whoever changes them.
+    pub(super) fn set_policies(&mut self, policies: Policies) {
+        for exchange in self.exchanges.values_mut() {
+            exchange.alternate = alternate(&exchange.spec, &policies);
+        }
+        self.policies = policies;
+    }
+
+    /// All bindings.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.bindings.values()
+    }
+
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, predeclared: bool) {
-        let alternate = spec.arguments.get("alternate-exchange");
-        let alternate = alternate.and_then(|value| value.as_text()).map(Arc::from);
+        let alternate = alternate(&spec, &self.policies);
         let (name, router) = (spec.name.clone(), Router::new(spec.kind, &spec.arguments));
         let exchange = Exchange { spec, alternate, router, bound: BTreeSet::new(), predeclared };
         self.exchanges.insert(name, exchange);
@@ -396,6 +443,14 @@ impl Vhost {
                 }
             });
         }
+    }
+}
+
+/// Where an exchange sends what it has no binding for.
+fn alternate(spec: &ExchangeSpec, policies: &Policies) -> Option<Arc<str>> {
+    match spec.arguments.get(ALTERNATE) {
+        Some(given) => given.as_text().map(Arc::from),
+        None => policies.alternate(&spec.name).map(Arc::from),
     }
 }
 

@@ -126,6 +126,25 @@ pub struct Publish {
     pub to: Routed,
 }
 
+/// A virtual host as asked for, or as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What people wrote about it.
+    pub description: String,
+    /// Words that people find it by.
+    pub tags: Vec<String>,
+}
+
+impl VhostSpec {
+    /// One about which nothing is said.
+    #[must_use]
+    pub fn named(name: &str) -> VhostSpec {
+        VhostSpec { name: Arc::from(name), description: String::new(), tags: Vec::new() }
+    }
+}
+
 /// How an exchange routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -29,7 +29,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
@@ -41,29 +41,30 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-struct Life {
+pub(crate) struct Life {
     tasks: Tasks,
     store: Arc<LocalStore>,
-    queues: Arc<Queues>,
-    session: Session,
+    pub(crate) meta: Arc<LogMeta>,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) session: Session,
 }
 
 impl Life {
-    async fn begin(directory: &Path) -> Life {
+    pub(crate) async fn begin(directory: &Path) -> Life {
         let (clock, rng) = (Clock::system(), Rng::seeded(7));
         let disk = Arc::new(RealDisk::open(directory).unwrap());
         let store = Arc::new(LocalStore::open(disk, Options::tiny(), clock, &rng).unwrap());
         let meta = Arc::new(LogMeta::open(store.clone(), OwnerId(rng.next_u128())).await.unwrap());
         let tasks = Tasks::new();
-        let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
+        let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta.clone() };
         let queues = open(stores, rng.next_u64(), &tasks).await;
-        Life { tasks, store, session: queues.session(), queues }
+        Life { tasks, store, meta, session: queues.session(), queues }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         drop(self.session);
         assert!(self.tasks.stop_and_wait(Duration::from_secs(60)).await);
-        drop(self.queues);
+        drop((self.queues, self.meta));
         self.store.stop().await.unwrap();
     }
 

@@ -8,11 +8,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context};
+use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context, Counters};
 use ferrymq_broker::queues::Queues;
 use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::Endpoint;
@@ -138,33 +138,52 @@ impl Door {
         }
     }
 
+    /// Connections and channels open now.
+    pub(crate) fn open_now(&self) -> (u64, u64) {
+        let Counters { connections_open, channels_open, .. } = &self.context.counters;
+        (connections_open.load(Ordering::Relaxed), channels_open.load(Ordering::Relaxed))
+    }
+
     /// Name, type, help and value of the door's metrics.
-    pub(crate) fn samples(&self) -> [(&'static str, &'static str, &'static str, &AtomicU64); 13] {
+    pub(crate) fn samples(&self) -> [(&'static str, &'static str, &'static str, u64); 13] {
         let counters = &self.context.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (connections, _) = self.open_now();
+        let errors = read(&counters.connection_errors_total);
         [
-            ("amqp_connections_total", "counter", "AMQP connections accepted", &counters.connections_total),
-            ("amqp_connections", "gauge", "AMQP connections open", &counters.connections_open),
+            (
+                "amqp_connections_total",
+                "counter",
+                "AMQP connections accepted",
+                read(&counters.connections_total),
+            ),
+            ("amqp_connections", "gauge", "AMQP connections open", connections),
             (
                 "amqp_connection_errors_total",
                 "counter",
                 "AMQP connections ended for a mistake or refused",
-                &counters.connection_errors_total,
+                errors,
             ),
-            ("amqp_channels_total", "counter", "AMQP channels opened", &counters.channels_total),
+            ("amqp_channels_total", "counter", "AMQP channels opened", read(&counters.channels_total)),
             (
                 "amqp_channel_errors_total",
                 "counter",
                 "AMQP channels closed for a mistake",
-                &counters.channel_errors_total,
+                read(&counters.channel_errors_total),
             ),
-            ("amqp_received_bytes_total", "counter", "Bytes from AMQP clients", &counters.bytes_in_total),
-            ("amqp_sent_bytes_total", "counter", "Bytes to AMQP clients", &counters.bytes_out_total),
-            ("amqp_published_total", "counter", "Messages published", &counters.published_total),
-            ("amqp_confirmed_total", "counter", "Messages confirmed", &counters.confirmed_total),
-            ("amqp_nacked_total", "counter", "Messages refused with a nack", &counters.nacked_total),
-            ("amqp_unroutable_total", "counter", "Messages that no queue got", &counters.unroutable_total),
-            ("amqp_delivered_total", "counter", "Messages delivered", &counters.delivered_total),
-            ("amqp_settled_total", "counter", "Deliveries settled by clients", &counters.settled_total),
+            (
+                "amqp_received_bytes_total",
+                "counter",
+                "Bytes from AMQP clients",
+                read(&counters.bytes_in_total),
+            ),
+            ("amqp_sent_bytes_total", "counter", "Bytes to AMQP clients", read(&counters.bytes_out_total)),
+            ("amqp_published_total", "counter", "Messages published", read(&counters.published_total)),
+            ("amqp_confirmed_total", "counter", "Messages confirmed", read(&counters.confirmed_total)),
+            ("amqp_nacked_total", "counter", "Messages refused with a nack", read(&counters.nacked_total)),
+            ("amqp_unroutable_total", "counter", "Messages that no queue got", counters.unroutable()),
+            ("amqp_delivered_total", "counter", "Messages delivered", counters.delivered()),
+            ("amqp_settled_total", "counter", "Deliveries settled by clients", counters.settled()),
         ]
     }
 }

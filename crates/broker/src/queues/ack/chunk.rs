@@ -10,7 +10,7 @@ pub(super) const SIZE: u64 = 1024;
 const WORDS: usize = 16;
 
 /// 1,024 offsets.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Chunk {
     acquired: [u64; WORDS],
     returned: [u64; WORDS],

@@ -39,12 +39,16 @@ pub(super) struct Discarded {
     pub(super) survives: bool,
 }
 
+/// Letters for a mover, in the order in which they go.
+type Taken = VecDeque<(u64, Reason)>;
+
 /// The dead letters of one queue.
 #[derive(Debug)]
 pub(super) struct Letters {
-    to: Arc<DeadLetterTo>,
-    /// Neighbours with the same reason are one range.
-    waiting: VecDeque<(Range<u64>, Reason)>,
+    /// Where those go that come; `None`: nowhere any more.
+    to: Option<Arc<DeadLetterTo>>,
+    /// And where each goes. Neighbours with the same reason and way are one range.
+    waiting: VecDeque<(Range<u64>, Reason, Arc<DeadLetterTo>)>,
     moving: bool,
     /// How many are not done.
     count: u64,
@@ -52,7 +56,12 @@ pub(super) struct Letters {
 
 impl Letters {
     pub(super) fn new(to: Arc<DeadLetterTo>) -> Letters {
-        Letters { to, waiting: VecDeque::new(), moving: false, count: 0 }
+        Letters { to: Some(to), waiting: VecDeque::new(), moving: false, count: 0 }
+    }
+
+    /// Those that come from now on go there; `None`: nowhere, they are done.
+    pub(super) fn send_to(&mut self, to: Option<Arc<DeadLetterTo>>) {
+        self.to = to;
     }
 
     /// How many are on their way.
@@ -66,18 +75,23 @@ impl Letters {
     }
 
     /// Adds one by its id.
-    fn add(&mut self, offset: u64, reason: Reason) {
+    fn add(&mut self, offset: u64, reason: Reason, to: &Arc<DeadLetterTo>) {
         self.count += 1;
         match self.waiting.back_mut() {
-            Some((range, why)) if range.end == offset && *why == reason => range.end += 1,
-            _ => self.waiting.push_back((offset..offset + 1, reason)),
+            Some((range, why, there)) if range.end == offset && *why == reason && Arc::ptr_eq(there, to) => {
+                range.end += 1;
+            }
+            _ => self.waiting.push_back((offset..offset + 1, reason, to.clone())),
         }
     }
 
-    /// The next that a mover takes.
-    fn take(&mut self) -> VecDeque<(u64, Reason)> {
+    /// The next that a mover takes, all to one place.
+    fn take(&mut self) -> Option<(Arc<DeadLetterTo>, Taken)> {
+        let to = self.waiting.front().map(|(.., to)| to.clone())?;
         let mut taken = VecDeque::new();
-        while let Some((range, reason)) = self.waiting.front_mut() {
+        while let Some((range, reason, _)) =
+            self.waiting.front_mut().filter(|(.., there)| Arc::ptr_eq(there, &to))
+        {
             let room = (MOVED_AT_A_TIME - taken.len()) as u64;
             let until = range.end.min(range.start + room);
             taken.extend((range.start..until).map(|offset| (offset, *reason)));
@@ -87,7 +101,7 @@ impl Letters {
             }
             self.waiting.pop_front();
         }
-        taken
+        Some((to, taken))
     }
 }
 
@@ -95,8 +109,10 @@ impl Owner {
     /// Lets go of messages of one queue, in the order in which they have to go.
     pub(super) fn discard(&mut self, log: LogId, gone: Vec<Discarded>) {
         let Some(queue) = self.queues.get_mut(&log).filter(|_| !gone.is_empty()) else { return };
-        if let Some(letters) = &mut queue.letters {
-            gone.iter().for_each(|gone| letters.add(gone.offset, gone.reason));
+        if let Some(letters) = &mut queue.letters
+            && let Some(to) = letters.to.clone()
+        {
+            gone.iter().for_each(|gone| letters.add(gone.offset, gone.reason, &to));
             return self.move_letters(log);
         }
         let mut debt = Debt::Lazy;
@@ -120,18 +136,10 @@ impl Owner {
         let Some(queue) = self.queues.get_mut(&log) else { return };
         let logs = queue.level_logs();
         let Some(letters) = queue.letters.as_mut().filter(|letters| !letters.moving) else { return };
-        if letters.waiting.is_empty() {
-            return;
-        }
+        let Some((to, taken)) = letters.take() else { return };
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
-        let moving = Moving {
-            queue: queue.handle.clone(),
-            logs,
-            to: letters.to.clone(),
-            letters: letters.take(),
-            over,
-        };
+        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, over };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();
@@ -158,19 +166,23 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_range_and_order_holds() {
-        let to = DeadLetterTo { exchange: "x".into(), routing_key: None };
-        let mut letters = Letters::new(Arc::new(to));
-        (0..5000).for_each(|offset| letters.add(offset, Reason::Expired));
-        letters.add(3, Reason::Rejected);
-        letters.add(2, Reason::Rejected);
-        letters.add(3, Reason::MaxLength);
-        assert_eq!((letters.waiting.len(), letters.count()), (4, 5003));
-        let first = letters.take();
+        let to = |exchange: &str| Arc::new(DeadLetterTo { exchange: exchange.into(), routing_key: None });
+        let (x, y) = (to("x"), to("y"));
+        let mut letters = Letters::new(x.clone());
+        (0..5000).for_each(|offset| letters.add(offset, Reason::Expired, &x));
+        letters.add(3, Reason::Rejected, &x);
+        letters.add(2, Reason::Rejected, &x);
+        letters.add(3, Reason::MaxLength, &x);
+        letters.add(4, Reason::MaxLength, &y);
+        assert_eq!((letters.waiting.len(), letters.count()), (5, 5004));
+        let (_, first) = letters.take().unwrap();
         assert_eq!((first.len(), first.back()), (MOVED_AT_A_TIME, Some(&(4095, Reason::Expired))));
-        let rest = letters.take();
+        let (_, rest) = letters.take().unwrap();
         assert_eq!((rest.len(), rest.front()), (907, Some(&(4096, Reason::Expired))));
         let order: Vec<u64> = rest.iter().skip(904).map(|(offset, _)| *offset).collect();
         assert_eq!(order, [3, 2, 3]);
-        assert!(letters.take().is_empty());
+        // What goes elsewhere goes by itself.
+        assert_eq!(letters.take(), Some((y, VecDeque::from([(4, Reason::MaxLength)]))));
+        assert!(letters.take().is_none());
     }
 }

@@ -69,7 +69,7 @@ impl Owner {
         }
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
-        if queue.gone || self.stopped.is_some() {
+        if queue.gone || self.stopped.is_some() || queue.is_measuring() {
             return;
         }
         if queue.is_unreadable() {

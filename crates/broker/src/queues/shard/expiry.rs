@@ -38,9 +38,9 @@ pub(super) struct Times {
     new_from: u64,
     /// When it was last used.
     used_ms: i64,
-    head: Slot,
+    pub(super) head: Slot,
     /// For which head that is known.
-    head_for: Option<Next>,
+    pub(super) head_for: Option<Next>,
     /// Whether it waits to read its head.
     waits: bool,
     unused: Slot,

@@ -248,6 +248,11 @@ impl Shelf {
         self.roots.insert(log, root);
     }
 
+    /// All queues, by their own logs.
+    pub(super) fn whole(&self) -> impl Iterator<Item = (LogId, &Queue)> {
+        self.queues.iter().map(|(log, queue)| (*log, queue))
+    }
+
     /// All queues and levels.
     pub(super) fn iter(&self) -> impl Iterator<Item = (LogId, &Queue)> {
         self.queues.values().flat_map(Queue::each).map(|level| (level.handle.log(), level))

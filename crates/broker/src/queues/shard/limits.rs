@@ -28,11 +28,20 @@ pub(super) struct Limits {
 
 /// What is counted for a limit of bytes.
 #[derive(Debug)]
-struct Bytes {
+pub(super) struct Bytes {
     max: u64,
     ready: u64,
+    measuring: Option<Measuring>,
     /// Of what consumers hold.
     held: HashMap<u64, u32, BuildHasherDefault<OffsetHasher>>,
+}
+
+/// What was there before anybody counted is being looked at.
+#[derive(Debug)]
+struct Measuring {
+    number: u64,
+    /// It tells nothing: what it looks at has been purged meanwhile.
+    in_vain: bool,
 }
 
 impl Limits {
@@ -44,12 +53,74 @@ impl Limits {
         Some(Box::new(Limits {
             length_max: settings.length_max.unwrap_or(u64::MAX),
             refuses: !matches!(settings.overflow, None | Some(Overflow::DropHead)),
-            bytes: settings.bytes_max.map(|max| Bytes { max, ready: ready_bytes, held: HashMap::default() }),
+            bytes: settings.bytes_max.map(|max| Bytes {
+                max,
+                ready: ready_bytes,
+                measuring: None,
+                held: HashMap::default(),
+            }),
         }))
+    }
+
+    /// What it has counted.
+    pub(super) fn into_counted(self) -> Option<Bytes> {
+        self.bytes
+    }
+
+    /// Goes on counting where others left off.
+    pub(super) fn go_on_with(&mut self, counted: Option<Bytes>) {
+        if let (Some(bytes), Some(counted)) = (&mut self.bytes, counted) {
+            *bytes = Bytes { max: bytes.max, ..counted };
+        }
+    }
+
+    /// Whether there is a limit of bytes.
+    pub(super) fn counts_bytes(&self) -> bool {
+        self.bytes.is_some()
     }
 }
 
 impl Queue {
+    /// Whether nothing may leave it, because what is there is being counted.
+    #[inline]
+    pub(super) fn is_measuring(&self) -> bool {
+        let measuring =
+            |limits: &Limits| limits.bytes.as_ref().is_some_and(|bytes| bytes.measuring.is_some());
+        self.limits.as_deref().is_some_and(measuring)
+    }
+
+    /// Lets nothing leave until [`Queue::take_measured`]; the number of this measuring.
+    pub(super) fn begin_to_measure(&mut self) -> u64 {
+        self.measured += 1;
+        let number = self.measured;
+        if let Some(counted) = self.counted() {
+            counted.measuring = Some(Measuring { number, in_vain: false });
+        }
+        number
+    }
+
+    /// A measuring has ended: whether it tells anything; `None` if nobody waits for it any more.
+    pub(super) fn ends_measuring(&mut self, number: u64) -> Option<bool> {
+        let measuring = self.counted()?.measuring.take_if(|measuring| measuring.number == number)?;
+        Some(!measuring.in_vain)
+    }
+
+    /// Counts what was available and what was held when the measuring began, of the level with this first place.
+    pub(super) fn take_measured(&mut self, base: u64, ready: u64, held: HashMap<u64, u32>) {
+        let mut back = 0;
+        let mut still_held = Vec::new();
+        for (offset, bytes) in held {
+            if self.unacked.contains_key(&(base | offset)) {
+                still_held.push((offset, bytes));
+            } else if self.level(base).acks.is_returned(offset) {
+                back += u64::from(bytes);
+            }
+        }
+        let Some(counted) = self.level(base).counted() else { return };
+        counted.ready += ready + back;
+        counted.held.extend(still_held);
+    }
+
     /// Whether a new message is refused.
     #[inline]
     pub(super) fn is_full_for(&self, message: &Message) -> bool {
@@ -141,6 +212,7 @@ impl Queue {
     pub(super) fn count_none(&mut self) {
         if let Some(counted) = self.counted() {
             counted.ready = 0;
+            counted.measuring.iter_mut().for_each(|measuring| measuring.in_vain = true);
         }
     }
 }

@@ -69,6 +69,14 @@ pub(in crate::queues) struct AttachedLevel {
     pub(in crate::queues) ready_bytes: u64,
 }
 
+/// What may change of a queue while it is there.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::queues) struct Configured {
+    pub(in crate::queues) consuming: Consuming,
+    pub(in crate::queues) dead_letter: Option<Arc<DeadLetterTo>>,
+    pub(in crate::queues) settings: QueueSettings,
+}
+
 /// A log that nobody uses any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::queues) struct Released {
@@ -131,10 +139,14 @@ pub(in crate::queues) enum ShardMessage {
     Close { queue: QueueHandle, only_if: DeleteIf, idle: bool, reply: oneshot::Sender<Result<u64, Refused>> },
     /// Goes on serving a queue that was closed.
     Reopen { queue: QueueHandle },
+    /// Has a queue go by other settings; answers when it does.
+    Configure { queue: QueueHandle, configured: Box<Configured>, reply: oneshot::Sender<()> },
     /// Lets go of a queue; answers with its own log and those of its levels when nothing is in flight any more.
     Detach { queue: QueueHandle, reply: oneshot::Sender<Vec<Released>> },
     /// What is in the queue; `declared`: asked by a declaration, which is a use of it.
     Stat { queue: QueueHandle, declared: bool, reply: oneshot::Sender<Result<QueueStat, Refused>> },
+    /// What is in each queue.
+    StatAll { reply: oneshot::Sender<Vec<(LogId, QueueStat)>> },
     /// Seals a part of a joint commit and holds what it touches until it is with the store.
     Prepare(Box<Prepare>),
     /// Ends a session; answers which queues lost their last consumer.

@@ -125,6 +125,8 @@ pub(super) struct Queue {
     pub(super) releasing: Option<oneshot::Sender<Vec<Released>>>,
     pub(super) settings: QueueSettings,
     pub(super) limits: Option<Box<Limits>>,
+    /// How often what is there was measured.
+    pub(super) measured: u64,
     pub(super) times: Times,
     /// Of the priorities that are not those of its own log.
     pub(super) levels: Option<Box<Levels>>,
@@ -171,6 +173,7 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
+            measured: 0,
             times,
             levels: None,
         }

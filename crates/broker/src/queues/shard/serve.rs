@@ -69,8 +69,14 @@ impl Owner {
                     self.run_soon(log);
                 }
             }
+            ShardMessage::Configure { queue, configured, reply } => {
+                self.configure(&queue, *configured, reply);
+            }
             ShardMessage::Detach { queue, reply } => self.detach(&queue, reply),
             ShardMessage::Stat { queue, declared, reply } => answer(reply, self.stat(&queue, declared)),
+            ShardMessage::StatAll { reply } => {
+                answer(reply, self.queues.whole().map(|(log, queue)| (log, queue.stat())).collect());
+            }
             ShardMessage::Prepare(prepare) => self.on_prepare(*prepare, permit),
             ShardMessage::EndSession { session, reply } => answer(reply, self.end_session(session)),
         }

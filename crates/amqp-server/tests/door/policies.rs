@@ -1,0 +1,90 @@
+//! Policies, as a client sees what they do.
+
+use ferrymq_amqp_codec::method::{basic, exchange, queue};
+use ferrymq_amqp_codec::{MethodId, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_broker::queues::{ApplyTo, Arguments, PolicySort, PolicySpec, Value, Width};
+
+use crate::support::{Server, persistent, within};
+
+fn policy(name: &str, pattern: &str, definition: &[(&str, Value)]) -> PolicySpec {
+    let definition = definition.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    PolicySpec {
+        name: name.into(),
+        pattern: pattern.to_owned(),
+        apply_to: ApplyTo::All,
+        priority: 0,
+        definition: Arguments(definition),
+    }
+}
+
+fn int(value: i64) -> Value {
+    Value::Int(value, Width::I64)
+}
+
+#[tokio::test]
+async fn a_policy_limits_letters_and_leads_elsewhere() {
+    let server = Server::start().await;
+    let broker = &server.context().queues;
+    let mut client = server.channel().await;
+    for name in ["durable work", "durable dead", "durable other"] {
+        client.queue(name).await;
+    }
+    client.confirm_select().await;
+    client.published("durable work", &["a", "b", "c"]).await;
+    // What is there already goes by it at once.
+    let definition = [
+        ("max-length", int(2)),
+        ("dead-letter-exchange", Value::text("")),
+        ("dead-letter-routing-key", Value::text("durable dead")),
+    ];
+    let limited = policy("limited", "work$", &definition);
+    assert!(broker.set_policy(PolicySort::Policy, "/", limited.clone()).await.unwrap());
+    let dead = within(async {
+        loop {
+            if let Some(got) = client.get("durable dead").await {
+                return got;
+            }
+        }
+    });
+    assert_eq!(dead.await.2, "a");
+    client.published("durable work", &["d"]).await;
+    assert_eq!(client.get("durable work").await.unwrap().2, "c");
+    // A declaration is compared with arguments, not with what a policy says.
+    let declare = queue::Declare { queue: b"durable work", durable: true, ..queue::Declare::default() };
+    let ok = queue::DeclareOk { queue: b"durable work", message_count: 1, consumer_count: 0 };
+    client.ask(1, &declare, &ok).await;
+    // An operator lets publishers be told.
+    let refusing =
+        policy("op", "work$", &[("max-length", int(1)), ("overflow", Value::text("reject-publish"))]);
+    broker.set_policy(PolicySort::Operator, "/", refusing).await.unwrap();
+    client.put_publish(1, "", "durable work", &persistent(), b"e").send().await;
+    assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Nack::ID));
+    assert!(broker.clear_policy(PolicySort::Operator, "/", "op").await.unwrap());
+    client.published("durable work", &["f"]).await;
+    // Exchanges: what has no binding goes to another one.
+    client.put_publish(1, "amq.direct", "no key", &persistent(), b"lost").send().await;
+    assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Return::ID));
+    client.content(1).await;
+    assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Ack::ID));
+    let bind = queue::Bind { queue: b"durable other", exchange: b"amq.fanout", ..queue::Bind::default() };
+    client.ask(1, &bind, &queue::BindOk {}).await;
+    let leading = policy("lead", "^amq\\.direct", &[("alternate-exchange", Value::text("amq.fanout"))]);
+    broker.set_policy(PolicySort::Policy, "/", leading).await.unwrap();
+    client.put_publish(1, "amq.direct", "no key", &persistent(), b"found").send().await;
+    assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Ack::ID));
+    assert_eq!(client.get("durable other").await.unwrap().2, "found");
+    // An argument wins over it.
+    let mut arguments = TableBuilder::new();
+    arguments.push(b"alternate-exchange", ValueRef::LongString(b"nowhere")).unwrap();
+    let declare = exchange::Declare {
+        exchange: b"own",
+        kind: b"direct",
+        arguments: arguments.as_table(),
+        ..exchange::Declare::default()
+    };
+    client.ask(1, &declare, &exchange::DeclareOk {}).await;
+    let all = policy("all", "", &[("alternate-exchange", Value::text("amq.fanout"))]);
+    broker.set_policy(PolicySort::Policy, "/", all).await.unwrap();
+    client.put_publish(1, "own", "no key", &persistent(), b"lost").send().await;
+    assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Return::ID));
+}

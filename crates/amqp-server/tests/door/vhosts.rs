@@ -1,0 +1,93 @@
+//! Virtual hosts, as a client sees them: apart from each other, and what becomes of one that is deleted.
+
+use ferrymq_amqp_codec::method::{basic, connection, exchange, queue};
+use ferrymq_amqp_codec::{Method, MethodId, WireMethod as _};
+
+use crate::support::{Client, Server, within};
+
+async fn queues(client: &mut Client, names: &[&str]) {
+    for name in names {
+        client.queue(name).await;
+    }
+}
+
+#[tokio::test]
+async fn each_has_its_own_queues_and_exchanges() {
+    let server = Server::start().await;
+    let broker = &server.context().queues;
+    assert!(broker.create_vhost("team a/b").await.unwrap());
+    let (mut one, mut other) = (server.channel().await, server.client_of("team a/b").await);
+    other.open(1).await;
+    queues(&mut one, &["durable"]).await;
+    queues(&mut other, &["durable", "durable of it"]).await;
+    one.confirm_select().await;
+    one.published("durable", &["for one"]).await;
+    assert_eq!(other.get("durable").await, None);
+    assert_eq!(one.get("durable").await.unwrap().2, "for one");
+    let passive = queue::Declare { queue: b"durable of it", passive: true, ..queue::Declare::default() };
+    one.channel_error(&passive, 404, "NOT_FOUND - no queue 'durable of it' in vhost '/'").await;
+    // Predeclared exchanges are there.
+    for name in ["amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match"] {
+        let passive =
+            exchange::Declare { exchange: name.as_bytes(), passive: true, ..exchange::Declare::default() };
+        other.ask(1, &passive, &exchange::DeclareOk {}).await;
+    }
+    let declare = exchange::Declare { exchange: b"x", kind: b"fanout", ..exchange::Declare::default() };
+    other.ask(1, &declare, &exchange::DeclareOk {}).await;
+    let passive = exchange::Declare { passive: true, ..declare };
+    one.channel_error(&passive, 404, "NOT_FOUND - no exchange 'x' in vhost '/'").await;
+    // And it is all there after a restart.
+    other.close().await;
+    let server = server.restart().await;
+    let mut other = server.client_of("team a/b").await;
+    other.open(1).await;
+    queues(&mut other, &["durable", "durable of it"]).await;
+}
+
+#[tokio::test]
+async fn who_is_connected_to_one_that_is_deleted_is_told() {
+    let server = Server::start().await;
+    let broker = server.context().queues.clone();
+    broker.create_vhost("v").await.unwrap();
+    let (mut idle, mut consuming) = (server.client_of("v").await, server.client_of("v").await);
+    let mut other = server.channel().await;
+    consuming.open(1).await;
+    queues(&mut consuming, &["durable", "exclusive"]).await;
+    consuming.consume("durable", "tag").await;
+    let text = "CONNECTION_FORCED - vhost 'v' is deleted";
+    assert!(within(broker.delete_vhost("v")).await.unwrap());
+    assert!(!broker.delete_vhost("v").await.unwrap());
+    let closed = |payload: &[u8]| match Method::parse(payload) {
+        Ok(Method::ConnectionClose(close)) => {
+            assert_eq!((close.reply_code, close.reply_text), (320, text.as_bytes()));
+            true
+        }
+        Ok(Method::BasicCancel(_)) => false,
+        other => panic!("{other:?}"),
+    };
+    assert!(closed(&idle.reply(0).await));
+    // Its consumer may be cancelled before.
+    loop {
+        let frame = consuming.frame().await.unwrap();
+        if closed(&frame.payload) {
+            break;
+        }
+    }
+    queues(&mut other, &["still here"]).await;
+    let open = connection::Open { virtual_host: b"v", ..connection::Open::default() };
+    let mut late = server.connect().await;
+    late.tune(connection::TuneOk { channel_max: 7, frame_max: 131_072, heartbeat: 0 }).await;
+    late.put(0, &open).send().await;
+    late.connection_closes(530, "NOT_ALLOWED - vhost v not found", connection::Open::ID).await;
+    // One of the same name begins anew, also for who is quick.
+    broker.create_vhost("v").await.unwrap();
+    let mut anew = server.client_of("v").await;
+    anew.open(1).await;
+    let passive = queue::Declare { queue: b"durable", passive: true, ..queue::Declare::default() };
+    anew.channel_error(&passive, 404, "NOT_FOUND - no queue 'durable' in vhost 'v'").await;
+    queues(&mut anew, &["durable"]).await;
+    anew.confirm_select().await;
+    anew.put_publish(1, "", "durable", &crate::support::persistent(), b"new").send().await;
+    assert_eq!(MethodId::peek(&anew.reply(1).await), Some(basic::Ack::ID));
+    assert_eq!(anew.get("durable").await.unwrap().2, "new");
+}

@@ -1,0 +1,107 @@
+//! `/metrics`: what is counted, in Prometheus' text format, under our own names and under RabbitMQ's.
+//!
+//! **Invariant.** Every name is in `docs/metrics.md`. Values are of the whole broker; what RabbitMQ counts for each
+//! connection, channel or queue is summed up here, as its own `/metrics` does unless told otherwise.
+//!
+//! Deliberately absent: labels of single queues; what only an Erlang machine has.
+
+mod rabbitmq;
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use ferrymq_engine_local::LocalStore;
+
+use super::{Shared, amqp};
+
+pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let mut text = String::with_capacity(4096);
+    let counters = &shared.context.counters;
+    let door: [(&str, &str, &str, &AtomicU64); 8] = [
+        ("kafka_connections_total", "counter", "Kafka connections accepted", &counters.connections_total),
+        ("kafka_connections", "gauge", "Kafka connections open", &counters.connections_open),
+        ("kafka_requests_total", "counter", "Kafka requests read", &counters.requests_total),
+        ("kafka_bad_requests_total", "counter", "Kafka requests refused", &counters.bad_requests_total),
+        ("kafka_received_bytes_total", "counter", "Bytes from Kafka clients", &counters.bytes_in_total),
+        ("kafka_sent_bytes_total", "counter", "Bytes to Kafka clients", &counters.bytes_out_total),
+        ("kafka_batches_total", "counter", "Record batches accepted", &counters.batches_in_total),
+        ("kafka_records_total", "counter", "Records accepted", &counters.records_in_total),
+    ];
+    for (name, kind, help, value) in door {
+        sample(&mut text, name, kind, help, value.load(Ordering::Relaxed));
+    }
+    for (name, kind, help, value) in shared.amqp.iter().flat_map(amqp::Door::samples) {
+        sample(&mut text, name, kind, help, value);
+    }
+    rabbitmq::samples(&mut text, &shared.queues, shared.amqp.as_ref().as_ref()).await;
+    let (topics, partitions) =
+        shared.context.broker.topics().with(|topics| (topics.len() as u64, topics.partitions() as u64));
+    sample(&mut text, "topics", "gauge", "Topics", topics);
+    sample(&mut text, "partitions", "gauge", "Partitions", partitions);
+    sample(
+        &mut text,
+        "request_bytes_in_flight",
+        "gauge",
+        "Request bytes being worked on",
+        shared.context.budget.in_use() as u64,
+    );
+    store_samples(&mut text, &shared.store);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+fn store_samples(text: &mut String, store: &LocalStore) {
+    let counters = store.counters();
+    let samples: [(&str, &str, &str, &AtomicU64); 13] = [
+        ("store_groups_total", "counter", "Write groups written", &counters.groups),
+        ("store_appended_bytes_total", "counter", "Bytes of batches accepted", &counters.bytes_appended),
+        ("store_written_bytes_total", "counter", "Bytes given to the disk", &counters.bytes_written),
+        ("store_moved_bytes_total", "counter", "Bytes written by the mover", &counters.bytes_moved),
+        ("store_syncs_total", "counter", "Syncs of the write-ahead log", &counters.syncs),
+        ("store_sync_microseconds_total", "counter", "Time spent in them", &counters.sync_time_us),
+        ("store_reads_from_memory_total", "counter", "Batches served from memory", &counters.reads_from_tail),
+        ("store_reads_from_files_total", "counter", "Reads served from files", &counters.reads_from_files),
+        (
+            "store_reads_blocking_total",
+            "counter",
+            "Reads that waited for the device",
+            &counters.reads_blocking,
+        ),
+        (
+            "store_index_rebuilds_total",
+            "counter",
+            "Indexes rebuilt from their data",
+            &counters.index_rebuilds,
+        ),
+        ("store_corrupt_reads_total", "counter", "Batches that did not verify", &counters.corrupt_reads),
+        ("store_refused_full_total", "counter", "Appends refused for want of space", &counters.refused_full),
+        ("store_queue_bytes", "gauge", "Bytes waiting for the writer", &counters.queue_bytes),
+    ];
+    for (name, kind, help, value) in samples {
+        sample(text, name, kind, help, value.load(Ordering::Relaxed));
+    }
+    let health = store.health();
+    sample(
+        text,
+        "store_stopped",
+        "gauge",
+        "1 if the store takes no writes any more",
+        health.stopped.is_some().into(),
+    );
+    sample(text, "store_full", "gauge", "1 if appends are refused for want of space", health.full.into());
+    sample(
+        text,
+        "store_damage",
+        "gauge",
+        "Reports of damage to acknowledged data",
+        health.damage.len() as u64,
+    );
+}
+
+fn sample(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    // Writing to a string cannot fail.
+    let _ =
+        writeln!(text, "# HELP ferrymq_{name} {help}.\n# TYPE ferrymq_{name} {kind}\nferrymq_{name} {value}");
+}

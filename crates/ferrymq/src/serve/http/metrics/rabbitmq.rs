@@ -1,0 +1,166 @@
+//! Metrics under RabbitMQ's names and with its words, where we have what they mean.
+//!
+//! **Invariants.** A name means what it means there. What RabbitMQ sums up over connections and channels that are open
+//! falls when one is closed; ours only rises. There is no label `queue_type`.
+//!
+//! Deliberately absent: names of what nobody counts here (processes, Erlang, Raft), and metrics of single objects.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ferrymq_amqp_server::Counters;
+use ferrymq_broker::queues::{QueueStat, Queues};
+
+use super::super::amqp::Door;
+
+/// What tells protocols apart.
+const PROTOCOL: &str = "{protocol=\"amqp091\"}";
+
+/// A name without `rabbitmq_`, its help and its value.
+type Sample = (&'static str, &'static str, u64);
+
+pub(super) async fn samples(text: &mut String, queues: &Queues, door: Option<&Door>) {
+    let (totals, (count, _)) = (queues.totals().await, queues.counts());
+    let version = door.map_or("-", |door| door.context.config.version.as_str());
+    let info = format!(
+        "{{rabbitmq_version=\"{version}\",product_name=\"FerryMQ\",product_version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    put(text, "build_info", "untyped", "RabbitMQ & Erlang/OTP version info", &info, 1);
+    let info =
+        "{rabbitmq_node=\"ferrymq@localhost\",rabbitmq_cluster=\"ferrymq\",rabbitmq_endpoint=\"aggregated\"}";
+    put(text, "identity_info", "untyped", "RabbitMQ node & cluster identity info", info, 1);
+    for (name, help, value) in of_queues(totals, count as u64) {
+        put(text, name, "gauge", help, "", value);
+    }
+    let Some(door) = door else { return };
+    let (connections, channels) = door.open_now();
+    put(text, "connections", "gauge", "Connections currently open", "", connections);
+    put(text, "channels", "gauge", "Channels currently open", "", channels);
+    put(text, "global_consumers", "gauge", "Current number of consumers", PROTOCOL, totals.consumers);
+    let counters = &door.context.counters;
+    for (name, help, value) in of_connections(counters, connections, channels) {
+        put(text, name, "counter", help, "", value);
+    }
+    for (name, help, value) in of_protocol(counters) {
+        put(text, name, "counter", help, PROTOCOL, value);
+    }
+}
+
+fn of_queues(totals: QueueStat, queues: u64) -> [Sample; 6] {
+    let QueueStat { ready, unacked, consumers } = totals;
+    [
+        ("queues", "Queues available", queues),
+        ("consumers", "Consumers currently connected", consumers),
+        ("queue_messages_ready", "Messages ready to be delivered to consumers", ready),
+        ("queue_messages_unacked", "Messages delivered to consumers but not yet acknowledged", unacked),
+        ("queue_messages", "Sum of ready and unacknowledged messages - total queue depth", ready + unacked),
+        ("queue_consumers", "Consumers on a queue", consumers),
+    ]
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn of_connections(of: &Counters, connections: u64, channels: u64) -> [Sample; 6] {
+    let (opened, all_channels) = (read(&of.connections_total), read(&of.channels_total));
+    [
+        ("connections_opened_total", "Total number of connections opened", opened),
+        (
+            "connections_closed_total",
+            "Total number of connections closed or terminated",
+            opened.saturating_sub(connections),
+        ),
+        ("channels_opened_total", "Total number of channels opened", all_channels),
+        ("channels_closed_total", "Total number of channels closed", all_channels.saturating_sub(channels)),
+        (
+            "connection_incoming_bytes_total",
+            "Total number of bytes received on a connection",
+            read(&of.bytes_in_total),
+        ),
+        (
+            "connection_outgoing_bytes_total",
+            "Total number of bytes sent on a connection",
+            read(&of.bytes_out_total),
+        ),
+    ]
+}
+
+fn of_protocol(of: &Counters) -> [Sample; 13] {
+    [
+        (
+            "global_messages_received_total",
+            "Total number of messages received from publishers",
+            read(&of.published_total),
+        ),
+        (
+            "global_messages_received_confirm_total",
+            "Total number of messages received from publishers expecting confirmations",
+            read(&of.published_confirm_total),
+        ),
+        (
+            "global_messages_confirmed_total",
+            "Total number of messages confirmed to publishers",
+            read(&of.confirmed_total),
+        ),
+        (
+            "global_messages_unroutable_returned_total",
+            "Total number of messages published as mandatory into an exchange and returned to the publisher as unroutable",
+            read(&of.returned_total),
+        ),
+        (
+            "global_messages_unroutable_dropped_total",
+            "Total number of messages published as non-mandatory into an exchange and dropped as unroutable",
+            read(&of.dropped_total),
+        ),
+        (
+            "global_messages_delivered_total",
+            "Total number of messages delivered to consumers",
+            of.delivered(),
+        ),
+        (
+            "global_messages_delivered_consume_manual_ack_total",
+            "Total number of messages delivered to consumers using basic.consume with manual acknowledgment",
+            read(&of.consumed_total),
+        ),
+        (
+            "global_messages_delivered_consume_auto_ack_total",
+            "Total number of messages delivered to consumers using basic.consume with automatic acknowledgment",
+            read(&of.consumed_auto_total),
+        ),
+        (
+            "global_messages_delivered_get_manual_ack_total",
+            "Total number of messages delivered to consumers using basic.get with manual acknowledgment",
+            read(&of.got_total),
+        ),
+        (
+            "global_messages_delivered_get_auto_ack_total",
+            "Total number of messages delivered to consumers using basic.get with automatic acknowledgment",
+            read(&of.got_auto_total),
+        ),
+        (
+            "global_messages_get_empty_total",
+            "Total number of times basic.get operations fetched no message",
+            read(&of.got_nothing_total),
+        ),
+        (
+            "global_messages_redelivered_total",
+            "Total number of messages redelivered to consumers",
+            read(&of.redelivered_total),
+        ),
+        (
+            "global_messages_acknowledged_total",
+            "Total number of messages acknowledged by consumers",
+            read(&of.acknowledged_total),
+        ),
+    ]
+}
+
+fn put(text: &mut String, name: &str, kind: &str, help: &str, labels: &str, value: u64) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "# HELP rabbitmq_{name} {help}\n# TYPE rabbitmq_{name} {kind}\nrabbitmq_{name}{labels} {value}"
+    );
+}
