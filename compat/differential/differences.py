@@ -85,6 +85,10 @@ AVOIDED = {
         "of a message that may neither stay nor wait RabbitMQ says maxlen, FerryMQ expired",
         "deps/rabbit/src/rabbit_amqqueue_process.erl, deliver_or_enqueue",
     ),
+    "another-user-and-wrong-copies": (
+        "of a wrong user-id and a wrong CC, BCC or expiration RabbitMQ tells the user-id, FerryMQ the other: to be mended",
+        "deps/rabbit/src/rabbit_channel.erl, handle_method(#'basic.publish'{})",
+    ),
     "global-prefetch": (
         "a channel's common prefetch is kept by the door in FerryMQ: each queue may send that many ahead",
         "docs/status.md, known gaps",

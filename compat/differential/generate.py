@@ -266,6 +266,9 @@ class Writer:
                 found[name] = value
         if self.chance(0.02):
             found["user_id"] = self.pick(["guest", "other"])
+        if found.get("user_id") == "other" and (found.keys() & {"expiration"} or {"CC", "BCC"} & {*found.get("headers", {})}):
+            # Which of the two is told: open, see `differences.AVOIDED`.
+            del found["user_id"]
         return found
 
     def headers(self):
