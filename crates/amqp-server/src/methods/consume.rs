@@ -40,6 +40,7 @@ impl Reader<'_> {
         if name.starts_with(PSEUDO_QUEUE) {
             return self.consume_replies(number, &name, consume);
         }
+        self.check_tag(number, consume.consumer_tag)?;
         let (priority, timeout_ms, from) = self.asked(&name, consume.arguments)?;
         if let (Some(_), Some(channel)) = (&from, connection.state.lock().channels.get(&number)) {
             streams::check_channel(channel, consume.no_ack, &connection.opened.vhost, &name)?;
@@ -80,6 +81,13 @@ impl Reader<'_> {
         }
     }
 
+    /// A tag that is in use ends the connection, whatever else is wrong.
+    fn check_tag(&self, number: u16, tag: &[u8]) -> Result<(), Failure> {
+        let state = self.connection.state.lock();
+        let known = state.channels.get(&number).is_some_and(|channel| channel.consumers.contains_key(tag));
+        if known { Err(reused(tag)) } else { Ok(()) }
+    }
+
     /// Makes a consumer known, so that what arrives for it is held until it is announced.
     fn register(
         &mut self,
@@ -98,9 +106,6 @@ impl Reader<'_> {
             return Err(Failure::new(ReplyCode::ChannelError, "expected 'channel.open'"));
         };
         let tag = tag_of(&connection.context, consume.consumer_tag);
-        if channel.consumers.contains_key(&tag) {
-            return Err(reused(&tag));
-        }
         let ahead = window(channel.prefetch_global);
         let (credit, widening) = match (consume.no_ack, channel.prefetch) {
             (true, _) => (Credit::Unlimited, None),

@@ -16,6 +16,7 @@ mod exchanges;
 mod hostile;
 mod limits;
 mod policies;
+mod precedence;
 mod priorities;
 mod publishing;
 mod replies;

@@ -26,8 +26,9 @@ impl Queues {
         let binding = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
-            let binding = named_binding(vhost, session, spec, destination)?;
+            let binding = named_binding(vhost, spec, destination)?;
             check(vhost, &binding)?;
+            check_owner(vhost, session, &binding)?;
             if vhost.find_binding(&binding).is_some() {
                 return Ok(());
             }
@@ -52,8 +53,14 @@ impl Queues {
         let removal = {
             let topology = self.topology.read();
             let vhost = topology.vhost(vhost)?;
-            match named_binding(vhost, session, spec, destination) {
-                Ok(binding) => vhost.find_binding(&binding).map(|number| vhost.plan_binding(number)),
+            match named_binding(vhost, spec, destination) {
+                Ok(binding) => match vhost.find_binding(&binding) {
+                    Some(number) => {
+                        check_owner(vhost, session, &binding)?;
+                        Some(vhost.plan_binding(number))
+                    }
+                    None => None,
+                },
                 // What one end is missing of is not there.
                 Err(QueueError::NotFound { .. }) => None,
                 Err(error) => return Err(error),
@@ -80,23 +87,26 @@ fn check(vhost: &Vhost, binding: &Binding) -> Result<(), QueueError> {
     check_binding(kind, &binding.routing_key, &binding.arguments, classic).map_err(QueueError::Unfit)
 }
 
-/// A binding between what is there, by who may.
-fn named_binding(
-    vhost: &Vhost,
-    session: u64,
-    spec: BindingSpec,
-    destination: Destination,
-) -> Result<Binding, QueueError> {
+/// Whether the queue that it leads to is this session's to bind.
+fn check_owner(vhost: &Vhost, session: u64, binding: &Binding) -> Result<(), QueueError> {
+    match &binding.destination {
+        Destination::Queue(name) => vhost.queue_for(name, session).map(drop),
+        Destination::Exchange(_) => Ok(()),
+    }
+}
+
+/// A binding between what is there; of two ends that are not, the exchange is told.
+fn named_binding(vhost: &Vhost, spec: BindingSpec, destination: Destination) -> Result<Binding, QueueError> {
     let BindingSpec { source, routing_key, arguments, .. } = spec;
-    let to_durable = match &destination {
-        Destination::Queue(name) => vhost.queue_for(name, session)?.stored(),
-        Destination::Exchange(name) if name.is_empty() => return Err(QueueError::DefaultExchange),
-        Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
-    };
-    if source.is_empty() {
+    let is_default = matches!(&destination, Destination::Exchange(name) if name.is_empty());
+    if source.is_empty() || is_default {
         return Err(QueueError::DefaultExchange);
     }
     let from = vhost.exchange(&source)?;
+    let to_durable = match &destination {
+        Destination::Queue(name) => vhost.queue(name)?.stored(),
+        Destination::Exchange(name) => vhost.exchange(name)?.spec.durable,
+    };
     check_arguments(&arguments)?;
     let stored = from.spec.durable && to_durable;
     Ok(Binding { source, destination, routing_key, arguments, stored })

@@ -3,7 +3,7 @@
 //! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, `quorum`: the same
 //! queue, of which every message is durable, or `stream`: a topic. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
 //! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
-//! either and are kept as given. The first three sorts are compared when a queue is declared again.
+//! either and are kept as given. What queues of a type take is compared when one is declared again (`settings::compared`).
 //!
 //! **Invariant.** An argument that would change what happens to a message is honoured or refused.
 
@@ -98,6 +98,7 @@ pub(super) fn always_durable(spec: &QueueSpec) -> bool {
 /// Checks what is asked of a new queue.
 pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
+    check_name(Entity::Queue, vhost, &spec.name, &spec.arguments, dead_letters::EXCHANGE)?;
     let kind = settings::check(&spec.arguments).map_err(|(argument, wrong)| QueueError::WrongArgument {
         vhost: vhost.clone(),
         name: spec.name.clone(),
@@ -140,19 +141,28 @@ fn check_sizes(arguments: &Arguments) -> Result<(), QueueError> {
 /// Checks what is asked of a new exchange.
 pub(super) fn check_exchange(vhost: &str, spec: &ExchangeSpec) -> Result<(), QueueError> {
     check_arguments(&spec.arguments)?;
-    match spec.arguments.get(ALTERNATE) {
-        Some(value) if value.as_text().is_none() => {
-            return Err(QueueError::ArgumentType {
-                entity: Entity::Exchange,
-                vhost: vhost.into(),
-                name: spec.name.clone(),
-                argument: ALTERNATE,
-                value: value.clone(),
-            });
-        }
-        _ => {}
-    }
+    check_name(Entity::Exchange, vhost, &spec.name, &spec.arguments, ALTERNATE)?;
     check_kind(spec.kind, &spec.arguments).map_err(QueueError::Unfit)
+}
+
+/// Checks that an argument that names an exchange does so; RabbitMQ looks at these before all others.
+fn check_name(
+    entity: Entity,
+    vhost: &str,
+    name: &Arc<str>,
+    arguments: &Arguments,
+    argument: &'static str,
+) -> Result<(), QueueError> {
+    match arguments.get(argument) {
+        Some(value) if value.as_text().is_none() => Err(QueueError::ArgumentType {
+            entity,
+            vhost: vhost.into(),
+            name: name.clone(),
+            argument,
+            value: value.clone(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a queue that is there is as asked.
@@ -160,11 +170,8 @@ pub(super) fn same_queue(vhost: &Arc<str>, is: &QueueSpec, asked: &QueueSpec) ->
     let differs = Differs { entity: Entity::Queue, vhost, name: &is.name };
     differs.flag("durable", is.durable, asked.durable)?;
     differs.flag("auto_delete", is.auto_delete, asked.auto_delete)?;
-    if QueueType::of(&is.arguments) != QueueType::of(&asked.arguments) {
-        return differs.argument(QUEUE_TYPE, &is.arguments, &asked.arguments);
-    }
-    let compared = DEAD.iter().chain(&NOT_SERVED).chain(SERVED.iter().filter(|name| **name != QUEUE_TYPE));
-    compared.into_iter().try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
+    let kind = QueueType::of(&is.arguments).unwrap_or(QueueType::Classic);
+    settings::compared(kind).try_for_each(|name| differs.argument(name, &is.arguments, &asked.arguments))
 }
 
 /// Whether an exchange that is there is as asked.

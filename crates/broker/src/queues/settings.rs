@@ -212,6 +212,58 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 22] = [
     ("x-message-deduplication", CLASSIC | QUORUM | STREAM, any),
 ];
 
+/// Arguments of a classic queue in the order in which they are compared when it is declared again.
+const COMPARED_CLASSIC: [&str; 14] = [
+    "x-expires",
+    "x-message-ttl",
+    DEAD_LETTER_EXCHANGE,
+    "x-dead-letter-routing-key",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-overflow",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-single-active-consumer",
+    QUEUE_TYPE,
+    "x-queue-master-locator",
+    "x-queue-leader-locator",
+];
+/// The same of a quorum queue.
+const COMPARED_QUORUM: [&str; 19] = [
+    DEAD_LETTER_EXCHANGE,
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-overflow",
+    "x-single-active-consumer",
+    QUEUE_TYPE,
+    "x-quorum-initial-group-size",
+    "x-delivery-limit",
+    "x-message-ttl",
+    "x-queue-leader-locator",
+    "x-consumer-disconnected-timeout",
+    "x-consumer-timeout",
+    "x-delayed-retry-type",
+    "x-delayed-retry-min",
+];
+
+/// The arguments that must be the same when a queue of a type is declared again: those that its type takes, in
+/// RabbitMQ's order, as the first that differs is told; then what RabbitMQ does not know.
+pub(super) fn compared(kind: QueueType) -> impl Iterator<Item = &'static str> {
+    let ours: &[&str] = match kind {
+        QueueType::Classic => &COMPARED_CLASSIC,
+        QueueType::Quorum => &COMPARED_QUORUM,
+        QueueType::Stream => &[QUEUE_TYPE],
+    };
+    let rest = ARGUMENTS.iter().filter(move |(name, of, _)| of & kind.bit() != 0 && !ours.contains(name));
+    ours.iter().copied().chain(rest.map(|(name, ..)| *name))
+}
+
 /// Checks the arguments of a queue; the first that is wrong.
 pub(super) fn check(arguments: &Arguments) -> Result<QueueType, (&'static str, Wrong)> {
     let kind = match arguments.get(QUEUE_TYPE) {

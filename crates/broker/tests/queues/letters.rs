@@ -219,9 +219,10 @@ async fn arguments_are_checked() {
         rig.queues.declare_queue(&rig.session, VHOST, spec).await
     };
     let exchange = ("x-dead-letter-exchange", Value::text("x"));
+    let no_name = declare(&[("x-dead-letter-exchange", Value::Bool(true))]).await;
+    assert!(matches!(no_name, Err(QueueError::ArgumentType { .. })), "{no_name:?}");
     for wrong in [
-        &[("x-dead-letter-exchange", Value::Bool(true))][..],
-        &[("x-dead-letter-routing-key", Value::text("k"))],
+        &[("x-dead-letter-routing-key", Value::text("k"))][..],
         &[exchange.clone(), ("x-dead-letter-strategy", Value::text("at-least-once"))],
         &[
             exchange.clone(),

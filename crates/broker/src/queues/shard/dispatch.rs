@@ -117,11 +117,13 @@ impl Owner {
                 }
             };
             left -= 1;
-            let survives = queue.give((id, no_ack), offset, acquired, message, timed_ms);
+            let survives = queue.note_taken((id, no_ack), offset, &message, timed_ms);
             if no_ack {
                 done += 1;
                 must |= survives;
             }
+            queue.expire_uncounted(&self.ages, now_ms, &mut left, &mut gone);
+            queue.hand_over(id, offset, acquired, message);
         }
         queue.drop_surplus(&mut left, &mut gone);
         queue.consumers.send();
@@ -297,24 +299,16 @@ impl Queue {
         Ok(Taken::Message { offset, acquired, message: message? })
     }
 
-    /// Gives a message to its taker, who is done with it or holds it. Whether it would come back after a restart.
-    fn give(
-        &mut self,
-        taker: (u32, bool),
-        id: u64,
-        acquired: Acquired,
-        message: Message,
-        timed_ms: Option<i64>,
-    ) -> bool {
-        let (survives, (holder, no_ack)) = (self.survives(&message), taker);
+    /// Counts what was taken, and notes who has it; whether it survives a restart.
+    fn note_taken(&mut self, taker: (u32, bool), id: u64, message: &Message, timed_ms: Option<i64>) -> bool {
+        let (survives, (holder, no_ack)) = (self.survives(message), taker);
         let level = self.level(id);
         level.bytes_since_trim += message.bytes() as u64;
-        level.count_taken(place(id), &message, no_ack);
+        level.count_taken(place(id), message, no_ack);
         if !no_ack {
             let class = self.consumers.note(holder, timed_ms);
             self.unacked.insert(id, entry_of(holder, class, survives));
         }
-        self.hand_over(holder, id, acquired, message);
         survives
     }
 

@@ -313,6 +313,26 @@ impl Queue {
         }
     }
 
+    /// Takes out what has expired behind a message that somebody gets: he is told how many are left. Not if a
+    /// consumer could still take it.
+    pub(super) fn expire_uncounted(
+        &mut self,
+        ages: &Ages,
+        now_ms: Option<i64>,
+        left: &mut usize,
+        gone: &mut Vec<Discarded>,
+    ) {
+        if self.getters.is_empty() || self.consumers.any_ready() {
+            return;
+        }
+        // What cannot be read is told of when it is the head.
+        while *left > 0
+            && self.expire_head(self.front(), ages, now_ms, false, gone).is_ok_and(|expired| expired)
+        {
+            *left -= 1;
+        }
+    }
+
     /// What is here was offered to everybody who could have taken it.
     #[inline]
     pub(super) fn offered(&mut self) {

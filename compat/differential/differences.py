@@ -1,0 +1,328 @@
+"""The written list: what RabbitMQ 4.3, which FerryMQ follows, does otherwise than 3.10, and what nobody promises.
+
+Each entry says why and where that can be read (paths are those of rabbitmq-server at v4.3.5), and has a script in
+`corpus/known-NAME.txt` that shows it: an entry that is no longer seen fails the run. An entry makes the two sides
+equal only where they differ in just the way that it says. Those in `ENDS` leave the two in different states: a
+sequence ends there.
+"""
+
+import copy
+
+KNOWN = {
+    "x-last-death": (
+        "dead letters have x-last-death-queue, -reason and -exchange since 3.13",
+        "deps/rabbit/src/mc.erl, record_death",
+    ),
+    "order-of-headers": (
+        "a message that died has its headers in another order: they are no longer sorted at each death",
+        "deps/rabbit/src/mc_amqpl.erl, deaths_to_headers; 3.10: rabbit_dead_letter.erl, update_x_death_header",
+    ),
+    "order-of-deaths": (
+        "x-death tells the newest death first; 3.10 turns the older ones round each time",
+        "deps/rabbit/src/mc_amqpl.erl, deaths_to_headers; 3.10: rabbit_dead_letter.erl, group_by_queue_and_reason",
+    ),
+    "acquired-count": (
+        "quorum queues tell x-acquired-count, how often a message came back, and x-delivery-count, how often of that it "
+        "failed, both only if it did; 3.10 has x-delivery-count from 0 on for the former",
+        "deps/rabbit/src/rabbit_fifo_client.erl, add_delivery_count_header",
+    ),
+    "get-is-no-consumer": (
+        "3.10 counts whoever got a message of a quorum queue and has not settled it as a consumer",
+        "deps/rabbit/src/rabbit_fifo.erl, query_consumer_count",
+    ),
+    "whose-turn": (
+        "which of several equal consumers is next is promised by nobody; what they get together is compared",
+        "no source: the specification leaves it open",
+    ),
+    "several-ways": (
+        "letters of several queues meet in one in any order: each queue sends its own",
+        "no source: order is promised for one path",
+    ),
+    "channel-after-channel": (
+        "when a connection ends its channels give back what they had one after the other: a message may expire, or go to "
+        "somebody, in between",
+        "no source: the order of channels is promised by nobody",
+    ),
+    "returned-beyond-limit": (
+        "what comes back to a full queue goes to a consumer that waits, in RabbitMQ it is counted, and the head dropped, "
+        "before consumers are looked at",
+        "deps/rabbit/src/rabbit_amqqueue_process.erl, requeue_and_run",
+    ),
+    "order-of-returns": (
+        "what comes back to a quorum queue keeps the order in which it came back, in FerryMQ its place in the queue",
+        "deps/rabbit/src/rabbit_fifo.erl, take_next_msg; docs/adr/0006-queues-are-logs-with-an-ack-subscription.md",
+    ),
+}
+KNOWN["atomic-commit"] = (
+    "a commit is one step: what a transaction gave back is in its old place when what it published is seen; RabbitMQ "
+    "publishes first and settles then",
+    "deps/rabbit/src/rabbit_channel.erl, handle_method(#'tx.commit'{}); docs/adr/0008-joint-commits.md",
+)
+# What the generator leaves out, because nothing that is compared later would mean anything.
+AVOIDED = {
+    "circles": (
+        "whether a letter goes round in a circle is told by the order of its deaths, which 3.10 turns round: with three "
+        "deaths or more it drops letters that 4.3 and FerryMQ deliver",
+        "deps/rabbit/src/mc.erl, is_death_cycle; 3.10: rabbit_dead_letter.erl, group_by_queue_and_reason",
+    ),
+    "default-delivery-limit": (
+        "a quorum queue without a limit has one of 20; without one 3.10 puts what comes back last: one is always given",
+        "deps/rabbit/src/rabbit_fifo.erl, handle_aux of #return{}",
+    ),
+    "exclusive-consumers-of-quorum-queues": (
+        "RabbitMQ does not keep others from a quorum queue that has an exclusive consumer, 4.3 neither; FerryMQ does",
+        "deps/rabbit/src/rabbit_quorum_queue.erl, consume",
+    ),
+    "unknown-exchange-type": (
+        "406 for the channel; before 4.3 it was 503 for the connection",
+        "deps/rabbit/src/rabbit_exchange.erl, check_type",
+    ),
+    "windows-beyond-reject-publish": (
+        "messages on their way to the disk count as ready in FerryMQ, also where a consumer waits: one at a time",
+        "docs/status.md, known gaps",
+    ),
+    "expired-and-too-many": (
+        "of a message that may neither stay nor wait RabbitMQ says maxlen, FerryMQ expired",
+        "deps/rabbit/src/rabbit_amqqueue_process.erl, deliver_or_enqueue",
+    ),
+    "another-user-and-wrong-copies": (
+        "of a wrong user-id and a wrong CC, BCC or expiration RabbitMQ tells the user-id, FerryMQ the other: to be mended",
+        "deps/rabbit/src/rabbit_channel.erl, handle_method(#'basic.publish'{})",
+    ),
+    "global-prefetch": (
+        "a channel's common prefetch is kept by the door in FerryMQ: each queue may send that many ahead",
+        "docs/status.md, known gaps",
+    ),
+}
+# After these the two hold different messages.
+ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
+
+
+class Facts:
+    """What a script said so far that entries need to know."""
+
+    def __init__(self):
+        self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
+        self.timed = False
+
+    def learn(self, step):
+        where, method, values = step
+        arguments, queue = values.get("arguments") or {}, values.get("queue")
+        if arguments.get("x-queue-type") == "quorum":
+            self.quorum.add(queue)
+        self.timed |= "x-message-ttl" in arguments or "expiration" in (values.get("properties") or {})
+        self.limited |= any(name in arguments for name in ("x-max-length", "x-max-length-bytes"))
+        if "x-priority" in arguments or "x-single-active-consumer" in arguments:
+            self.ranked.add(queue)
+        if method == "basic.consume":
+            self.last = (where, queue)
+
+    def answered(self, summary):
+        """The tags that brokers make are known by their answers."""
+        for where, events in summary["control"].items():
+            for event in events:
+                if event[0] == "basic.consume-ok":
+                    self.consumed[f"{where}/{event[1]['consumer_tag']}"] = self.last[1]
+
+
+def names():
+    """Those that can be shown at will."""
+    return set(KNOWN) - {"several-ways", "channel-after-channel"}
+
+
+def wanted(stem):
+    """The entry that a script of the corpus is for."""
+    return stem.removeprefix("known-") if stem.startswith("known-") else None
+
+
+def normalised(step, theirs, ours, known, facts):
+    """Both sides less what is known to differ; names of entries that were needed go into `known`."""
+    theirs, ours = copy.deepcopy(theirs), copy.deepcopy(ours)
+    for side in (theirs, ours):
+        _closing(side)
+    for one, other in zip(_messages(theirs), _messages(ours)):
+        _deaths(one, other, known)
+        _counts(one, other, known)
+    _get_consumers(step, theirs, ours, known, facts)
+    facts.answered(ours)
+    if theirs != ours:
+        _turns(step, theirs, ours, known, facts)
+    if theirs != ours and facts.timed:
+        _channels(step, theirs, ours, known)
+    if theirs != ours and facts.limited:
+        _beyond_limit(step, theirs, ours, known)
+    if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
+        _returns(theirs, ours, known)
+    return theirs, ours
+
+
+def _closing(summary):
+    """What is still delivered on what is being closed is nobody's promise."""
+    for where, events in summary["control"].items():
+        names = {event[0] for event in events}
+        ends = where.split(".")[0] + "." if "connection.close" in names else where + "/"
+        if names & {"connection.close", "channel.close"}:
+            for source in [source for source in summary["deliver"] if source.startswith(ends)]:
+                del summary["deliver"][source]
+
+
+def _messages(summary):
+    """The properties of all messages, in an order that both sides share if they agree."""
+    found = []
+    for kind in ("control", "deliver"):
+        for events in summary[kind].values():
+            for event in events:
+                properties = event[3] if kind == "deliver" else (event[2] if len(event) > 2 else None)
+                if properties is not None:
+                    found.append(properties)
+    return found
+
+
+def _get_consumers(step, theirs, ours, known, facts):
+    for name, count in theirs["queues"].items():
+        other = ours["queues"].get(name)
+        if isinstance(count, list) and isinstance(other, list) and name in facts.quorum and count[1] > other[1]:
+            count[1] = other[1]
+            known.add("get-is-no-consumer")
+    if step[1] == "queue.declare" and step[2].get("queue") in facts.quorum:
+        for where, events in theirs["control"].items():
+            for one, other in zip(events, ours["control"].get(where, [])):
+                if one[0] == other[0] == "queue.declare-ok" and one[1]["consumers"] > other[1]["consumers"]:
+                    one[1]["consumers"] = other[1]["consumers"]
+                    known.add("get-is-no-consumer")
+
+
+def _turns(step, theirs, ours, known, facts):
+    """Makes what the consumers of a queue got the same, if they got the same together."""
+    sides = (theirs["deliver"], ours["deliver"])
+    queues = {facts.consumed.get(source) for side in sides for source in side}
+    for queue in queues - {None}:
+        of_queue = [[source for source in side if facts.consumed.get(source) == queue] for side in sides]
+        got = [[message for source in sources for message in side[source]]
+               for side, sources in zip(sides, of_queue)]  # fmt: skip
+        if sorted(map(str, got[0])) != sorted(map(str, got[1])):
+            continue
+        mixed = len({str(_death_of(message)) for message in got[0]}) > 1
+        consumers = [source for source, of in facts.consumed.items() if of == queue]
+        same_each = all(sides[0].get(source) == sides[1].get(source) for source in {*of_queue[0], *of_queue[1]})
+        commit = step[1] == "tx.commit"
+        equals = len(consumers) > 1 and queue not in facts.ranked
+        if same_each or not (mixed or commit or queue in facts.quorum or equals):
+            continue
+        name = "several-ways" if mixed else "atomic-commit" if commit else "whose-turn" if equals else "order-of-returns"
+        known.add(name)
+        for source in of_queue[0]:
+            del sides[0][source]
+        for source in of_queue[1]:
+            sides[0][source] = copy.deepcopy(sides[1][source])
+    theirs["deliver"] = dict(sorted(theirs["deliver"].items()))
+
+
+def _beyond_limit(step, theirs, ours, known):
+    """Messages came back to a queue with a limit: only who has them, and how many are left, may differ."""
+    closed = any(event[0].endswith(".close") for events in ours["control"].values() for event in events)
+    returned = step[2].get("requeue") or step[1] in ("basic.recover", "basic.recover-async", "close", "drop")
+    # Who got one must have got it back.
+    again = any(message[0] for side in (theirs, ours) for got in side["deliver"].values() for message in got)
+    if (closed or returned) and again:
+        _same_holders(theirs, ours, known, "returned-beyond-limit")
+
+
+def _channels(step, theirs, ours, known):
+    """A connection ended: only who has its messages, and how many are left, may differ."""
+    closed = any(event[0] == "connection.close" for events in ours["control"].values() for event in events)
+    if closed or step[1] in ("close", "drop") and "." not in step[0]:
+        _same_holders(theirs, ours, known, "channel-after-channel")
+
+
+def _same_holders(theirs, ours, known, name):
+    if all(theirs[part] == ours[part] for part in ("control", "confirm", "cancel")):
+        for part in ("deliver", "queues"):
+            theirs[part] = copy.deepcopy(ours[part])
+        known.add(name)
+
+
+def _death_of(message):
+    """Where and why it died last, if it did."""
+    deaths = _death_tables(_headers(message[3]) or [])
+    return [entry for entry in deaths[0][1] if entry[0] in ("queue", "reason")] if deaths else None
+
+
+def _returns(theirs, ours, known):
+    """Another returned message of the same quorum queue came first."""
+    for where, events in theirs["control"].items():
+        for index, (one, other) in enumerate(zip(events, ours["control"].get(where, []))):
+            if one[0] == other[0] == "basic.get-ok" and one[1] == other[1] and one[1]["redelivered"]:
+                events[index] = copy.deepcopy(other)
+                known.add("order-of-returns")
+
+
+def _headers(properties):
+    return next((value for name, value in properties if name == "headers"), None)
+
+
+def _deaths(theirs, ours, known):
+    one, other = _headers(theirs), _headers(ours)
+    for headers in (one, other):
+        for death in _death_tables(headers or []):
+            for entry in death[1]:
+                if entry[0] == "time" and entry[1].startswith("T:"):
+                    # When it died is not the same for both.
+                    entry[1] = "T:*"
+    if one is None or other is None or not any(name == "x-death" for name, _ in other):
+        return
+    last = {name: value for name, value in other if name.startswith("x-last-death-")}
+    # The newest table is of the newest death, but for its exchange, which is the first one's.
+    newest = dict(_death_tables(other)[0][1]) if _death_tables(other) else {}
+    if last and all(last.get(f"x-last-death-{what}") == newest.get(what) for what in ("queue", "reason")):
+        if not any(name.startswith("x-last-death-") for name, _ in one):
+            other[:] = [entry for entry in other if entry[0] not in last]
+            known.add("x-last-death")
+    if one != other:
+        for headers in (one, other):
+            for death in _death_tables(headers):
+                death[1].sort(key=lambda entry: entry[0])
+            headers.sort(key=lambda entry: entry[0])
+        if one != other:
+            before = [_older_sorted(headers) for headers in (one, other)]
+            if before[0] == before[1]:
+                one[:] = other
+                known.add("order-of-deaths")
+        if one == other:
+            known.add("order-of-headers")
+
+
+def _older_sorted(headers):
+    """Headers with the deaths but for the newest in an order of their own."""
+    headers = copy.deepcopy(headers)
+    for name, value in headers:
+        if name == "x-death" and value[0] == "A":
+            value[1][1:] = sorted(value[1][1:], key=str)
+    return headers
+
+
+def _counts(theirs, ours, known):
+    """Of quorum queues: 3.10's x-delivery-count is 4.3's x-acquired-count."""
+    one, other = _headers(theirs), _headers(ours)
+    count = next((value for name, value in one or [] if name == "x-delivery-count"), None)
+    if count is None or any(name == "x-delivery-count" and value == "l:0" for name, value in other or []):
+        return
+    acquired = next((value for name, value in other or [] if name == "x-acquired-count"), "l:0")
+    if acquired != count:
+        return
+    for properties, headers, names in ((theirs, one, ["x-delivery-count"]),
+                                       (ours, other, ["x-delivery-count", "x-acquired-count"])):  # fmt: skip
+        headers = [entry for entry in headers or [] if entry[0] not in names]
+        properties[:] = [entry for entry in properties if entry[0] != "headers"]
+        if headers:
+            properties.insert(0, ["headers", sorted(headers, key=lambda entry: entry[0])])
+        # An empty table may have been none.
+        properties.sort(key=lambda entry: entry[0])
+    known.add("acquired-count")
+
+
+def _death_tables(headers):
+    found = next((value for name, value in headers if name == "x-death"), None)
+    if not (isinstance(found, list) and found[0] == "A"):
+        return []
+    return [death for death in found[1] if isinstance(death, list) and death[0] == "F"]
