@@ -93,8 +93,7 @@ impl Queues {
         let mut topology = Topology::default();
         load_vhosts(&*stores.meta, &mut topology).await?;
         let records = load_records::<QueueRecord>(&*stores.meta, QUEUES).await?;
-        let state_logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
-        let mut logs = state_logs;
+        let mut logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
         logs.extend(records.iter().flat_map(|(_, record)| record.logs()));
         let mut claims = claim(&*stores.logs, logs, owner).await?;
         let queue_claims = claims.split_off(shards);

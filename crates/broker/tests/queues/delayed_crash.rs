@@ -88,9 +88,8 @@ async fn one_seed(seed: u64) {
         let session = life.queues.session();
         for _ in 0..20 + rng.below(20) {
             churn(&life.queues, &session, &rng).await;
-            match rng.below(4) {
-                0 => quiet().await,
-                _ => {}
+            if rng.below(4) == 0 {
+                quiet().await;
             }
         }
         let next = match rng.below(5) {

@@ -62,7 +62,7 @@ pub(super) struct ReadDone {
 }
 
 impl Owner {
-    /// Delivers what a queue has to whoever wants it.
+    /// Gives what a queue has its turn.
     pub(super) fn dispatch(&mut self, log: LogId) {
         if self.queues.root(log) != log {
             // It was a queue's own log when this was put off, and is a level's by now.
@@ -80,6 +80,12 @@ impl Owner {
         if queue.is_unreadable() {
             return queue.answer_empty();
         }
+        self.deliver(log);
+    }
+
+    /// Delivers what a queue has to whoever wants it.
+    fn deliver(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log) else { return };
         let (mut done, mut must) = (0, false);
         let (mut left, mut gone) = (DELIVERIES_PER_TURN, Vec::new());
         let now_ms = queue.is_watching().then(|| self.ages.now_ms());
