@@ -13,7 +13,7 @@ use crate::queues::handle::Queues;
 use crate::queues::joint::Parts;
 use crate::queues::shard::joint::Settles;
 use crate::queues::shard::message::{Item, ShardMessage};
-use crate::queues::types::{Publish, QueueHandle, Routed};
+use crate::queues::types::{Publish, QueueHandle};
 
 /// What becomes of a message that its topic never takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,8 @@ fn is_stream(queue: &QueueHandle) -> bool {
     queue.stream().is_some()
 }
 
-/// A message with the queues that it goes to; none if it goes to streams only.
+/// A message with the queues that it goes to, now or later; none if it goes to streams only.
 pub(in crate::queues) fn without_streams(publish: &Publish) -> Option<Publish> {
-    let queues: Vec<QueueHandle> =
-        publish.to.queues().iter().filter(|queue| !is_stream(queue)).cloned().collect();
-    (!queues.is_empty()).then(|| Publish { message: publish.message.clone(), to: Routed::to(queues) })
+    let to = publish.to.clone().only(|queue| !is_stream(queue));
+    (!to.is_empty()).then(|| Publish { message: publish.message.clone(), to })
 }
