@@ -91,3 +91,31 @@ async fn who_is_connected_to_one_that_is_deleted_is_told() {
     assert_eq!(MethodId::peek(&anew.reply(1).await), Some(basic::Ack::ID));
     assert_eq!(anew.get("durable").await.unwrap().2, "new");
 }
+
+/// With a virtual host go its streams and their topics, and nobody else's.
+#[tokio::test]
+async fn its_streams_go_with_it() {
+    let server = Server::start().await;
+    let broker = &server.context().queues;
+    broker.create_vhost("v").await.unwrap();
+    let (mut here, mut there) = (server.channel().await, server.client_of("v").await);
+    there.open(1).await;
+    for client in [&mut here, &mut there] {
+        client.stream("s", &[]).await;
+        client.confirm_select().await;
+        client.published("s", &["a"]).await;
+    }
+    let topic = |name: &str| server.broker().topics().get(name).is_some();
+    assert!(topic("s") && topic("v.s"));
+    assert!(within(broker.delete_vhost("v")).await.unwrap());
+    assert!(topic("s") && !topic("v.s"));
+    broker.create_vhost("v").await.unwrap();
+    let mut anew = server.client_of("v").await;
+    anew.open(1).await;
+    anew.stream("s", &[]).await;
+    assert!(topic("v.s"));
+    anew.close().await;
+    here.close().await;
+    let server = server.restart().await;
+    assert!(server.broker().topics().get("v.s").is_some());
+}

@@ -9,6 +9,7 @@ use ferrymq_broker::queues::{
 
 use futures_util::FutureExt as _;
 
+use crate::priorities::publish;
 use crate::rig::{
     Rig, VHOST, arguments, bodies, durable, exchange, got, int, offsets, pass, quiet, staged, take,
 };
@@ -117,6 +118,31 @@ async fn bytes_are_counted_of_what_is_there() {
         rig.publish("q", &["ff"]).await;
         assert_eq!(all(&rig, "q").await, ["e", "ff"]);
     }
+}
+
+/// Each priority's messages lie in a log of their own; a limit is of them all.
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_of_all_priorities() {
+    let mut rig = Rig::new().await;
+    let queue = rig.queue_with("q", &[("x-max-priority", int(9))]).await;
+    let some = [("a1", Some(1)), ("b9", Some(9)), ("c1", Some(1)), ("d5", Some(5)), ("e0", None)];
+    publish(&rig, "q", &some).await;
+    let held = got(&rig, "q").await;
+    assert_eq!(held.delivery.message.body, "b9");
+    // What is held does not count; the head goes, and that is the one of the highest priority.
+    set(&rig, policy("p", "q", &[("max-length-bytes", int(6))])).await;
+    assert_eq!(rig.ready(&queue).await, 3);
+    // Given back it counts again, and is the head.
+    rig.settle(&queue, &[held.delivery.offset.0], Settle::Requeue).await;
+    assert_eq!(rig.ready(&queue).await, 3);
+    set(&rig, policy("p", "q", &[("max-length", int(4)), ("message-ttl", int(1000))])).await;
+    publish(&rig, "q", &[("f5", Some(5)), ("g7", Some(7))]).await;
+    assert_eq!(rig.ready(&queue).await, 4);
+    rig.restart().await;
+    let queue = queue_of(&rig, "q").await;
+    assert_eq!(rig.ready(&queue).await, 4);
+    pass(1001).await;
+    assert_eq!(rig.ready(&queue).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
