@@ -8,7 +8,7 @@
 //! /api/policies[/V[/P]]                    /api/operator-policies[/V[/P]]
 //! ```
 //! Reading order: [`guard`] (who is let in), here (routes and what goes wrong), [`objects`] and [`bindings`],
-//! [`policies`], [`json`] and [`words`] (values and texts as RabbitMQ writes them).
+//! [`policies`], [`mod@json`] and [`words`] (values and texts as RabbitMQ writes them).
 //!
 //! **Invariants.** What is not served is 404, and a parameter that is not is 400: nothing is ignored that would change
 //! the answer. A change is durable before it is answered. Errors are `{"error": .., "reason": ..}`.

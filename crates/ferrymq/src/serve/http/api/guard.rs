@@ -4,7 +4,7 @@
 //!
 //! **Invariants.** A request for another host than this machine's own is refused (a name that was made to point here),
 //! one that a page sent (it has an `Origin`) as well, and a change must say that it is JSON, which a page cannot without
-//! asking first, and nobody answers that. A body is small, and read within [`REQUEST_PATIENCE`](super::super::REQUEST_PATIENCE).
+//! asking first, and nobody answers that. A body is small, and read within [`REQUEST_PATIENCE`].
 //!
 //! Deliberately absent: whether the peer is of this machine: who is not finds no API at all.
 
