@@ -15,7 +15,7 @@
 //! | header `x-kafka-key` | the key instead (`V`: none); the header is kept as well |
 //! | headers | headers of the same names in the same order; text and bytes as they are, numbers in decimal digits, `true`, `false`, the rest as AMQP encodes it |
 //! | content type, delivery mode, ... | `amqp.content_type`, `amqp.delivery_mode`, ...; only those that are there |
-//! | types of headers | `amqp.t`, where they are not what a reader would take them for; see [`mod@born_in_amqp`] |
+//! | types of headers | `amqp.t`, where they are not what a reader would take them for; see `born_in_amqp` |
 //!
 //! Reading order: [`place`] (what the broker adds to a delivery), `born_in_amqp`, `born_in_kafka`, `value`, `properties`.
 //!

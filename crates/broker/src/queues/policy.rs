@@ -8,8 +8,8 @@
 //! whose keys the type of queue all knows; an operator's wins or limits, as the key says. What comes out is a
 //! declaration as if its arguments had been given so, and everything else goes by that.
 //!
-//! Reading order: here (what a policy is, which one applies), [`keys`] (what a definition may say), [`merge`] (what
-//! comes out), [`apply`] (setting and clearing them).
+//! Reading order: here (what a policy is, which one applies), `keys` (what a definition may say), `merge` (what
+//! comes out), `apply` (setting and clearing them).
 //!
 //! **Invariants.** Which policy applies is a pure function of policies, name and type, never stored. Patterns are bounded
 //! in size, and in the steps they may take on a name. Of two with the same priority the one whose name comes first
