@@ -105,10 +105,11 @@ class Writer:
                 arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": following}
             if self.chance(0.25):
                 arguments["x-message-ttl"] = self.pick([0, SHORT_TTL])
-            if self.chance(0.25):
+            if self.chance(0.25) and not round_trip:
                 arguments["x-max-length"] = self.pick([1, 2])
             if name == "q1" and len(arguments) < 3:
-                arguments |= self.pick([{"x-message-ttl": 0}, {"x-max-length": 0}, {"x-max-length": 1}])
+                limits = [] if round_trip else [{"x-max-length": 0}, {"x-max-length": 1}]
+                arguments |= self.pick([{"x-message-ttl": 0}, *limits])
             self.put("1.1", "queue.declare", queue=name, arguments=arguments or None, durable=self.chance(0.5))
             self.queues.append(name)
             # Letters are to be looked at more than what became none.
