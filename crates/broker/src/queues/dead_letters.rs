@@ -12,7 +12,7 @@
 //! Deliberately absent: what a dead letter looks like in a protocol ([`DeadLetters`], which a door brings), and why
 //! a message has to go.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -155,6 +155,8 @@ pub(super) struct Moving {
     pub(super) letters: VecDeque<(u64, DeathReason)>,
     /// How many of the first have been written to their streams: only the rest of what they are is to be done.
     pub(super) in_streams: usize,
+    /// Of messages that are due: those that have been written to their streams, whatever their order.
+    pub(super) written: HashSet<u64>,
     /// Dropped when they are moved, or when that is given up.
     pub(super) over: oneshot::Sender<()>,
 }

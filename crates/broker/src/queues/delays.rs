@@ -8,7 +8,8 @@
 //! are of one range. ADR 0012 says why it is so.
 //!
 //! **Invariants.** A message is in its lane or in its queues, never in both nor in neither, whenever the broker ends.
-//! One that a queue refuses is tried again, by itself, and is no hindrance to others. One that goes nowhere when it is
+//! One that a queue refuses is tried again, by itself, and is no hindrance to others; streams that have
+//! taken it meanwhile do not get it again, but for a restart. One that goes nowhere when it is
 //! due is dropped.
 //!
 //! Deliberately absent: when a message is due (`shard/lanes`); headers (a door's, [`DeadLetters::due`]).
@@ -35,7 +36,7 @@ use super::records::{DELAYS, DelaysRecord, key, put};
 use super::settings::QueueSettings;
 use super::shard::joint::Settles;
 use super::shard::message::{Attached, ShardMessage};
-use super::streams::TooLarge;
+use super::streams::{TooLarge, without_streams};
 use super::topology::QueueEntry;
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Settle};
 use crate::to_its_end::to_its_end;
@@ -172,12 +173,19 @@ impl Queues {
         left.retain(|(offset, _)| {
             let Some(message) = read.remove(offset) else { return true };
             what.push((Offset(*offset), Settle::Ack));
-            parts.publishes.extend(message.and_then(|message| self.due(&moving.queue, &message)));
+            let due = message.and_then(|message| self.due(&moving.queue, &message));
+            parts.publishes.extend(match moving.written.contains(offset) {
+                true => due.as_ref().and_then(without_streams),
+                false => due,
+            });
             false
         });
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
         let queues = self.clone();
         let (rest, _) = self.append_streams(&parts, TooLarge::Dropped).await?;
+        // Whatever becomes of the rest, which is tried again.
+        let moved = parts.settles.iter().flat_map(|settles| &settles.what);
+        moving.written.extend(moved.map(|(offset, _)| offset.0));
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters = left;
         Ok(())

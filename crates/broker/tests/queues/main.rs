@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
 mod attacks;
+mod attacks2;
 mod brute;
 mod consumers;
 mod crash;

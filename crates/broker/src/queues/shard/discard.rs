@@ -18,6 +18,7 @@ use ferrymq_runtime::TaskKind;
 use ferrymq_types::LogId;
 use tokio::sync::oneshot;
 
+use super::lanes::Lane;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
@@ -159,7 +160,12 @@ impl Owner {
         letters.moving = true;
         let (over, is_over) = oneshot::channel();
         let due = letters.due;
-        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, in_streams: 0, over };
+        let was_written = |lane: &mut Box<Lane>| {
+            taken.iter().map(|(id, _)| *id).filter(|id| lane.take_written(*id)).collect()
+        };
+        let written = queue.lane.as_mut().map(was_written).unwrap_or_default();
+        let (handle, in_streams) = (queue.handle.clone(), 0);
+        let moving = Moving { queue: handle, logs, to, letters: taken, in_streams, written, over };
         let queues = self.context.queues.clone();
         if due {
             self.context.tasks.spawn(TaskKind::Owner, "delayed messages", delays::run(queues, moving));

@@ -16,7 +16,7 @@
 //!
 //! Deliberately absent: where a message goes when it is due (`queues::delays`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, Read, StorageError};
@@ -56,6 +56,8 @@ pub(super) struct Lane {
     horizon: Option<Due>,
     /// Refused by a queue, and due again.
     again: BTreeSet<Due>,
+    /// Those of them, also on their way again, that streams have taken: these are not to get them twice.
+    written: HashSet<u64>,
     scan: Option<Scan>,
     /// Which message is the first that was not looked at, and from when on it has to be.
     far: Option<(Next, i64)>,
@@ -87,6 +89,7 @@ impl Lane {
             index_max: index_max.max(1),
             horizon: None,
             again: BTreeSet::new(),
+            written: HashSet::new(),
             scan: None,
             far: None,
             next: None,
@@ -117,6 +120,11 @@ impl Lane {
         };
         from.first().filter(|(at_ms, _)| *at_ms <= now_ms)?;
         from.pop_first().map(|(_, offset)| offset)
+    }
+
+    /// Whether its streams have one that goes on its way; not remembered any longer.
+    pub(super) fn take_written(&mut self, offset: u64) -> bool {
+        self.written.remove(&offset)
     }
 
     /// When the first is due, as far as it is known.
@@ -275,6 +283,8 @@ impl Owner {
         let at_ms = self.ages.now_ms().saturating_add(AGAIN_MS);
         let Some((log, queue)) = self.here(queue) else { return };
         if let (Some(lane), Some(letters)) = (&mut queue.lane, &mut queue.letters) {
+            // A queue refuses after the streams have taken it.
+            lane.written.extend(offsets);
             lane.again.extend(offsets.iter().map(|offset| (at_ms, *offset)));
             letters.came_back(offsets.len() as u64);
             self.run_soon(log);

@@ -92,6 +92,13 @@ impl Queue {
     pub(super) fn begin_to_measure(&mut self) -> u64 {
         self.measured += 1;
         let number = self.measured;
+        // What became visible since an earlier measuring began is measured, too.
+        self.for_each(&mut |level| {
+            if let Some(counted) = level.counted() {
+                counted.ready = 0;
+                counted.held.clear();
+            }
+        });
         if let Some(counted) = self.counted() {
             counted.measuring = Some(Measuring { number, in_vain: false });
         }
