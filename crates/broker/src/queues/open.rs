@@ -20,7 +20,7 @@ use ferrymq_storage::{Action, Claim, Compare, ErrorKind, LogStore, MetaStore, Op
 use ferrymq_types::{LogId, Offset, OwnerId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 
 use super::ack::{AckState, Replay};
 use super::consuming::Consuming;
@@ -42,7 +42,7 @@ use super::records::{
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
-use super::shard::message::{Attached, AttachedLevel, Released};
+use super::shard::message::{Attached, AttachedLevel, Released, SMALL, ShardMessage};
 use super::shard::{self, ShardContext};
 use super::streams::{self, Streams};
 use super::topology::{QueueEntry, Topology};
@@ -138,16 +138,39 @@ impl Queues {
             letters: options.letters.clone(),
             movers: Semaphore::new(MOVERS),
         };
-        queues.load_queues(records, queue_claims, &journaled).await?;
-        queues.load_streams().await?;
-        queues.load_lanes(&journaled).await?;
-        queues.load_bindings().await?;
+        queues.load(records, queue_claims, &journaled).await?;
         let queues = Arc::new(queues);
         here.send_replace(Arc::downgrade(&queues));
         opened.store(true, Ordering::Release);
         idle::start(&queues, told);
         streams::watch_topics(&queues);
         Ok(queues)
+    }
+
+    async fn load(
+        &self,
+        records: Vec<(String, QueueRecord)>,
+        claims: Vec<Claim>,
+        journaled: &[Journaled],
+    ) -> Result<(), StorageError> {
+        self.load_queues(records, claims, journaled).await?;
+        self.load_streams().await?;
+        self.load_lanes(journaled).await?;
+        self.load_bindings().await?;
+        self.all_attached().await;
+        Ok(())
+    }
+
+    /// Waits until every shard has taken over all that was attached: a state log that is rewritten before that would
+    /// forget the rest.
+    async fn all_attached(&self) {
+        // There is no such session: what counts is that the answer comes after everything before it.
+        let session = u64::MAX;
+        for shard in &self.shards {
+            let (reply, answer) = oneshot::channel();
+            let _ended = shard.send(ShardMessage::EndSession { session, reply }, SMALL).await.is_err();
+            let _ended = answer.await.is_err();
+        }
     }
 
     async fn load_queues(
