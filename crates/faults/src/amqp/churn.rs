@@ -31,7 +31,7 @@ pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Resu
 }
 
 fn durable(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<()> {
-    let queue = Queue::new(&format!("churn-{}", rng.below(NAMES)), Style::Durable);
+    let queue = Queue::new(&format!("churn-queue-{}", rng.below(NAMES)), Style::Durable);
     make(world, session, &queue)?;
     use_it(rng, session, &queue)?;
     if rng.below(3) > 0 {
