@@ -33,6 +33,8 @@ pub(crate) struct Stage {
     pub(crate) logs: Vec<Arc<Log>>,
     /// How long clients may wait for what must come.
     pub(crate) patience: Duration,
+    /// Whether queues are used.
+    queues: bool,
     data: PathBuf,
     server: Option<Server>,
     workload: Option<Workload>,
@@ -57,6 +59,7 @@ impl Stage {
         let world = World::new();
         let mut stage = Stage {
             rng: Rng::seeded(seed),
+            queues: size.queues && !spec.bare,
             spec,
             image,
             report: Report { scenario: scenario.to_owned(), seed, ..Report::default() },
@@ -153,7 +156,7 @@ impl Stage {
     /// Waits until so many more messages are confirmed; whether they were. Where there are no queues, they are.
     pub(crate) fn wait_for_confirms(&self, messages: u64, patience: Duration) -> bool {
         let target = self.world.confirmed() + messages;
-        self.spec.bare || self.world.wait_for(patience, || self.world.confirmed() >= target)
+        !self.queues || self.world.wait_for(patience, || self.world.confirmed() >= target)
     }
 
     /// Lists the topics into the history.

@@ -23,13 +23,16 @@ pub(crate) struct Size {
     /// Bytes a second of each producer.
     pub(crate) rate: u64,
     pub(crate) churn: bool,
+    /// Whether queues are used as well.
+    pub(crate) queues: bool,
     /// How long clients may wait for what must come.
     pub(crate) patience: Duration,
 }
 
 impl Default for Size {
     fn default() -> Size {
-        Size { producers: 4, readers: 2, rate: 1 << 20, churn: true, patience: Duration::from_secs(30) }
+        let patience = Duration::from_secs(30);
+        Size { producers: 4, readers: 2, rate: 1 << 20, churn: true, queues: true, patience }
     }
 }
 
@@ -98,7 +101,9 @@ impl Workload {
             let churn = Churn::new(world.clone(), of_kind(Kind::Trimmed), rng.next_u64());
             workload.threads.push(spawn_thread("churn", move || churn.run())?);
         }
-        workload.threads.extend(amqp::start(world, rng)?);
+        if size.queues {
+            workload.threads.extend(amqp::start(world, rng)?);
+        }
         Ok(workload)
     }
 
