@@ -30,6 +30,7 @@ use super::handle::Queues;
 use super::joint::Parts;
 use super::priorities::{base, place};
 use super::shard::joint::Settles;
+use super::shard::message::ShardMessage;
 use super::streams::{TooLarge, without_streams};
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
@@ -153,47 +154,62 @@ pub(super) struct Moving {
     pub(super) to: Arc<DeadLetterTo>,
     /// By their ids, in the order in which they go.
     pub(super) letters: VecDeque<(u64, DeathReason)>,
-    /// How many of the first have been written to their streams: only the rest of what they are is to be done.
-    pub(super) in_streams: usize,
-    /// Of messages that are due: those that have been written to their streams, whatever their order.
+    /// They are no letters, but were kept back and are due: each knows by itself where it goes.
+    pub(super) due: bool,
+    /// Those that have been written to their streams: only the rest of what they are is to be done.
     pub(super) written: HashSet<u64>,
     /// Dropped when they are moved, or when that is given up.
     pub(super) over: oneshot::Sender<()>,
 }
 
+impl Moving {
+    /// What a commit would settle has been written to its streams, whatever becomes of the rest, which is tried again.
+    pub(super) fn has_written(&mut self, parts: &Parts) {
+        let settled = parts.settles.iter().flat_map(|settles| &settles.what);
+        self.written.extend(settled.map(|(offset, _)| offset.0));
+    }
+}
+
 /// What could be read back of some letters, by their ids; `None`: the log does not have it.
 pub(super) type Chunk = Vec<(u64, DeathReason, Option<Message>)>;
 
-/// Moves letters until none is left, the queue is gone or the broker stops.
+/// Moves letters, or messages that are due, until none is left, the queue is gone or the broker stops. What a queue
+/// refuses of what is due is set aside, for the shard to try again.
 ///
 /// Before everything is opened, nobody knows where they go.
 pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: Moving) {
     let Ok(queues) = queues.wait_for(|here| here.strong_count() > 0).await.map(|here| here.clone()) else {
         return;
     };
+    let what = if moving.due { "delayed messages" } else { "dead letters" };
     let (mut told, mut at_most) = (false, CHUNK_MESSAGES);
+    let mut refused = Vec::new();
     while !moving.letters.is_empty() {
         let Some(here) = queues.upgrade() else { return };
         let tasks = here.tasks.clone();
         let stopping = tasks.stopping();
         tokio::pin!(stopping);
         let moved = tokio::select! {
-            moved = here.move_chunk(&mut moving, at_most) => moved,
+            moved = here.move_some(&mut moving, at_most) => moved,
             // A shard that ends waits for its movers. A commit that was begun goes on by itself.
             () = &mut stopping => return,
         };
         match moved {
             Ok(()) => (told, at_most) = (false, CHUNK_MESSAGES.min(at_most * 2)),
+            Err(QueueError::Full { .. }) if moving.due && at_most == 1 => {
+                refused.extend(moving.letters.pop_front().map(|(offset, _)| offset));
+            }
             // It may take fewer.
+            Err(QueueError::Full { .. }) if moving.due => at_most = 1,
             Err(error) if at_most > 1 && takes_fewer(&error) => at_most /= 2,
             Err(QueueError::NotFound { .. } | QueueError::Stopped) => return,
             Err(error) if !error.is_certain() => {
-                tracing::error!(queue = %moving.queue.name(), %error, "dead letters wait for a restart");
+                tracing::error!(queue = %moving.queue.name(), %error, "{what} wait for a restart");
                 return;
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(queue = %moving.queue.name(), %error, "dead letters wait");
+                    tracing::warn!(queue = %moving.queue.name(), %error, "{what} wait");
                 }
                 let clock = here.clock.clone();
                 drop(here);
@@ -203,6 +219,10 @@ pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: M
                 }
             }
         }
+    }
+    if let Some(here) = queues.upgrade().filter(|_| !refused.is_empty()) {
+        let again = ShardMessage::Again { queue: moving.queue.clone(), offsets: refused };
+        here.tell(&moving.queue, again).await;
     }
     drop(moving.over);
 }
@@ -217,6 +237,10 @@ pub(super) fn takes_fewer(error: &QueueError) -> bool {
 }
 
 impl Queues {
+    async fn move_some(self: &Arc<Queues>, moving: &mut Moving, at_most: usize) -> Result<(), QueueError> {
+        if moving.due { self.move_due(moving, at_most).await } else { self.move_chunk(moving, at_most).await }
+    }
+
     /// Moves the first of the letters, as many as go into one commit.
     async fn move_chunk(self: &Arc<Queues>, moving: &mut Moving, at_most: usize) -> Result<(), QueueError> {
         let Ok(_permit) = self.movers.acquire().await else { return Err(QueueError::Stopped) };
@@ -224,11 +248,10 @@ impl Queues {
         let count = chunk.len();
         let mut parts = Parts::default();
         let mut what = Vec::with_capacity(count);
-        for (place, (offset, reason, message)) in chunk.into_iter().enumerate() {
+        for (offset, reason, message) in chunk {
             what.push((Offset(offset), Settle::Ack));
             let letter = message.and_then(|message| self.letter(&moving.queue, &moving.to, reason, &message));
-            let is_in_streams = place < moving.in_streams;
-            parts.publishes.extend(if is_in_streams {
+            parts.publishes.extend(if moving.written.contains(&offset) {
                 letter.as_ref().and_then(without_streams)
             } else {
                 letter
@@ -236,11 +259,10 @@ impl Queues {
         }
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
         let (rest, _) = self.append_streams(&parts, TooLarge::Dropped).await?;
-        moving.in_streams = moving.in_streams.max(count);
+        moving.has_written(&parts);
         let queues = self.clone();
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters.drain(..count);
-        moving.in_streams -= count;
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! What may be declared: names, arguments, and whether a declaration says what is there.
 //!
 //! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, `quorum`: the same
-//! queue, of which every message is durable, or `stream`: a topic. *Dead*: accepted and without effect, in RabbitMQ too or because they speak of
-//! copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing to RabbitMQ
-//! either and are kept as given. What queues of a type take is compared when one is declared again (`settings::compared`).
+//! queue, of which every message is durable, or `stream`: a topic. *Dead*: accepted and without effect, in RabbitMQ too
+//! or because they speak of copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing
+//! to RabbitMQ either and are kept as given. What queues of a type take is compared when one is declared again
+//! (`settings::compared`).
 //!
 //! **Invariant.** An argument that would change what happens to a message is honoured or refused.
 

@@ -8,25 +8,25 @@
 //! are of one range. ADR 0012 says why it is so.
 //!
 //! **Invariants.** A message is in its lane or in its queues, never in both nor in neither, whenever the broker ends.
-//! One that a queue refuses is tried again, by itself, and is no hindrance to others; streams that have
-//! taken it meanwhile do not get it again, but for a restart. One that goes nowhere when it is
-//! due is dropped.
+//! One that a queue refuses is tried again, by itself, and is no hindrance to others while there are not very many such;
+//! streams that have taken it meanwhile do not get it again, but for a restart. One that goes nowhere when it is due is
+//! dropped.
 //!
-//! Deliberately absent: when a message is due (`shard/lanes`); headers (a door's, [`DeadLetters::due`]).
+//! Deliberately absent: when a message is due (`shard/lanes`); the mover (`dead_letters`); headers (a door's,
+//! [`DeadLetters::due`]).
 //!
 //! [`DeadLetters::due`]: super::dead_letters::DeadLetters::due
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use ferrymq_types::Offset;
 use ferrymq_types::limits::QUEUE_MESSAGE_BYTES_MAX;
-use tokio::sync::watch;
 
 use super::ack::AckState;
 use super::args::Arguments;
 use super::consuming::Consuming;
-use super::dead_letters::{CHUNK_BYTES, CHUNK_MESSAGES, Chunk, DeathReason, Moving, PAUSE};
+use super::dead_letters::{CHUNK_BYTES, Chunk, DeathReason, Moving};
 use super::error::QueueError;
 use super::exchange::{Headers, Routable};
 use super::handle::Queues;
@@ -35,7 +35,7 @@ use super::logs::Admin;
 use super::records::{DELAYS, DelaysRecord, key, put};
 use super::settings::QueueSettings;
 use super::shard::joint::Settles;
-use super::shard::message::{Attached, ShardMessage};
+use super::shard::message::Attached;
 use super::streams::{TooLarge, without_streams};
 use super::topology::QueueEntry;
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Settle};
@@ -150,11 +150,13 @@ impl Queues {
         }
         (!to.is_empty()).then_some(Publish { message, to })
     }
-}
 
-impl Queues {
     /// Reads the first of what is due back, routes it and moves it in one commit.
-    async fn move_due(self: &Arc<Queues>, moving: &mut Moving, at_most: usize) -> Result<(), QueueError> {
+    pub(super) async fn move_due(
+        self: &Arc<Queues>,
+        moving: &mut Moving,
+        at_most: usize,
+    ) -> Result<(), QueueError> {
         let Ok(_permit) = self.movers.acquire().await else { return Err(QueueError::Stopped) };
         let mut wanted: Vec<(u64, DeathReason)> = moving.letters.iter().take(at_most).copied().collect();
         wanted.sort_unstable_by_key(|(offset, _)| *offset);
@@ -183,60 +185,10 @@ impl Queues {
         parts.settles.push(Settles { queue: moving.queue.clone(), session: None, what });
         let queues = self.clone();
         let (rest, _) = self.append_streams(&parts, TooLarge::Dropped).await?;
-        // Whatever becomes of the rest, which is tried again.
-        let moved = parts.settles.iter().flat_map(|settles| &settles.what);
-        moving.written.extend(moved.map(|(offset, _)| offset.0));
+        moving.has_written(&parts);
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters = left;
         Ok(())
-    }
-}
-
-/// Moves messages that are due to their queues until none is left or the broker stops. What a queue refuses is set
-/// aside, for the shard to try again.
-pub(super) async fn run(mut queues: watch::Receiver<Weak<Queues>>, mut moving: Moving) {
-    let Ok(queues) = queues.wait_for(|here| here.strong_count() > 0).await.map(|here| here.clone()) else {
-        return;
-    };
-    let (mut told, mut at_most) = (false, CHUNK_MESSAGES);
-    let mut refused = Vec::new();
-    while !moving.letters.is_empty() {
-        let Some(here) = queues.upgrade() else { return };
-        let stopping = here.tasks.stopping();
-        tokio::pin!(stopping);
-        let moved = tokio::select! {
-            moved = here.move_due(&mut moving, at_most) => moved,
-            () = &mut stopping => return,
-        };
-        match moved {
-            Ok(()) => (told, at_most) = (false, CHUNK_MESSAGES.min(at_most * 2)),
-            Err(QueueError::Full { .. }) if at_most == 1 => {
-                refused.extend(moving.letters.pop_front().map(|(offset, _)| offset));
-            }
-            // It may take fewer.
-            Err(QueueError::Full { .. }) => at_most = 1,
-            Err(error) if at_most > 1 && super::dead_letters::takes_fewer(&error) => at_most /= 2,
-            Err(QueueError::NotFound { .. } | QueueError::Stopped) => return,
-            Err(error) if !error.is_certain() => {
-                tracing::error!(%error, "delayed messages wait for a restart");
-                return;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "delayed messages are late");
-                }
-                let clock = here.clock.clone();
-                drop(here);
-                tokio::select! {
-                    () = clock.sleep(PAUSE) => {}
-                    () = &mut stopping => return,
-                }
-            }
-        }
-    }
-    if let Some(here) = queues.upgrade().filter(|_| !refused.is_empty()) {
-        let again = ShardMessage::Again { queue: moving.queue.clone(), offsets: refused };
-        here.tell(&moving.queue, again).await;
     }
 }
 

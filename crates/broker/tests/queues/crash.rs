@@ -222,6 +222,30 @@ fn now(from: &mut Deliveries) -> Vec<Delivery> {
     all
 }
 
+/// Ends a life in one of the ways there are, one in five cleanly, and begins the next on what is left of the disk; how it
+/// ended.
+pub(crate) async fn another_life(
+    (life, session): (Life, Session),
+    disk: &mut SimDisk,
+    rng: &Rng,
+    (seed, round): (u64, u64),
+) -> (Life, &'static str) {
+    let (next, when) = match rng.below(5) {
+        0 | 1 => (disk.crash(seed * 10 + round), "after a power cut"),
+        2 => (disk.crash_to_synced(), "after a power cut that kept only what was synced"),
+        3 => (disk.kill(), "after a kill"),
+        _ => {
+            session.close().await;
+            life.end(true).await;
+            return (Life::begin(disk, seed + 1000 * (round + 1)).await, "after a clean stop");
+        }
+    };
+    drop(session);
+    life.end(false).await;
+    *disk = next;
+    (Life::begin(disk, seed + 1000 * (round + 1)).await, when)
+}
+
 /// How a life ends.
 #[derive(Clone, Copy, PartialEq)]
 enum Cut {

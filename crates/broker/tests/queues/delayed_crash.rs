@@ -13,7 +13,7 @@ use ferrymq_disk::SimDisk;
 use ferrymq_runtime::{Clock, Rng};
 use ferrymq_types::Offset;
 
-use crate::crash::Life;
+use crate::crash::{Life, another_life};
 use crate::rig::{VHOST, arguments, binding, body, durable, exchange, int, message, quiet};
 
 const QUEUES: [&str; 3] = ["a", "b", "c"];
@@ -92,24 +92,9 @@ async fn one_seed(seed: u64) {
                 quiet().await;
             }
         }
-        let next = match rng.below(5) {
-            0 | 1 => disk.crash(seed * 10 + round),
-            2 => disk.crash_to_synced(),
-            3 => disk.kill(),
-            _ => {
-                session.close().await;
-                life.end(true).await;
-                disk = disk.clone();
-                life = Life::begin(&disk, seed + 1000 * (round + 1)).await;
-                check(&life.queues, seed, "after a clean stop").await;
-                continue;
-            }
-        };
-        drop(session);
-        life.end(false).await;
-        disk = next;
-        life = Life::begin(&disk, seed + 1000 * (round + 1)).await;
-        check(&life.queues, seed, "after a crash").await;
+        let (next, when) = another_life((life, session), &mut disk, &rng, (seed, round)).await;
+        life = next;
+        check(&life.queues, seed, when).await;
     }
     life.end(true).await;
 }

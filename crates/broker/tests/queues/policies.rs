@@ -145,6 +145,23 @@ async fn a_limit_is_of_all_priorities() {
     assert_eq!(rig.ready(&queue).await, 0);
 }
 
+/// What a queue refuses by policy is dead-lettered by policy, from the moment on that it says so.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_becomes_a_letter() {
+    let rig = Rig::new().await;
+    rig.queue("q").await;
+    rig.queue("dead").await;
+    let limits = [("max-length", int(1)), ("overflow", Value::text("reject-publish-dlx"))];
+    let to = [("dead-letter-exchange", Value::text("")), ("dead-letter-routing-key", Value::text("dead"))];
+    set(&rig, policy("p", "^q$", &[&limits[..], &to[..]].concat())).await;
+    let published = rig.publish_as("q", &["a", "b"], true).await;
+    assert_eq!(published.failed.len(), 1, "{published:?}");
+    assert_eq!((all(&rig, "q").await, all(&rig, "dead").await), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    clear(&rig, "p").await;
+    assert!(rig.publish_as("q", &["c", "d"], true).await.failed.is_empty());
+    assert_eq!(all(&rig, "dead").await, [""; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_bytes_are_counted_nothing_leaves_and_everything_may_come() {
     let (rig, logs) = staged().await;

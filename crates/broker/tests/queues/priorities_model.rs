@@ -370,7 +370,6 @@ fn number(body: &str) -> u64 {
 #[tokio::test(start_paused = true)]
 async fn a_queue_with_priorities_is_as_a_naive_one() {
     for seed in 0..200 {
-        println!("seed {seed}");
         let rng = Rng::seeded(seed);
         let mut life = Life::begin(&rng).await;
         for _ in 0..3 {

@@ -142,18 +142,13 @@ pub(super) fn check(definition: &Arguments, sort: PolicySort) -> Result<(), BadP
         match find(name).filter(|key| sort == PolicySort::Policy || key.operator.is_some()) {
             None => unknown.push((name.to_owned(), value.clone())),
             Some(key) if !(key.check)(value) => return Err(BadPolicy::Value(key.name, value.clone())),
-            Some(key) if key.state == NotYet || is_not_served(key, value) => {
+            Some(key) if key.state == NotYet => {
                 return Err(BadPolicy::NotServed(key.name, value.clone()));
             }
             Some(_) => {}
         }
     }
     if unknown.is_empty() { Ok(()) } else { Err(BadPolicy::Unknown(unknown)) }
-}
-
-/// Values of served keys that are not.
-fn is_not_served(key: &Key, value: &Value) -> bool {
-    key.name == "overflow" && value.as_text() == Some("reject-publish-dlx")
 }
 
 fn text(value: &Value) -> bool {

@@ -201,7 +201,7 @@ fn what_a_policy_may_not_say() {
     assert_eq!(check("max-priority", int(5), PolicySort::Policy), unknown("max-priority", int(5)));
     let key = "dead-letter-exchange";
     assert_eq!(check(key, text("x"), PolicySort::Operator), unknown(key, text("x")));
-    for (key, value) in [("consumer-timeout", int(5)), ("overflow", text("reject-publish-dlx"))] {
+    for (key, value) in [("consumer-timeout", int(5)), ("max-age", text("5D"))] {
         assert!(matches!(check(key, value, PolicySort::Policy), Err(BadPolicy::NotServed(..))), "{key}");
     }
     let with = |pattern: &str, definition: Arguments| {

@@ -22,7 +22,6 @@ use super::lanes::Lane;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
-use crate::queues::delays;
 use crate::queues::types::QueueHandle;
 
 /// Why a message leaves.
@@ -164,14 +163,9 @@ impl Owner {
             taken.iter().map(|(id, _)| *id).filter(|id| lane.take_written(*id)).collect()
         };
         let written = queue.lane.as_mut().map(was_written).unwrap_or_default();
-        let (handle, in_streams) = (queue.handle.clone(), 0);
-        let moving = Moving { queue: handle, logs, to, letters: taken, in_streams, written, over };
+        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, due, written, over };
         let queues = self.context.queues.clone();
-        if due {
-            self.context.tasks.spawn(TaskKind::Owner, "delayed messages", delays::run(queues, moving));
-        } else {
-            self.context.tasks.spawn(TaskKind::Owner, "dead letters", dead_letters::run(queues, moving));
-        }
+        self.context.tasks.spawn(TaskKind::Owner, "mover", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();
         self.done.push(Box::pin(async move {
             // Dropped when the mover is done, however it ends.

@@ -267,7 +267,8 @@ impl Queue {
         Some(at.saturating_add(ttl_ms))
     }
 
-    /// Takes the head of the level with this first place out if its time is over at `now_ms` (`None`: nothing in the queue expires); whether it was.
+    /// Takes the head of the level with this first place out if its time is over at `now_ms` (`None`: nothing in the
+    /// queue expires); whether it was.
     /// `taken`: somebody would take it now.
     #[inline]
     pub(super) fn expire_head(
@@ -339,7 +340,8 @@ impl Queue {
         self.for_each(&mut |level| level.times.new_from = level.acks.end());
     }
 
-    /// Acquires the head of the level with this first place for nobody, to be discarded; false if it is not in memory, or there is none.
+    /// Acquires the head of the level with this first place for nobody, to be discarded; false if it is not in memory, or
+    /// there is none.
     pub(super) fn take_out(
         &mut self,
         base: u64,

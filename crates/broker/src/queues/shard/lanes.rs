@@ -54,7 +54,7 @@ pub(super) struct Lane {
     index_max: usize,
     /// What is due from here on is not in the index; `None`: everything is.
     horizon: Option<Due>,
-    /// Refused by a queue, and due again.
+    /// Refused by a queue, and due again. While there are as many as the index holds, nothing new is sent on.
     again: BTreeSet<Due>,
     /// Those of them, also on their way again, that streams have taken: these are not to get them twice.
     written: HashSet<u64>,
@@ -113,13 +113,19 @@ impl Lane {
 
     /// Takes out one that is due.
     fn pop(&mut self, now_ms: i64) -> Option<u64> {
-        let from = if self.again.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
-            &mut self.again
-        } else {
-            &mut self.index
+        let goes_on = self.goes_on();
+        let is_due = |set: &BTreeSet<Due>| set.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms);
+        let from = match is_due(&self.again) {
+            true => &mut self.again,
+            false if goes_on && is_due(&self.index) => &mut self.index,
+            false => return None,
         };
-        from.first().filter(|(at_ms, _)| *at_ms <= now_ms)?;
         from.pop_first().map(|(_, offset)| offset)
+    }
+
+    /// Whether few enough were refused for what is due for the first time to be sent on.
+    fn goes_on(&self) -> bool {
+        self.again.len() < self.index_max
     }
 
     /// Whether its streams have one that goes on its way; not remembered any longer.
@@ -127,10 +133,10 @@ impl Lane {
         self.written.remove(&offset)
     }
 
-    /// When the first is due, as far as it is known.
+    /// When the first is due that may be sent on, as far as it is known.
     fn first(&self) -> Slot {
         let first = |set: &BTreeSet<Due>| set.first().map(|(at_ms, _)| *at_ms);
-        first(&self.index).into_iter().chain(first(&self.again)).min()
+        first(&self.index).filter(|_| self.goes_on()).into_iter().chain(first(&self.again)).min()
     }
 
     /// Whether what is acquired must be looked at again, from now on.
@@ -345,6 +351,21 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What queues refuse is bounded: beyond that, what else is due waits until some of it is taken.
+    #[test]
+    fn refused_ones_are_no_more_than_the_index_holds() {
+        let mut lane = Lane::new(0, 4);
+        (0..8).for_each(|offset| lane.add((5, offset)));
+        let refused: Vec<u64> = (0..4).filter_map(|_| lane.pop(5)).collect();
+        assert_eq!(refused, [0, 1, 2, 3]);
+        lane.again.extend(refused.into_iter().map(|offset| (500, offset)));
+        assert_eq!((lane.pop(5), lane.first()), (None, Some(500)));
+        // One is tried again and taken: there is room for one more.
+        assert_eq!(lane.pop(500), Some(0));
+        lane.again = lane.again.iter().map(|(_, offset)| (900, *offset)).collect();
+        assert_eq!((lane.first(), lane.pop(500)), (Some(5), Some(4)));
+    }
 
     /// Beside one that keeps everything: whatever the index has room for, what is due goes in order and at its time.
     #[test]

@@ -1,8 +1,8 @@
 //! How many messages, and bytes of bodies, a queue may have ready.
 //!
-//! **Invariants.** Only what is available counts, or will be without anybody doing anything, not what a consumer holds. A queue without a limit pays nothing, one
-//! without a limit of bytes counts none. Where new messages are refused, those on their way count as if they were
-//! there: the bound is never passed by publishing, only by what consumers give back.
+//! **Invariants.** Only what is available counts, or will be without anybody doing anything, not what a consumer holds. A
+//! queue without a limit pays nothing, one without a limit of bytes counts none. Where new messages are refused, those on
+//! their way count as if they were there: the bound is never passed by publishing, only by what consumers give back.
 //!
 //! Bytes are counted by level and summed.
 //!

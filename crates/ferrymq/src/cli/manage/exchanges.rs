@@ -29,7 +29,8 @@ pub(crate) struct ListArgs {
 pub(crate) struct CreateArgs {
     /// Its name
     name: String,
-    /// How it routes: direct, fanout, topic, headers, x-consistent-hash, x-modulus-hash, x-random or x-local-random
+    /// How it routes: direct, fanout, topic, headers, x-consistent-hash, x-modulus-hash, x-random, x-local-random, or
+    /// x-delayed-message (with the argument x-delayed-type)
     #[arg(long = "type", short, default_value = "direct", value_name = "TYPE")]
     kind: String,
     /// It does not survive a restart

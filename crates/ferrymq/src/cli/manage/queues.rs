@@ -43,7 +43,7 @@ pub(crate) struct DescribeArgs {
 pub(crate) struct CreateArgs {
     /// Its name
     name: String,
-    /// Its type: classic or quorum
+    /// Its type: classic, quorum or stream
     #[arg(long = "type", short, value_name = "TYPE")]
     kind: Option<String>,
     /// It does not survive a restart
