@@ -4,7 +4,7 @@
 //! front of each partition's records is read before the answer begins; the rest follows in pieces of
 //! [`PIECE_BYTES`], each read while the one before it is on its way. So a consumer that is behind does not wait while
 //! megabytes are read, they do not fall out of the processor's cache between the file and the socket, and an
-//! answer takes the memory of two pieces.
+//! answer takes the memory of the fronts and two pieces.
 //!
 //! **Invariants.** What is promised is sent, to the byte. Nothing is sent that did not verify. What cannot be read any
 //! more when its turn comes (trimmed, deleted, damaged) is replaced by the head of a batch that does not end: to
@@ -22,6 +22,9 @@ use ferrymq_types::Offset;
 
 /// What is read before the answer begins, of a partition whose rest is deferred.
 pub(super) const FRONT_BYTES: usize = 64 << 10;
+/// The same if nobody else is in the answer: what consumers ask of one partition unless told otherwise. So much is sent
+/// sooner in one go than in pieces, each of which wakes somebody up.
+pub(super) const FRONT_BYTES_ALONE: usize = 1 << 20;
 /// Deferring less than this is not worth it.
 pub(super) const DEFERRED_BYTES_MIN: usize = 128 << 10;
 /// Most bytes read at a time, unless one batch is larger.

@@ -11,7 +11,7 @@ use ferrymq_storage::{Read, StorageError};
 use ferrymq_types::Offset;
 
 use super::Wanted;
-use super::deferred::{DEFERRED_BYTES_MIN, Deferred, FRONT_BYTES};
+use super::deferred::{DEFERRED_BYTES_MIN, Deferred, FRONT_BYTES, FRONT_BYTES_ALONE};
 use super::session::{Entry, FetchSession};
 use crate::answers::AnswerRoom;
 use crate::context::Context;
@@ -104,7 +104,8 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
         }
         let Some(entry) = session.entry_mut(token) else { continue };
         entry.resolve(context);
-        match look_at(context, entry, wanted, taken, &mut found.room).await {
+        let front_bytes = if taken == 0 && rest.is_empty() { FRONT_BYTES_ALONE } else { FRONT_BYTES };
+        match look_at(context, entry, wanted, (taken, front_bytes), &mut found.room).await {
             Some(told) => {
                 let more = told.bytes() > 0;
                 found.put(token, told);
@@ -123,13 +124,13 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
     found.room.settle(context, held);
 }
 
-/// Looks at a partition whose answer has `taken` bytes of others. `None`: its next batch is larger than what may be told
-/// of it beside the others, or there is no room.
+/// Looks at a partition whose answer has `taken` bytes of others; so many bytes at the front are not deferred. `None`: its
+/// next batch is larger than what may be told of it beside the others, or there is no room.
 async fn look_at(
     context: &Context,
     entry: &Entry,
     wanted: &Wanted,
-    taken: usize,
+    (taken, front_bytes): (usize, usize),
     room: &mut AnswerRoom,
 ) -> Option<Told> {
     let told = |code| Some(Told::from(entry.failed(code)));
@@ -159,7 +160,7 @@ async fn look_at(
         0 => return None,
         granted => granted,
     };
-    match read(partition, from..until, bytes_max, taken == 0).await {
+    match read(partition, from..until, bytes_max, (taken == 0, front_bytes)).await {
         Ok(Some((read, deferred))) => {
             let mut records: Records = read.runs.into_iter().map(|run| run.bytes).collect();
             records.defer(deferred.as_ref().map_or(0, Deferred::bytes));
@@ -174,13 +175,13 @@ async fn look_at(
     }
 }
 
-/// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition; what is much is
-/// deferred. `None`: there are some, and none fits.
+/// Whole batches of at most `bytes_max`, or else the first of them if this is the first partition; what is much behind
+/// the front is deferred. `None`: there are some, and none fits.
 async fn read(
     partition: &Arc<Partition>,
     range: Range<Offset>,
     bytes_max: usize,
-    is_first: bool,
+    (is_first, front_bytes): (bool, usize),
 ) -> Result<Option<(Read, Option<Deferred>)>, StorageError> {
     let fits = |bytes: usize| is_first || bytes <= bytes_max;
     if !is_first {
@@ -190,8 +191,8 @@ async fn read(
             return Ok(None);
         }
     }
-    let defers = bytes_max >= FRONT_BYTES + DEFERRED_BYTES_MIN;
-    let front_max = if defers { FRONT_BYTES } else { bytes_max };
+    let defers = bytes_max >= front_bytes + DEFERRED_BYTES_MIN;
+    let front_max = if defers { front_bytes } else { bytes_max };
     let mut read = partition.read(range.start, range.end, front_max).await?;
     if !fits(read.bytes()) {
         // The batch that was looked at has been trimmed away since.
