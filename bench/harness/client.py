@@ -47,8 +47,8 @@ def flags(load, topic, **changed):
     for name in ("messages", "rate"):
         if name in load:
             wanted[name] = load[name]
-    wanted.update(changed)
-    return [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", value)]
+    wanted.update((name.replace("_", "-"), value) for name, value in changed.items())
+    return [part for name, value in wanted.items() for part in (f"--{name}", value)]
 
 
 def measured(answer, broker_cpu):
