@@ -140,6 +140,15 @@ pub enum BadPolicy {
     Unknown(Vec<(String, Value)>),
     /// The value of a key is not legal.
     Value(&'static str, Value),
+    /// Messages that come back are to wait, of this kind, and it is not said for how long.
+    RetryWithoutMin(String),
+    /// The longest wait of messages that come back, in milliseconds, is shorter than the shortest.
+    RetryMaxBelowMin {
+        /// The shortest.
+        min: i64,
+        /// The longest.
+        max: i64,
+    },
     /// The key, or this value of it, means something that is not served yet.
     NotServed(&'static str, Value),
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ferrymq_broker::queues::{
-    ApplyTo, BadPolicy, Credit, ExchangeKind, PolicyError, PolicySort, PolicySpec, QueueError, QueueHandle,
-    QueueSpec, Settle, Value, deliveries,
+    ApplyTo, BadPolicy, Credit, Deliveries, Event, ExchangeKind, PolicyError, PolicySort, PolicySpec,
+    QueueError, QueueHandle, QueueSpec, Settle, Value, deliveries,
 };
 
 use futures_util::FutureExt as _;
@@ -376,4 +376,56 @@ async fn transient_and_exclusive_queues_go_by_policies_too() {
     let error = rig.queues.queue(&rig.queues.session(), VHOST, "q own").await.unwrap_err();
     assert!(matches!(error, QueueError::ExclusiveLocked { .. }), "{error}");
     assert_eq!(all(&rig, "q own").await, ["bb", "cc"]);
+}
+
+/// Waits and timeouts of quorum queues: from the next failure and the next consumer on.
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_waits_and_who_is_slow_is_told() {
+    let rig = Rig::new().await;
+    let queue = rig.queue_with("q", &[("x-queue-type", Value::text("quorum"))]).await;
+    rig.publish("q", &["a", "b"]).await;
+    let all = Value::text("all");
+    let retry =
+        [("delayed-retry-type", all), ("delayed-retry-min", int(1000)), ("delayed-retry-max", int(1500))];
+    set(&rig, policy("p", "^q$", &retry)).await;
+    let held = got(&rig, "q").await.delivery;
+    rig.settle(&queue, &[held.offset.0], Settle::Fail).await;
+    assert_eq!(rig.ready(&queue).await, 1, "one waits");
+    pass(999).await;
+    assert_eq!(rig.ready(&queue).await, 1);
+    pass(3).await;
+    assert_eq!(rig.ready(&queue).await, 2);
+    // The second failure would wait for twice as long.
+    let held = got(&rig, "q").await.delivery;
+    rig.settle(&queue, &[held.offset.0], Settle::Fail).await;
+    quiet().await;
+    pass(1490).await;
+    assert_eq!(rig.ready(&queue).await, 1);
+    pass(13).await;
+    assert_eq!(rig.ready(&queue).await, 2);
+    // What waits goes on waiting when nothing is to wait any more.
+    let held = got(&rig, "q").await.delivery;
+    rig.settle(&queue, &[held.offset.0], Settle::Fail).await;
+    clear(&rig, "p").await;
+    assert_eq!(rig.ready(&queue).await, 1);
+    pass(1503).await;
+    assert_eq!(rig.ready(&queue).await, 2);
+    let held = got(&rig, "q").await.delivery;
+    rig.settle(&queue, &[held.offset.0], Settle::Fail).await;
+    assert_eq!(rig.ready(&queue).await, 2, "nothing waits");
+
+    let (sink, mut from) = deliveries(MIB);
+    let overdue = |from: &mut Deliveries| {
+        let is_overdue = |event: &Event| matches!(event, Event::Overdue { timeout_ms: 1000, .. });
+        std::iter::from_fn(|| from.try_recv()).filter(is_overdue).count()
+    };
+    rig.consume("q", Credit::Window(1), &sink).await;
+    set(&rig, policy("p", "^q$", &[("consumer-timeout", int(1000))])).await;
+    take(&mut from, 1).await;
+    pass(2000).await;
+    assert_eq!(overdue(&mut from), 0, "who was there before goes by what was said then");
+    rig.consume("q", Credit::Window(1), &sink).await;
+    take(&mut from, 1).await;
+    pass(1100).await;
+    assert_eq!(overdue(&mut from), 1);
 }

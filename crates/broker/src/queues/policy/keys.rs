@@ -88,8 +88,8 @@ use Wins::{Inner, Limit, Max, Min, Outer};
 /// All keys.
 pub(in crate::queues) const KEYS: [Key; 26] = [
     key("alternate-exchange", Served, None, NONE, (Inner, Inner), text),
-    key("consumer-disconnected-timeout", NotYet, None, NONE, (Min, Min), count),
-    key("consumer-timeout", NotYet, None, NONE, (Min, Min), count),
+    key("consumer-disconnected-timeout", Dead, None, NONE, (Min, Min), count),
+    key("consumer-timeout", Served, None, NONE, (Min, Min), count),
     key("dead-letter-exchange", Served, None, STREAM, (Inner, Inner), text),
     key("dead-letter-routing-key", Served, None, STREAM, (Inner, Inner), text),
     key("dead-letter-strategy", Served, None, CLASSIC | STREAM, (Inner, Inner), strategy),
@@ -110,9 +110,9 @@ pub(in crate::queues) const KEYS: [Key; 26] = [
     key("queue-master-locator", Dead, Some(Outer), QUORUM | STREAM, (Outer, Outer), master_locator),
     key("initial-cluster-size", Dead, None, CLASSIC | QUORUM, (Outer, Outer), count),
     key("target-group-size", Dead, Some(Max), CLASSIC | STREAM, (Outer, Outer), positive),
-    key("delayed-retry-type", NotYet, Some(Outer), NONE, (Outer, Outer), retry),
-    key("delayed-retry-min", NotYet, Some(Max), NONE, (Min, Min), positive),
-    key("delayed-retry-max", NotYet, Some(Min), NONE, (Min, Min), positive),
+    key("delayed-retry-type", Served, Some(Outer), NONE, (Outer, Outer), retry),
+    key("delayed-retry-min", Served, Some(Max), NONE, (Min, Min), positive),
+    key("delayed-retry-max", Served, Some(Min), NONE, (Min, Min), positive),
 ];
 
 /// The key of this name.
@@ -148,7 +148,18 @@ pub(super) fn check(definition: &Arguments, sort: PolicySort) -> Result<(), BadP
             Some(_) => {}
         }
     }
-    if unknown.is_empty() { Ok(()) } else { Err(BadPolicy::Unknown(unknown)) }
+    if unknown.is_empty() { check_retry(definition) } else { Err(BadPolicy::Unknown(unknown)) }
+}
+
+/// Delayed retries need a time, and a last one that is not before the first.
+fn check_retry(definition: &Arguments) -> Result<(), BadPolicy> {
+    let ms = |name| definition.get(name).and_then(Value::as_int);
+    let kind = definition.get("delayed-retry-type").and_then(Value::as_text);
+    match (kind.filter(|kind| *kind != "disabled"), ms("delayed-retry-min"), ms("delayed-retry-max")) {
+        (Some(kind), None, _) => Err(BadPolicy::RetryWithoutMin(kind.to_owned())),
+        (_, Some(min), Some(max)) if max < min => Err(BadPolicy::RetryMaxBelowMin { min, max }),
+        _ => Ok(()),
+    }
 }
 
 fn text(value: &Value) -> bool {

@@ -122,7 +122,17 @@ fn what_comes_out() {
         ("delivery-limit", n(5), None, n(9), n(9), n(5)),
         ("delivery-limit", n(5), None, n(-1), n(-1), n(5)),
         ("delivery-limit", n(-1), None, n(9), n(9), n(9)),
+        ("consumer-timeout", n(5), None, None, n(5), n(5)),
+        ("consumer-timeout", n(5), None, n(3), n(3), n(3)),
+        ("consumer-timeout", n(3), None, n(5), n(3), n(3)),
+        ("delayed-retry-min", n(5), n(7), None, n(7), n(7)),
+        ("delayed-retry-min", n(5), None, n(7), n(5), n(5)),
+        ("delayed-retry-max", n(5), n(7), None, n(5), n(5)),
+        ("delayed-retry-max", n(9), None, n(7), n(7), n(7)),
+        ("delayed-retry-type", t("disabled"), None, t("all"), t("disabled"), t("disabled")),
+        ("delayed-retry-type", None, t("disabled"), t("all"), t("disabled"), t("disabled")),
         // What has no effect is not among the arguments.
+        ("consumer-disconnected-timeout", n(1), None, None, None, None),
         ("queue-version", n(1), n(2), None, None, None),
         ("max-in-memory-length", n(1), n(2), None, None, None),
     ];
@@ -191,6 +201,9 @@ fn what_a_policy_may_not_say() {
         ("queue-version", int(3)),
         ("stream-filter-size-bytes", int(15)),
         ("target-group-size", int(0)),
+        ("consumer-timeout", int(-1)),
+        ("delayed-retry-type", text("sometimes")),
+        ("delayed-retry-min", int(0)),
     ] {
         let name = keys::find(key).unwrap().name;
         let expected = Err(BadPolicy::Value(name, value.clone()));
@@ -201,7 +214,18 @@ fn what_a_policy_may_not_say() {
     assert_eq!(check("max-priority", int(5), PolicySort::Policy), unknown("max-priority", int(5)));
     let key = "dead-letter-exchange";
     assert_eq!(check(key, text("x"), PolicySort::Operator), unknown(key, text("x")));
-    for (key, value) in [("consumer-timeout", int(5)), ("max-age", text("5D"))] {
+    let retry = |list: &[(&str, Value)]| {
+        let one = policy("p", "", ApplyTo::All, 0, "expires", int(1));
+        let spec = PolicySpec { definition: arguments(list), ..one };
+        Policy::new(spec, PolicySort::Operator).map(drop)
+    };
+    let (kind, min, max) = ("delayed-retry-type", "delayed-retry-min", "delayed-retry-max");
+    assert_eq!(retry(&[(kind, text("all"))]), Err(BadPolicy::RetryWithoutMin("all".to_owned())));
+    assert_eq!(retry(&[(kind, text("disabled"))]), Ok(()));
+    let below = BadPolicy::RetryMaxBelowMin { min: 2, max: 1 };
+    assert_eq!(retry(&[(kind, text("all")), (min, int(2)), (max, int(1))]), Err(below));
+    assert_eq!(retry(&[(kind, text("all")), (min, int(2)), (max, int(2))]), Ok(()));
+    for (key, value) in [("max-age", text("5D"))] {
         assert!(matches!(check(key, value, PolicySort::Policy), Err(BadPolicy::NotServed(..))), "{key}");
     }
     let with = |pattern: &str, definition: Arguments| {

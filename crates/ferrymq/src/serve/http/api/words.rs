@@ -21,6 +21,12 @@ pub(super) fn of_bad(bad: &BadPolicy) -> String {
             format!("[{}] are not recognised policy settings", all.join(",\n "))
         }
         BadPolicy::Value(key, value) => format!("{} is not a valid {}", erlang(value), what_of(key)),
+        BadPolicy::RetryWithoutMin(kind) => {
+            format!("delayed-retry-min is required when delayed-retry-type is {kind}")
+        }
+        BadPolicy::RetryMaxBelowMin { min, max } => {
+            format!("delayed-retry-max ({max}) must not be smaller than delayed-retry-min ({min})")
+        }
         BadPolicy::NotServed(key, value) => {
             format!("{key} with the value {} is not served by FerryMQ yet", erlang(value))
         }
@@ -131,6 +137,14 @@ mod tests {
                 "[{<<\"foo\">>,1}] are not recognised policy settings",
             ),
             (BadPolicy::Empty, "no policy provided"),
+            (
+                BadPolicy::RetryWithoutMin("all".to_owned()),
+                "delayed-retry-min is required when delayed-retry-type is all",
+            ),
+            (
+                BadPolicy::RetryMaxBelowMin { min: 2, max: 1 },
+                "delayed-retry-max (1) must not be smaller than delayed-retry-min (2)",
+            ),
             (BadPolicy::PatternTooLong, "pattern must not exceed 1024 bytes"),
             (
                 BadPolicy::Value("max-length", Value::List(vec![Value::Bool(true), Value::Void])),
