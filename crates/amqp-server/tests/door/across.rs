@@ -35,7 +35,7 @@ async fn produce(
     pending.wait().await.pop().unwrap().unwrap();
 }
 
-async fn topic(server: &Server, name: &str, partitions: u32) {
+pub(crate) async fn topic(server: &Server, name: &str, partitions: u32) {
     let new = NewTopic { name: name.to_owned(), partitions, config: std::collections::BTreeMap::default() };
     server.broker().create_topic(new).await.unwrap();
 }

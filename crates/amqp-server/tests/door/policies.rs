@@ -4,6 +4,8 @@ use ferrymq_amqp_codec::method::{basic, exchange, queue};
 use ferrymq_amqp_codec::{MethodId, TableBuilder, ValueRef, WireMethod as _};
 use ferrymq_broker::queues::{ApplyTo, Arguments, PolicySort, PolicySpec, Value, Width};
 
+use crate::across::topic;
+use crate::streams::{declaration, declared, table, text};
 use crate::support::{Server, persistent, within};
 
 fn policy(name: &str, pattern: &str, definition: &[(&str, Value)]) -> PolicySpec {
@@ -87,4 +89,46 @@ async fn a_policy_limits_letters_and_leads_elsewhere() {
     broker.set_policy(PolicySort::Policy, "/", all).await.unwrap();
     client.put_publish(1, "own", "no key", &persistent(), b"lost").send().await;
     assert_eq!(MethodId::peek(&client.reply(1).await), Some(basic::Return::ID));
+}
+
+/// A policy sets the topic of a stream, of one that comes too, and leaves what else a Kafka client has set.
+#[tokio::test]
+async fn a_policy_says_how_long_streams_keep_their_messages() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.stream("events", &[("x-max-age", text("1h"))]).await;
+    topic(&server, "before", 1).await;
+    let arguments = table(&[("x-queue-type", text("stream"))]);
+    client.ask(1, &declaration("before", &arguments), &declared("before", 0)).await;
+    let said = |server: &Server, topic: &str| {
+        let config = server.broker().topics().get(topic).unwrap().config.get();
+        (config.retention_ms, config.retention_bytes)
+    };
+    let default = said(&server, "before");
+    let definition = [("max-age", Value::text("5s")), ("max-length-bytes", int(5_000_000))];
+    let aged = policy("aged", "", &definition);
+    let broker = &server.context().queues;
+    assert!(broker.set_policy(PolicySort::Policy, "/", aged).await.unwrap());
+    let by_policy = (Some(5_000), Some(5_000_000));
+    assert_eq!(said(&server, "events"), by_policy);
+    assert_eq!(said(&server, "before"), default, "a topic that was there is Kafka's");
+    client.stream("late", &[]).await;
+    assert_eq!(said(&server, "late"), by_policy);
+    // A Kafka client says otherwise, and something else.
+    let by_kafka = [("retention.ms", "7000"), ("max.message.bytes", "70000")];
+    let by_kafka = by_kafka.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    server.broker().change_config("events", by_kafka).await.unwrap();
+    assert_eq!(said(&server, "events"), (Some(7_000), Some(5_000_000)));
+    client.close().await;
+    let server = server.restart().await;
+    assert_eq!(said(&server, "events"), by_policy, "a policy says it again");
+    assert_eq!(
+        server.broker().topics().get("events").unwrap().config.get().overrides["max.message.bytes"],
+        "70000"
+    );
+    let broker = &server.context().queues;
+    assert!(broker.clear_policy(PolicySort::Policy, "/", "aged").await.unwrap());
+    assert_eq!(said(&server, "events"), (Some(3_600_000), None), "as it was declared");
+    assert_eq!(said(&server, "late"), (None, None));
+    assert_eq!(said(&server, "before"), default);
 }

@@ -51,6 +51,25 @@ impl Broker {
         self.in_turn(move |broker| async move { broker.set_config_now(&name, config).await }).await
     }
 
+    /// Sets these settings of a topic and leaves the others, whoever changes those meanwhile. Finished even if nobody waits.
+    ///
+    /// # Errors
+    /// [`TopicError`]; then nothing changed.
+    pub async fn change_config(
+        self: &Arc<Self>,
+        name: &str,
+        changed: BTreeMap<String, String>,
+    ) -> Result<(), TopicError> {
+        let name = name.to_owned();
+        self.in_turn(move |broker| async move {
+            let topic = broker.topics.get(&name).ok_or(TopicError::NotFound)?;
+            let mut config = topic.config.get().overrides.clone();
+            config.extend(changed);
+            broker.set_config_now(&name, config).await
+        })
+        .await
+    }
+
     /// Deletes a topic and its logs. Gone for good when it returns, finished even if nobody waits for it; a
     /// crash before is finished at the next start.
     ///

@@ -18,6 +18,7 @@ use super::handle::Queues;
 use super::policy::{Applied, Subject};
 use super::settings::QueueType;
 use super::shard::message::{SMALL, ShardMessage};
+use super::streams::policies::is_made;
 use super::topology::{Destination, Exchange, QueueEntry, Vhost};
 use super::types::{ExchangeSpec, QueueHandle, QueueSpec, QueueStat};
 
@@ -206,11 +207,15 @@ impl Queues {
 }
 
 fn info_of(vhost: &Vhost, entry: &QueueEntry) -> QueueInfo {
+    // A topic that was there before its stream goes by no policy.
+    let goes_by_none = entry.handle.stream().is_some() && !is_made(&entry.handle);
+    let applied = if goes_by_none { Applied::default() } else { vhost.policies().of_queue(&entry.spec) };
+    let applied = applied.into();
     QueueInfo {
         queue: entry.handle.clone(),
         spec: entry.spec.clone(),
         kind: QueueType::of(&entry.spec.arguments).unwrap_or(QueueType::Classic),
-        applied: vhost.policies().of_queue(&entry.spec).into(),
+        applied,
         stat: None,
     }
 }

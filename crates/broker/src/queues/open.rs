@@ -155,6 +155,7 @@ impl Queues {
     ) -> Result<(), StorageError> {
         self.load_queues(records, claims, journaled).await?;
         self.load_streams().await?;
+        self.set_on_streams().await;
         self.load_lanes(journaled).await?;
         self.load_bindings().await?;
         self.all_attached().await;

@@ -149,8 +149,6 @@ pub enum BadPolicy {
         /// The longest.
         max: i64,
     },
-    /// The key, or this value of it, means something that is not served yet.
-    NotServed(&'static str, Value),
 }
 
 /// Why a policy was not set.
@@ -181,10 +179,6 @@ impl Policy {
     /// Checks a policy.
     pub(super) fn new(spec: PolicySpec, sort: PolicySort) -> Result<Policy, BadPolicy> {
         keys::check(&spec.definition, sort)?;
-        if spec.apply_to == ApplyTo::Streams {
-            // Streams go by their arguments alone.
-            return Err(BadPolicy::NotServed("apply-to", Value::text(spec.apply_to.name())));
-        }
         Policy::stored(spec)
     }
 

@@ -26,6 +26,7 @@ mod desk;
 mod joining;
 mod known;
 mod names;
+pub(super) mod policies;
 mod reader;
 mod stored;
 mod window;

@@ -6,6 +6,7 @@
 //! Deliberately absent: what a queue does with other settings (`shard/configure.rs`).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferrymq_storage::{ErrorKind, MetaStore, StorageError};
@@ -20,6 +21,7 @@ use crate::queues::open::{internal, load_records};
 use crate::queues::records::{OPERATOR_POLICIES, POLICIES, PolicyRecord, gone, key, put};
 use crate::queues::settings::QueueSettings;
 use crate::queues::shard::message::{Configured, ShardMessage};
+use crate::queues::streams::policies;
 use crate::queues::topology::{Topology, Vhost};
 use crate::queues::types::{QueueHandle, QueueSpec};
 
@@ -141,8 +143,11 @@ impl Queues {
 
     /// Has a virtual host go by other policies.
     async fn go_by(&self, vhost: &str, before: &Policies, after: Policies) -> Result<(), QueueError> {
-        let told = changed(self.topology.read().vhost(vhost)?, before, &after);
+        let (told, streams) = changed(self.topology.read().vhost(vhost)?, before, &after);
         self.change(vhost, |vhost| vhost.set_policies(after))?;
+        for (queue, settings) in streams {
+            self.set_on_stream(&queue, settings).await?;
+        }
         let tell = |(queue, configured): (QueueHandle, Configured)| async move {
             let configured = Box::new(configured);
             let configure = |reply| ShardMessage::Configure { queue: queue.clone(), configured, reply };
@@ -158,16 +163,26 @@ impl Queues {
     }
 }
 
-/// The queues that other policies change something for, and what they go by then.
-fn changed(vhost: &Vhost, before: &Policies, after: &Policies) -> Vec<(QueueHandle, Configured)> {
-    let mut changed = Vec::new();
+/// What queues go by from now on.
+type Told = Vec<(QueueHandle, Configured)>;
+/// What is to be set on the topics of streams.
+type ToSet = Vec<(QueueHandle, BTreeMap<String, String>)>;
+
+/// The queues that other policies change something for, and what they go by then; and the same of streams.
+fn changed(vhost: &Vhost, before: &Policies, after: &Policies) -> (Told, ToSet) {
+    let (mut told, mut streams) = (Vec::new(), Vec::new());
     for entry in vhost.queues.values() {
+        if entry.handle.stream().is_some() {
+            let settings = policies::changed(entry, before, after);
+            streams.extend((!settings.is_empty()).then(|| (entry.handle.clone(), settings)));
+            continue;
+        }
         let configured = Configured::of(&after.effective(&entry.spec));
         if configured != Configured::of(&before.effective(&entry.spec)) {
-            changed.push((entry.handle.clone(), configured));
+            told.push((entry.handle.clone(), configured));
         }
     }
-    changed
+    (told, streams)
 }
 
 impl Configured {

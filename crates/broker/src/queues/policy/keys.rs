@@ -1,8 +1,8 @@
 //! What the definition of a policy may say: RabbitMQ 4.3's keys, which values are legal, who may set them, which
 //! types of queue take them, and who wins.
 //!
-//! Keys are of three sorts, as arguments are. *Served*: they do what they say. *Dead*: taken and without effect, in
-//! RabbitMQ too or because they speak of copies and where they lie. *Not served yet*: refused by name.
+//! Keys are of two sorts. *Served*: they do what they say. *Dead*: taken and without effect, in RabbitMQ too or because
+//! they speak of copies and where they lie, of brokers that cannot reach each other, or of filters that are exact here.
 //!
 //! **Invariant.** A key that would change what happens to a message is honoured or refused.
 //!
@@ -11,6 +11,7 @@
 use super::{BadPolicy, DEFINITION_BYTES_MAX, PolicySort};
 use crate::queues::args::{Arguments, Value};
 use crate::queues::settings::QueueType;
+use crate::queues::streams::{SEGMENT_BYTES_MAX, max_age_ms};
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,6 @@ pub(in crate::queues) enum State {
     Served,
     /// It has no effect.
     Dead,
-    /// It is refused.
-    NotYet,
 }
 
 /// Who wins where two say the same key.
@@ -46,7 +45,7 @@ pub(in crate::queues) struct Key {
     pub(in crate::queues) operator: Option<Wins>,
     /// Types of queue to which no policy with this key applies.
     not_of: u8,
-    /// Who wins over an argument of a classic queue, and of one of another type.
+    /// Who wins over an argument of a classic queue, and of a quorum queue.
     wins: (Wins, Wins),
     check: fn(&Value) -> bool,
 }
@@ -67,7 +66,12 @@ const fn bit(kind: QueueType) -> u8 {
 impl Key {
     /// Who wins over an argument of a queue of this type.
     pub(in crate::queues) fn wins(&self, kind: QueueType) -> Wins {
-        if kind == QueueType::Classic { self.wins.0 } else { self.wins.1 }
+        match kind {
+            QueueType::Classic => self.wins.0,
+            QueueType::Quorum => self.wins.1,
+            // Whatever the key: a policy's.
+            QueueType::Stream => Outer,
+        }
     }
 }
 
@@ -82,7 +86,7 @@ const fn key(
     Key { name, state, operator, not_of, wins, check }
 }
 
-use State::{Dead, NotYet, Served};
+use State::{Dead, Served};
 use Wins::{Inner, Limit, Max, Min, Outer};
 
 /// All keys.
@@ -96,16 +100,16 @@ pub(in crate::queues) const KEYS: [Key; 26] = [
     key("message-ttl", Served, Some(Min), STREAM, (Min, Min), count),
     key("expires", Served, Some(Min), STREAM, (Min, Min), positive),
     key("max-length", Served, Some(Min), STREAM, (Min, Min), count),
-    key("max-length-bytes", Served, Some(Min), STREAM, (Min, Min), count),
+    key("max-length-bytes", Served, Some(Min), NONE, (Min, Min), count),
     key("max-in-memory-length", Dead, Some(Min), CLASSIC | STREAM, (Min, Min), count),
     key("max-in-memory-bytes", Dead, Some(Min), CLASSIC | STREAM, (Min, Min), count),
     key("queue-mode", Dead, None, QUORUM | STREAM, (Inner, Inner), mode),
     key("queue-version", Dead, Some(Outer), NONE, (Inner, Inner), version),
     key("overflow", Served, Some(Outer), STREAM, (Inner, Outer), overflow),
     key("delivery-limit", Served, Some(Limit), CLASSIC | STREAM, (Limit, Limit), integer),
-    key("max-age", NotYet, None, CLASSIC | QUORUM, (Outer, Outer), text),
-    key("stream-max-segment-size-bytes", NotYet, None, CLASSIC | QUORUM, (Outer, Outer), count),
-    key("stream-filter-size-bytes", NotYet, None, NONE, (Outer, Outer), filter_size),
+    key("max-age", Served, None, CLASSIC | QUORUM, (Outer, Outer), age),
+    key("stream-max-segment-size-bytes", Served, None, CLASSIC | QUORUM, (Outer, Outer), segment),
+    key("stream-filter-size-bytes", Dead, None, NONE, (Outer, Outer), filter_size),
     key("queue-leader-locator", Dead, None, NONE, (Outer, Outer), locator),
     key("queue-master-locator", Dead, Some(Outer), QUORUM | STREAM, (Outer, Outer), master_locator),
     key("initial-cluster-size", Dead, None, CLASSIC | QUORUM, (Outer, Outer), count),
@@ -142,9 +146,6 @@ pub(super) fn check(definition: &Arguments, sort: PolicySort) -> Result<(), BadP
         match find(name).filter(|key| sort == PolicySort::Policy || key.operator.is_some()) {
             None => unknown.push((name.to_owned(), value.clone())),
             Some(key) if !(key.check)(value) => return Err(BadPolicy::Value(key.name, value.clone())),
-            Some(key) if key.state == NotYet => {
-                return Err(BadPolicy::NotServed(key.name, value.clone()));
-            }
             Some(_) => {}
         }
     }
@@ -176,6 +177,14 @@ fn count(value: &Value) -> bool {
 
 fn positive(value: &Value) -> bool {
     value.as_int().is_some_and(|value| value >= 1)
+}
+
+fn age(value: &Value) -> bool {
+    value.as_text().and_then(max_age_ms).is_some()
+}
+
+fn segment(value: &Value) -> bool {
+    value.as_int().is_some_and(|value| (0..=SEGMENT_BYTES_MAX).contains(&value))
 }
 
 fn filter_size(value: &Value) -> bool {

@@ -81,7 +81,7 @@ impl Queues {
         let made = found.is_none();
         let topic = match found {
             Some(topic) => Ok(topic),
-            None => self.make_topic(&name, &spec).await,
+            None => self.make_topic(&vhost, &name, &spec).await,
         };
         let topic = match topic {
             Ok(topic) => topic,
@@ -100,9 +100,14 @@ impl Queues {
         Ok(Declared { queue, created: true, stat })
     }
 
-    async fn make_topic(&self, name: &Arc<str>, spec: &QueueSpec) -> Result<Arc<Topic>, QueueError> {
+    async fn make_topic(
+        &self,
+        vhost: &str,
+        name: &Arc<str>,
+        spec: &QueueSpec,
+    ) -> Result<Arc<Topic>, QueueError> {
         let Some(streams) = &self.streams else { return Err(QueueError::Stopped) };
-        let config = config::settings(&spec.arguments);
+        let config = config::settings(&self.effective(vhost, spec).arguments);
         let new = NewTopic { name: name.to_string(), partitions: 1, config };
         streams.topics.broker.create_topic(new).await.map_err(|error| match error {
             // Somebody was faster; the next attempt finds it.
@@ -213,7 +218,7 @@ fn topic_name(vhost: &Arc<str>, spec: &QueueSpec) -> Result<Arc<str>, QueueError
     Ok(name.into())
 }
 
-fn bad_topic(name: &str, why: &'static str) -> QueueError {
+pub(super) fn bad_topic(name: &str, why: &'static str) -> QueueError {
     let (argument, value) = (TOPIC.to_owned(), Value::text(name));
     QueueError::InvalidArgument { entity: Entity::Queue, argument, value, why }
 }

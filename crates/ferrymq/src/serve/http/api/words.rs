@@ -27,9 +27,6 @@ pub(super) fn of_bad(bad: &BadPolicy) -> String {
         BadPolicy::RetryMaxBelowMin { min, max } => {
             format!("delayed-retry-max ({max}) must not be smaller than delayed-retry-min ({min})")
         }
-        BadPolicy::NotServed(key, value) => {
-            format!("{key} with the value {} is not served by FerryMQ yet", erlang(value))
-        }
     })
 }
 
