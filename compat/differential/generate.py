@@ -133,6 +133,8 @@ class Writer:
             flags = {"durable": True}
         if self.chance(0.06) and self.theme != "quorum":
             self.made += 1
+            if arguments.get("x-queue-type") != "classic":
+                arguments.pop("x-queue-type", None)
             self.put(self.where(), "queue.declare", arguments=arguments or None, **flags)
             return
         self.put(self.where(), "queue.declare", queue=name, arguments=arguments or None, **flags)
@@ -267,9 +269,6 @@ class Writer:
                 found[name] = value
         if self.chance(0.02):
             found["user_id"] = self.pick(["guest", "other"])
-        if found.get("user_id") == "other" and (found.keys() & {"expiration"} or {"CC", "BCC"} & {*found.get("headers", {})}):
-            # Which of the two is told: open, see `differences.AVOIDED`.
-            del found["user_id"]
         return found
 
     def headers(self):
@@ -342,8 +341,10 @@ class Writer:
         self.put(self.where().split(".")[0], "drop")
 
 
+# A quorum queue takes a message without a priority for one of this.
+QUORUM_NORMAL = 4
 PLAIN_PROPERTIES = [
-    ("content_type", "text/plain"), ("content_encoding", "gzip"), ("priority", 3), ("correlation_id", "7"),
+    ("content_type", "text/plain"), ("content_encoding", "gzip"), ("priority", QUORUM_NORMAL), ("correlation_id", "7"),
     ("reply_to", "somewhere"), ("message_id", "id"), ("timestamp", 1700000000), ("type", "kind"), ("app_id", "app"),
     ("cluster_id", "c"),
 ]  # fmt: skip
