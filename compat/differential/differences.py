@@ -62,6 +62,10 @@ KNOWN["atomic-commit"] = (
     "publishes first and settles then",
     "deps/rabbit/src/rabbit_channel.erl, handle_method(#'tx.commit'{}); docs/adr/0008-joint-commits.md",
 )
+KNOWN["refused-commit"] = (
+    "a commit that a full queue refuses does nothing and says why; RabbitMQ has done a part and says that",
+    "deps/rabbit/src/rabbit_channel.erl, complete_tx; docs/adr/0008-joint-commits.md",
+)
 # What the generator leaves out, because nothing that is compared later would mean anything.
 AVOIDED = {
     "circles": (
@@ -104,7 +108,8 @@ AVOIDED = {
     ),
 }
 # After these the two hold different messages.
-ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
+ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit", "refused-commit"}
+REFUSED_COMMIT = ("partial tx completion", "the transaction was not committed")
 
 
 class Facts:
@@ -153,6 +158,7 @@ def normalised(step, theirs, ours, known, facts):
         _deaths(one, other, known)
         _counts(one, other, known)
     _user_id(step, theirs, ours, known)
+    _refused_commit(step, theirs, ours, known)
     _get_consumers(step, theirs, ours, known, facts)
     facts.answered(ours)
     if theirs != ours:
@@ -206,6 +212,21 @@ def _user_id(step, theirs, ours, known):
                 if "user_id property" in one[1]["text"] and "user_id property" not in other[1]["text"]:
                     one[1]["text"] = other[1]["text"]
                     known.add("user-id-last")
+
+
+def _refused_commit(step, theirs, ours, known):
+    """What RabbitMQ did of it is there, and may have been delivered."""
+    if step[1] != "tx.commit":
+        return
+    for where, events in theirs["control"].items():
+        for one, other in zip(events, ours["control"].get(where, [])):
+            if one[0] == other[0] == "channel.close" and one[1]["code"] == other[1]["code"] == 406:
+                told = one[1]["text"], other[1]["text"].partition(": ")[0]
+                if told == tuple(f"PRECONDITION_FAILED - {why}" for why in REFUSED_COMMIT):
+                    one[1]["text"] = other[1]["text"]
+                    for part in ("deliver", "queues"):
+                        theirs[part] = copy.deepcopy(ours[part])
+                    known.add("refused-commit")
 
 
 def _get_consumers(step, theirs, ours, known, facts):
