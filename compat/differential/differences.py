@@ -117,6 +117,7 @@ class Facts:
 
     def __init__(self):
         self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
+        self.quorum_limited = set()
         self.timed = False
 
     def learn(self, step):
@@ -124,6 +125,8 @@ class Facts:
         arguments, queue = values.get("arguments") or {}, values.get("queue")
         if arguments.get("x-queue-type") == "quorum":
             self.quorum.add(queue)
+            if any(name in arguments for name in ("x-max-length", "x-max-length-bytes")):
+                self.quorum_limited.add(queue)
         self.timed |= "x-message-ttl" in arguments or "expiration" in (values.get("properties") or {})
         self.limited |= any(name in arguments for name in ("x-max-length", "x-max-length-bytes"))
         if "x-priority" in arguments or "x-single-active-consumer" in arguments:
@@ -169,6 +172,8 @@ def normalised(step, theirs, ours, known, facts):
         _beyond_limit(step, theirs, ours, known)
     if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
         _returns(theirs, ours, known)
+    if theirs != ours and facts.quorum_limited:
+        _dropped_returns(step, theirs, ours, known, facts)
     return theirs, ours
 
 
@@ -306,6 +311,18 @@ def _returns(theirs, ours, known):
             if one[0] == other[0] == "basic.get-ok" and one[1] == other[1] and one[1]["redelivered"]:
                 events[index] = copy.deepcopy(other)
                 known.add("order-of-returns")
+
+
+def _dropped_returns(step, theirs, ours, known, facts):
+    """Of what came back to a quorum queue with a limit the head was dropped: which that is depends on its order."""
+    for source in {*theirs["deliver"], *ours["deliver"]}:
+        if facts.consumed.get(source) in facts.quorum_limited:
+            sides = [side["deliver"].get(source, []) for side in (theirs, ours)]
+            if len(sides[0]) == len(sides[1]) and all(message[0] for side in sides for message in side) and sides[0] != sides[1]:
+                theirs["deliver"][source] = copy.deepcopy(sides[1])
+                known.add("order-of-returns")
+    if step[1] == "basic.get" and step[2].get("queue") in facts.quorum_limited:
+        _returns(theirs, ours, known)
 
 
 def _headers(properties):
