@@ -44,7 +44,7 @@ KNOWN = {
     ),
     "channel-after-channel": (
         "when a connection ends its channels give back what they had one after the other: a message may expire, or go to "
-        "somebody, in between",
+        "somebody, in between, also to a consumer without acknowledgements of the connection that ends",
         "no source: the order of channels is promised by nobody",
     ),
     "returned-beyond-limit": (
@@ -98,6 +98,11 @@ AVOIDED = {
         "one; FerryMQ tells 406, as both do of a queue with a name",
         "deps/rabbit/src/rabbit_queue_type.erl, discover",
     ),
+    "reject-publish-of-quorum-queues": (
+        "RabbitMQ's quorum queues, 4.3 too, take one message more than their limit before they refuse, and refuse until they are "
+        "well below it; in FerryMQ the limit is the limit",
+        "deps/rabbit/src/rabbit_fifo.erl, is_over_limit and is_below_soft_limit",
+    ),
     "priorities-of-quorum-queues": (
         "quorum queues know priorities since 4.0: all messages have the one that counts as none",
         "deps/rabbit/src/rabbit_fifo.erl, msg_priority; docs/adr/0009-priorities.md",
@@ -118,7 +123,7 @@ class Facts:
     def __init__(self):
         self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
         self.quorum_limited = set()
-        self.timed = False
+        self.timed = self.greedy = False
 
     def learn(self, step):
         where, method, values = step
@@ -133,6 +138,7 @@ class Facts:
             self.ranked.add(queue)
         if method == "basic.consume":
             self.last = (where, queue)
+            self.greedy |= bool(values.get("no_ack"))
 
     def answered(self, summary):
         """The tags that brokers make are known by their answers."""
@@ -166,7 +172,7 @@ def normalised(step, theirs, ours, known, facts):
     facts.answered(ours)
     if theirs != ours:
         _turns(step, theirs, ours, known, facts)
-    if theirs != ours and facts.timed:
+    if theirs != ours and (facts.timed or facts.greedy):
         _channels(step, theirs, ours, known)
     if theirs != ours and facts.limited:
         _beyond_limit(step, theirs, ours, known)

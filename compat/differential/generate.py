@@ -130,6 +130,8 @@ class Writer:
         if self.theme == "quorum" and name != "q4":
             # Without a limit 3.10 puts what comes back behind the others; 4.3, where 20 is the default, in front.
             arguments |= {"x-queue-type": "quorum", "x-delivery-limit": 20}
+            if arguments.get("x-overflow") == "reject-publish":
+                del arguments["x-overflow"]
             flags = {"durable": True}
         if self.chance(0.06) and self.theme != "quorum":
             self.made += 1
