@@ -103,6 +103,11 @@ AVOIDED = {
         "well below it; in FerryMQ the limit is the limit",
         "deps/rabbit/src/rabbit_fifo.erl, is_over_limit and is_below_soft_limit",
     ),
+    "letters-to-queues-that-refuse": (
+        "a dead letter that a full queue refuses waits where it was; RabbitMQ, 4.3 too, drops it (but from quorum queues with "
+        "x-dead-letter-strategy at-least-once)",
+        "deps/rabbit/src/rabbit_dead_letter.erl, publish; docs/adr/0008-joint-commits.md",
+    ),
     "priorities-of-quorum-queues": (
         "quorum queues know priorities since 4.0: all messages have the one that counts as none",
         "deps/rabbit/src/rabbit_fifo.erl, msg_priority; docs/adr/0009-priorities.md",
@@ -314,7 +319,10 @@ def _returns(theirs, ours, known):
     """Another returned message of the same quorum queue came first."""
     for where, events in theirs["control"].items():
         for index, (one, other) in enumerate(zip(events, ours["control"].get(where, []))):
-            if one[0] == other[0] == "basic.get-ok" and one[1] == other[1] and one[1]["redelivered"]:
+            if one[0] != "basic.get-ok" or other[0] != "basic.get-ok":
+                continue
+            left = one[1]["messages"] == other[1]["messages"]
+            if one != other and left and one[1]["redelivered"] and other[1]["redelivered"]:
                 events[index] = copy.deepcopy(other)
                 known.add("order-of-returns")
 

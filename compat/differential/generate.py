@@ -43,6 +43,8 @@ class Writer:
         self.bindings = []
         # Two thirds of all scripts are of one connection and few channels.
         self.channels = self.random.choice([["1.1"], ["1.1"], ["1.1", "1.2"], ["1.1", "1.2", "2.1"]])
+        # Queues that refuse, or dead letters: see `differences.AVOIDED`.
+        self.refusing = self.theme != "letters" and self.chance(0.5)
         # Channels that may have something to settle, and queues that may hold something.
         self.takers, self.filled = [], []
 
@@ -166,6 +168,10 @@ class Writer:
         if self.chance(0.04 if self.theme != "declaring" else 0.3):
             wrong, value = self.pick(WRONG_ARGUMENTS)
             found[wrong] = value
+        for letters in ["x-dead-letter-exchange", "x-dead-letter-routing-key"] if self.refusing else []:
+            found.pop(letters, None)
+        if not self.refusing and found.get("x-overflow") == "reject-publish":
+            del found["x-overflow"]
         if 0 in (found.get("x-max-length"), found.get("x-max-length-bytes")) and found.get("x-message-ttl") == 0:
             del found["x-message-ttl"]
         return found
