@@ -8,19 +8,26 @@ import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
 
 /** The RabbitMQ Java client against a broker. Prints one line for each test. */
-public final class ClientTests {
-    private static final String[] BOOTSTRAP = System.getenv("BOOTSTRAP").split(":");
-    private static final String RUN = System.getenv("RUN");
+public class ClientTests {
+    static final String[] BOOTSTRAP = System.getenv("BOOTSTRAP").split(":");
+    static final String RUN = System.getenv("RUN");
     /** RabbitMQ before 4.3, which the tests were written against, has other codes here and there. */
-    private static final boolean OLD_RABBITMQ = "rabbitmq".equals(System.getenv("COMPAT_PEER"));
-    private static final int SECONDS = 20;
+    static final boolean OLD_RABBITMQ = "rabbitmq".equals(System.getenv("COMPAT_PEER"));
+    static final int SECONDS = 20;
     /** Whatever a test opens is closed behind it, also when it fails; what it leaves behind is deleted. */
-    private static final List<Connection> OPEN = new ArrayList<>();
-    private static final List<Action> LEFT = new ArrayList<>();
+    static final List<Connection> OPEN = new ArrayList<>();
+    static final List<Action> LEFT = new ArrayList<>();
     private static int names;
 
     interface Body {
         void run() throws Exception;
+    }
+
+    /** Thrown by a test that does not apply. */
+    static final class Skip extends RuntimeException {
+        Skip(String why) {
+            super(why);
+        }
     }
 
     interface Action {
@@ -76,6 +83,7 @@ public final class ClientTests {
         tests.put("threads-share-a-connection", ClientTests::threads);
         tests.put("requests-are-answered", ClientTests::rpc);
         tests.put("connection-and-topology-recover", ClientTests::recovery);
+        FeatureTests.add(tests);
         for (Map.Entry<String, Body> test : tests.entrySet()) {
             if (only.length == 0 || Arrays.asList(only).contains(test.getKey())) {
                 run(test.getKey(), test.getValue());
@@ -98,9 +106,13 @@ public final class ClientTests {
             System.out.println("ok " + title);
         } catch (Throwable thrown) {
             Throwable error = thrown instanceof ExecutionException ? thrown.getCause() : thrown;
-            String line = Arrays.stream(error.getStackTrace()).filter(frame -> frame.getClassName().startsWith("ClientTests"))
+            String line = Arrays.stream(error.getStackTrace()).filter(frame -> frame.getClassName().matches("(Client|Feature)Tests.*"))
                 .map(frame -> " line " + frame.getLineNumber()).findFirst().orElse("");
             String cause = error.getCause() == null ? "" : " because " + error.getCause();
+            if (error instanceof Skip) {
+                System.out.println("skip " + title + ": " + error.getMessage());
+                return;
+            }
             System.out.println("not ok " + title + ":" + line + " " + (error + cause).replaceAll("\\s+", " "));
         } finally {
             tidy();
@@ -126,7 +138,7 @@ public final class ClientTests {
 
     // Helpers
 
-    private static ConnectionFactory factory() {
+    static ConnectionFactory factory() {
         ConnectionFactory factory = new ConnectionFactory();
         factory.setHost(BOOTSTRAP[0]);
         factory.setPort(Integer.parseInt(BOOTSTRAP[1]));
@@ -134,38 +146,38 @@ public final class ClientTests {
         return factory;
     }
 
-    private static Connection connect(ConnectionFactory factory) throws Exception {
+    static Connection connect(ConnectionFactory factory) throws Exception {
         Connection connection = factory.newConnection();
         OPEN.add(connection);
         return connection;
     }
 
-    private static Channel channel() throws Exception {
+    static Channel channel() throws Exception {
         return connect(factory()).createChannel();
     }
 
-    private static Channel confirming() throws Exception {
+    static Channel confirming() throws Exception {
         Channel channel = channel();
         channel.confirmSelect();
         return channel;
     }
 
-    private static String name(String stem) {
+    static String name(String stem) {
         names++;
         return RUN + "-j" + stem + "-" + names;
     }
 
-    private static void check(boolean condition, Object what) {
+    static void check(boolean condition, Object what) {
         if (!condition) {
             throw new AssertionError(what);
         }
     }
 
-    private static void equal(Object found, Object expected) {
+    static void equal(Object found, Object expected) {
         check(Objects.equals(found, expected), "found " + found + ", expected " + expected);
     }
 
-    private static void until(String what, Condition condition) throws Exception {
+    static void until(String what, Condition condition) throws Exception {
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(SECONDS);
         while (!condition.holds()) {
             check(System.nanoTime() < end, "not within " + SECONDS + " s: " + what);
@@ -174,27 +186,27 @@ public final class ClientTests {
     }
 
     /** Lets whatever is on its way arrive. */
-    private static void quiet() throws Exception {
+    static void quiet() throws Exception {
         Thread.sleep(300);
     }
 
     /** A queue of this connection's own. */
-    private static String queue(Channel channel) throws Exception {
+    static String queue(Channel channel) throws Exception {
         return channel.queueDeclare(name("q"), false, true, false, null).getQueue();
     }
 
     /** A queue that others may use. */
-    private static String shared(Channel channel, boolean durable) throws Exception {
+    static String shared(Channel channel, boolean durable) throws Exception {
         String made = channel.queueDeclare(name("s"), durable, false, false, null).getQueue();
         LEFT.add(cleaner -> cleaner.queueDelete(made));
         return made;
     }
 
-    private static String exchange(Channel channel, String type) throws Exception {
+    static String exchange(Channel channel, String type) throws Exception {
         return exchange(channel, type, false, false, null);
     }
 
-    private static String exchange(Channel channel, String type, boolean autoDelete, boolean internal, Map<String, Object> arguments)
+    static String exchange(Channel channel, String type, boolean autoDelete, boolean internal, Map<String, Object> arguments)
         throws Exception {
         String made = name("x");
         channel.exchangeDeclare(made, type, false, autoDelete, internal, arguments);
@@ -202,11 +214,11 @@ public final class ClientTests {
         return made;
     }
 
-    private static byte[] bytes(String text) {
+    static byte[] bytes(String text) {
         return text.getBytes(StandardCharsets.UTF_8);
     }
 
-    private static void send(Channel channel, String key, String... bodies) throws Exception {
+    static void send(Channel channel, String key, String... bodies) throws Exception {
         for (String body : bodies) {
             channel.basicPublish("", key, null, bytes(body));
         }
@@ -215,12 +227,12 @@ public final class ClientTests {
         }
     }
 
-    private static String text(GetResponse got) {
+    static String text(GetResponse got) {
         return got == null ? null : new String(got.getBody(), StandardCharsets.UTF_8);
     }
 
     /** All messages, acknowledged. */
-    private static List<String> take(Channel channel, String key) throws Exception {
+    static List<String> take(Channel channel, String key) throws Exception {
         List<String> found = new ArrayList<>();
         for (GetResponse got; (got = channel.basicGet(key, false)) != null; ) {
             channel.basicAck(got.getEnvelope().getDeliveryTag(), false);
@@ -230,7 +242,7 @@ public final class ClientTests {
     }
 
     /** Consumes into a list. */
-    private static final class Found extends CopyOnWriteArrayList<Delivery> {
+    static final class Found extends CopyOnWriteArrayList<Delivery> {
         String tag;
         final AtomicInteger cancelled = new AtomicInteger();
 
@@ -245,14 +257,14 @@ public final class ClientTests {
         }
     }
 
-    private static Found consumer(Channel channel, String key, boolean autoAck) throws Exception {
+    static Found consumer(Channel channel, String key, boolean autoAck) throws Exception {
         Found found = new Found();
         found.tag = channel.basicConsume(key, autoAck, (tag, delivery) -> found.add(delivery), tag -> found.cancelled.incrementAndGet());
         return found;
     }
 
     /** A fresh channel of the connection is closed with this code and these words; the connection goes on. */
-    private static void closes(Connection connection, int code, String words, Action action) throws Exception {
+    static void closes(Connection connection, int code, String words, Action action) throws Exception {
         Channel channel = connection.createChannel();
         CompletableFuture<ShutdownSignalException> closed = new CompletableFuture<>();
         channel.addShutdownListener(closed::complete);

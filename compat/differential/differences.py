@@ -26,6 +26,10 @@ KNOWN = {
         "failed, both only if it did; 3.10 has x-delivery-count from 0 on for the former",
         "deps/rabbit/src/rabbit_fifo_client.erl, add_delivery_count_header",
     ),
+    "user-id-last": (
+        "of a publish with another user's id and a wrong expiration, CC or BCC the id is told last; 3.10 told it first",
+        "deps/rabbit/src/rabbit_channel.erl, handle_method(#'basic.publish'{}); 3.10: the same",
+    ),
     "get-is-no-consumer": (
         "3.10 counts whoever got a message of a quorum queue and has not settled it as a consumer",
         "deps/rabbit/src/rabbit_fifo.erl, query_consumer_count",
@@ -40,7 +44,7 @@ KNOWN = {
     ),
     "channel-after-channel": (
         "when a connection ends its channels give back what they had one after the other: a message may expire, or go to "
-        "somebody, in between",
+        "somebody, in between, also to a consumer without acknowledgements of the connection that ends",
         "no source: the order of channels is promised by nobody",
     ),
     "returned-beyond-limit": (
@@ -57,6 +61,10 @@ KNOWN["atomic-commit"] = (
     "a commit is one step: what a transaction gave back is in its old place when what it published is seen; RabbitMQ "
     "publishes first and settles then",
     "deps/rabbit/src/rabbit_channel.erl, handle_method(#'tx.commit'{}); docs/adr/0008-joint-commits.md",
+)
+KNOWN["refused-commit"] = (
+    "a commit that a full queue refuses does nothing and says why; RabbitMQ has done a part and says that",
+    "deps/rabbit/src/rabbit_channel.erl, complete_tx; docs/adr/0008-joint-commits.md",
 )
 # What the generator leaves out, because nothing that is compared later would mean anything.
 AVOIDED = {
@@ -85,9 +93,24 @@ AVOIDED = {
         "of a message that may neither stay nor wait RabbitMQ says maxlen, FerryMQ expired",
         "deps/rabbit/src/rabbit_amqqueue_process.erl, deliver_or_enqueue",
     ),
-    "another-user-and-wrong-copies": (
-        "of a wrong user-id and a wrong CC, BCC or expiration RabbitMQ tells the user-id, FerryMQ the other: to be mended",
-        "deps/rabbit/src/rabbit_channel.erl, handle_method(#'basic.publish'{})",
+    "server-named-queues-of-no-type": (
+        "a server-named queue of a type that is none: RabbitMQ, 4.3 too, fails with 541 while it asks whether the type may have "
+        "one; FerryMQ tells 406, as both do of a queue with a name",
+        "deps/rabbit/src/rabbit_queue_type.erl, discover",
+    ),
+    "reject-publish-of-quorum-queues": (
+        "RabbitMQ's quorum queues, 4.3 too, take one message more than their limit before they refuse, and refuse until they are "
+        "well below it; in FerryMQ the limit is the limit",
+        "deps/rabbit/src/rabbit_fifo.erl, is_over_limit and is_below_soft_limit",
+    ),
+    "letters-to-queues-that-refuse": (
+        "a dead letter that a full queue refuses waits where it was; RabbitMQ, 4.3 too, drops it (but from quorum queues with "
+        "x-dead-letter-strategy at-least-once)",
+        "deps/rabbit/src/rabbit_dead_letter.erl, publish; docs/adr/0008-joint-commits.md",
+    ),
+    "priorities-of-quorum-queues": (
+        "quorum queues know priorities since 4.0: all messages have the one that counts as none",
+        "deps/rabbit/src/rabbit_fifo.erl, msg_priority; docs/adr/0009-priorities.md",
     ),
     "global-prefetch": (
         "a channel's common prefetch is kept by the door in FerryMQ: each queue may send that many ahead",
@@ -95,7 +118,8 @@ AVOIDED = {
     ),
 }
 # After these the two hold different messages.
-ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit"}
+ENDS = {"channel-after-channel", "returned-beyond-limit", "whose-turn", "several-ways", "order-of-returns", "atomic-commit", "refused-commit"}
+REFUSED_COMMIT = ("partial tx completion", "the transaction was not committed")
 
 
 class Facts:
@@ -103,19 +127,23 @@ class Facts:
 
     def __init__(self):
         self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
-        self.timed = False
+        self.quorum_limited = set()
+        self.timed = self.greedy = False
 
     def learn(self, step):
         where, method, values = step
         arguments, queue = values.get("arguments") or {}, values.get("queue")
         if arguments.get("x-queue-type") == "quorum":
             self.quorum.add(queue)
+            if any(name in arguments for name in ("x-max-length", "x-max-length-bytes")):
+                self.quorum_limited.add(queue)
         self.timed |= "x-message-ttl" in arguments or "expiration" in (values.get("properties") or {})
         self.limited |= any(name in arguments for name in ("x-max-length", "x-max-length-bytes"))
         if "x-priority" in arguments or "x-single-active-consumer" in arguments:
             self.ranked.add(queue)
         if method == "basic.consume":
             self.last = (where, queue)
+            self.greedy |= bool(values.get("no_ack"))
 
     def answered(self, summary):
         """The tags that brokers make are known by their answers."""
@@ -140,19 +168,23 @@ def normalised(step, theirs, ours, known, facts):
     theirs, ours = copy.deepcopy(theirs), copy.deepcopy(ours)
     for side in (theirs, ours):
         _closing(side)
-    for one, other in zip(_messages(theirs), _messages(ours)):
+    for one, other in _pairs(theirs, ours):
         _deaths(one, other, known)
         _counts(one, other, known)
+    _user_id(step, theirs, ours, known)
+    _refused_commit(step, theirs, ours, known)
     _get_consumers(step, theirs, ours, known, facts)
     facts.answered(ours)
     if theirs != ours:
         _turns(step, theirs, ours, known, facts)
-    if theirs != ours and facts.timed:
+    if theirs != ours and (facts.timed or facts.greedy):
         _channels(step, theirs, ours, known)
     if theirs != ours and facts.limited:
         _beyond_limit(step, theirs, ours, known)
     if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
         _returns(theirs, ours, known)
+    if theirs != ours and facts.quorum_limited:
+        _dropped_returns(step, theirs, ours, known, facts)
     return theirs, ours
 
 
@@ -166,16 +198,51 @@ def _closing(summary):
                 del summary["deliver"][source]
 
 
-def _messages(summary):
-    """The properties of all messages, in an order that both sides share if they agree."""
-    found = []
-    for kind in ("control", "deliver"):
-        for events in summary[kind].values():
-            for event in events:
-                properties = event[3] if kind == "deliver" else (event[2] if len(event) > 2 else None)
-                if properties is not None:
-                    found.append(properties)
-    return found
+def _pairs(theirs, ours):
+    """The properties of each message on both sides: what was answered in turn, deliveries by what they are."""
+    for where, events in theirs["control"].items():
+        for one, other in zip(events, ours["control"].get(where, [])):
+            if len(one) > 2 and len(other) > 2:
+                yield one[2], other[2]
+    # In their order if that is the same. Bodies are of one publish; another consumer may have got it.
+    waiting = {}
+    for source, events in ours["deliver"].items():
+        for place, event in enumerate(events):
+            waiting.setdefault(str((event[1], event[2], event[4])), []).append(((source, place), event[3]))
+    for source, events in theirs["deliver"].items():
+        for place, event in enumerate(events):
+            equal = waiting.get(str((event[1], event[2], event[4])))
+            if equal:
+                best = min(range(len(equal)), key=lambda at: equal[at][0] != (source, place))
+                yield event[3], equal.pop(best)[1]
+
+
+def _user_id(step, theirs, ours, known):
+    """A publish that is wrong twice: both refuse it, for another reason."""
+    properties = step[2].get("properties") or {}
+    if step[1] != "publish" or properties.get("user_id") in (None, "guest"):
+        return
+    for where, events in theirs["control"].items():
+        for one, other in zip(events, ours["control"].get(where, [])):
+            if one[0] == other[0] == "channel.close" and one[1]["code"] == other[1]["code"] == 406:
+                if "user_id property" in one[1]["text"] and "user_id property" not in other[1]["text"]:
+                    one[1]["text"] = other[1]["text"]
+                    known.add("user-id-last")
+
+
+def _refused_commit(step, theirs, ours, known):
+    """What RabbitMQ did of it is there, and may have been delivered."""
+    if step[1] != "tx.commit":
+        return
+    for where, events in theirs["control"].items():
+        for one, other in zip(events, ours["control"].get(where, [])):
+            if one[0] == other[0] == "channel.close" and one[1]["code"] == other[1]["code"] == 406:
+                told = one[1]["text"], other[1]["text"].partition(": ")[0]
+                if told == tuple(f"PRECONDITION_FAILED - {why}" for why in REFUSED_COMMIT):
+                    one[1]["text"] = other[1]["text"]
+                    for part in ("deliver", "queues"):
+                        theirs[part] = copy.deepcopy(ours[part])
+                    known.add("refused-commit")
 
 
 def _get_consumers(step, theirs, ours, known, facts):
@@ -252,9 +319,24 @@ def _returns(theirs, ours, known):
     """Another returned message of the same quorum queue came first."""
     for where, events in theirs["control"].items():
         for index, (one, other) in enumerate(zip(events, ours["control"].get(where, []))):
-            if one[0] == other[0] == "basic.get-ok" and one[1] == other[1] and one[1]["redelivered"]:
+            if one[0] != "basic.get-ok" or other[0] != "basic.get-ok":
+                continue
+            left = one[1]["messages"] == other[1]["messages"]
+            if one != other and left and one[1]["redelivered"] and other[1]["redelivered"]:
                 events[index] = copy.deepcopy(other)
                 known.add("order-of-returns")
+
+
+def _dropped_returns(step, theirs, ours, known, facts):
+    """Of what came back to a quorum queue with a limit the head was dropped: which that is depends on its order."""
+    for source in {*theirs["deliver"], *ours["deliver"]}:
+        if facts.consumed.get(source) in facts.quorum_limited:
+            sides = [side["deliver"].get(source, []) for side in (theirs, ours)]
+            if len(sides[0]) == len(sides[1]) and all(message[0] for side in sides for message in side) and sides[0] != sides[1]:
+                theirs["deliver"][source] = copy.deepcopy(sides[1])
+                known.add("order-of-returns")
+    if step[1] == "basic.get" and step[2].get("queue") in facts.quorum_limited:
+        _returns(theirs, ours, known)
 
 
 def _headers(properties):

@@ -43,6 +43,8 @@ class Writer:
         self.bindings = []
         # Two thirds of all scripts are of one connection and few channels.
         self.channels = self.random.choice([["1.1"], ["1.1"], ["1.1", "1.2"], ["1.1", "1.2", "2.1"]])
+        # Queues that refuse, or dead letters: see `differences.AVOIDED`.
+        self.refusing = self.theme != "letters" and self.chance(0.5)
         # Channels that may have something to settle, and queues that may hold something.
         self.takers, self.filled = [], []
 
@@ -130,9 +132,13 @@ class Writer:
         if self.theme == "quorum" and name != "q4":
             # Without a limit 3.10 puts what comes back behind the others; 4.3, where 20 is the default, in front.
             arguments |= {"x-queue-type": "quorum", "x-delivery-limit": 20}
+            if arguments.get("x-overflow") == "reject-publish":
+                del arguments["x-overflow"]
             flags = {"durable": True}
         if self.chance(0.06) and self.theme != "quorum":
             self.made += 1
+            if arguments.get("x-queue-type") != "classic":
+                arguments.pop("x-queue-type", None)
             self.put(self.where(), "queue.declare", arguments=arguments or None, **flags)
             return
         self.put(self.where(), "queue.declare", queue=name, arguments=arguments or None, **flags)
@@ -162,6 +168,10 @@ class Writer:
         if self.chance(0.04 if self.theme != "declaring" else 0.3):
             wrong, value = self.pick(WRONG_ARGUMENTS)
             found[wrong] = value
+        for letters in ["x-dead-letter-exchange", "x-dead-letter-routing-key"] if self.refusing else []:
+            found.pop(letters, None)
+        if not self.refusing and found.get("x-overflow") == "reject-publish":
+            del found["x-overflow"]
         if 0 in (found.get("x-max-length"), found.get("x-max-length-bytes")) and found.get("x-message-ttl") == 0:
             del found["x-message-ttl"]
         return found
@@ -267,9 +277,6 @@ class Writer:
                 found[name] = value
         if self.chance(0.02):
             found["user_id"] = self.pick(["guest", "other"])
-        if found.get("user_id") == "other" and (found.keys() & {"expiration"} or {"CC", "BCC"} & {*found.get("headers", {})}):
-            # Which of the two is told: open, see `differences.AVOIDED`.
-            del found["user_id"]
         return found
 
     def headers(self):
@@ -342,8 +349,10 @@ class Writer:
         self.put(self.where().split(".")[0], "drop")
 
 
+# A quorum queue takes a message without a priority for one of this.
+QUORUM_NORMAL = 4
 PLAIN_PROPERTIES = [
-    ("content_type", "text/plain"), ("content_encoding", "gzip"), ("priority", 3), ("correlation_id", "7"),
+    ("content_type", "text/plain"), ("content_encoding", "gzip"), ("priority", QUORUM_NORMAL), ("correlation_id", "7"),
     ("reply_to", "somewhere"), ("message_id", "id"), ("timestamp", 1700000000), ("type", "kind"), ("app_id", "app"),
     ("cluster_id", "c"),
 ]  # fmt: skip

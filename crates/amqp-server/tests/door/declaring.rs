@@ -209,7 +209,15 @@ async fn deletions_can_have_conditions() {
     assert_eq!(client.delivery().await.2, "a");
     let if_unused = queue::Delete { queue: b"q", if_unused: true, ..Default::default() };
     client.channel_error(&if_unused, 406, "PRECONDITION_FAILED - queue 'q' in vhost '/' in use").await;
-    client.ask(1, &if_unused, &queue::DeleteOk { message_count: 1 }).await;
+    // Of both reasons RabbitMQ tells the messages.
+    client.confirm_select().await;
+    client.qos(1, false).await;
+    client.consume("q", "c").await;
+    assert_eq!(client.delivery().await.2, "a");
+    client.published("q", &["b"]).await;
+    let if_neither = queue::Delete { if_empty: true, ..if_unused };
+    client.channel_error(&if_neither, 406, "PRECONDITION_FAILED - queue 'q' in vhost '/' not empty").await;
+    client.ask(1, &if_unused, &queue::DeleteOk { message_count: 2 }).await;
     client.queue("q").await;
     client.ask(1, &exchange("x", "direct"), &exchange::DeclareOk {}).await;
     let bind = queue::Bind { queue: b"q", exchange: b"x", ..Default::default() };

@@ -254,11 +254,12 @@ impl Owner {
             return Err(Refused::InUse);
         }
         let (_, queue) = self.open_queue(queue)?;
-        if only_if.unused && queue.consumers.active() > 0 {
-            return Err(Refused::InUse);
-        }
+        // RabbitMQ's order, of both.
         if only_if.empty && queue.ready_count() + queue.waiting() > 0 {
             return Err(Refused::NotEmpty);
+        }
+        if only_if.unused && queue.consumers.active() > 0 {
+            return Err(Refused::InUse);
         }
         queue.gone = true;
         Ok(queue.ready_count())

@@ -243,11 +243,11 @@ impl Desk {
 
     fn close(&mut self, queue: &QueueHandle, only_if: DeleteIf) -> Result<u64, Refused> {
         let stat = self.stat(queue).ok_or(Refused::Gone)?;
-        if only_if.unused && stat.consumers > 0 {
-            return Err(Refused::InUse);
-        }
         if only_if.empty && stat.ready > 0 {
             return Err(Refused::NotEmpty);
+        }
+        if only_if.unused && stat.consumers > 0 {
+            return Err(Refused::InUse);
         }
         self.closed.push(queue.clone());
         Ok(stat.ready)
