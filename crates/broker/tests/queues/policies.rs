@@ -16,7 +16,7 @@ use crate::rig::{
 
 const MIB: usize = 1024 * 1024;
 
-fn policy(name: &str, pattern: &str, list: &[(&str, Value)]) -> PolicySpec {
+pub(crate) fn policy(name: &str, pattern: &str, list: &[(&str, Value)]) -> PolicySpec {
     PolicySpec {
         name: Arc::from(name),
         pattern: pattern.to_owned(),
@@ -26,7 +26,7 @@ fn policy(name: &str, pattern: &str, list: &[(&str, Value)]) -> PolicySpec {
     }
 }
 
-async fn set(rig: &Rig, spec: PolicySpec) {
+pub(crate) async fn set(rig: &Rig, spec: PolicySpec) {
     rig.queues.set_policy(PolicySort::Policy, VHOST, spec).await.unwrap();
 }
 

@@ -2,6 +2,8 @@
 
 use ferrymq_broker::queues::{Credit, DeleteIf, QueueError, QueueHandle, Settle, Value, deliveries};
 
+use crate::policies::{policy, set};
+use crate::priorities::publish;
 use crate::rig::{Rig, VHOST, bodies, commit, counts, got, int, offsets, pass, quiet, settling, take};
 
 const MIB: usize = 1024 * 1024;
@@ -217,4 +219,38 @@ async fn priorities_wait_as_well() {
     assert_eq!(rig.stat(&queue).await, counts(3, 0));
     let all: Vec<String> = rig.get_all("q").await.into_iter().map(|(body, _)| body).collect();
     assert_eq!(all, ["9", "5", "1"]);
+}
+
+/// Bytes of what waits count as well, whatever becomes of others of its priority.
+#[tokio::test(start_paused = true)]
+async fn bytes_of_those_that_wait_count() {
+    let rig = Rig::new().await;
+    let limits = [("x-max-length-bytes", int(10)), ("x-overflow", Value::text("reject-publish"))];
+    let queue = retrying(&rig, "all", &limits).await;
+    publish(&rig, "q", &[("waits", Some(5))]).await;
+    let held = got(&rig, "q").await.delivery.offset.0;
+    rig.settle(&queue, &[held], Settle::Fail).await;
+    publish(&rig, "q", &[("goes", Some(5))]).await;
+    assert_eq!(rig.get("q").await.as_deref(), Some("goes"));
+    assert_eq!(rig.publish_as("q", &["eleven"], true).await.failed.len(), 1, "five wait");
+    rig.publish("q", &["fits!"]).await;
+}
+
+/// Also where a limit of bytes comes later, and they are measured.
+#[tokio::test(start_paused = true)]
+async fn bytes_of_those_that_wait_are_measured() {
+    for with_another in [false, true] {
+        let rig = Rig::new().await;
+        let queue = retrying(&rig, "all", &[]).await;
+        rig.publish("q", &["waits"]).await;
+        let held = got(&rig, "q").await.delivery.offset.0;
+        rig.settle(&queue, &[held], Settle::Fail).await;
+        if with_another {
+            rig.publish("q", &["x"]).await;
+        }
+        let limit = [("max-length-bytes", int(10)), ("overflow", Value::text("reject-publish"))];
+        set(&rig, policy("p", "^q$", &limit)).await;
+        assert_eq!(rig.publish_as("q", &["eleven"], true).await.failed.len(), 1, "{with_another}");
+        rig.publish("q", &["fits"]).await;
+    }
 }

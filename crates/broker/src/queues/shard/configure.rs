@@ -138,7 +138,7 @@ impl Queue {
 
     /// Takes its limits from its settings; whether what is there has to be measured.
     fn limit_anew(&mut self) -> bool {
-        let holds_any = self.ready_count() > 0 || !self.unacked.is_empty();
+        let holds_any = self.ready_count() + self.waiting() > 0 || !self.unacked.is_empty();
         let (mut counts, mut is_counted) = (false, true);
         self.for_each(&mut |level| {
             let counted = level.limits.take().and_then(|limits| limits.into_counted());

@@ -13,7 +13,6 @@ use ferrymq_types::{LogId, Offset};
 
 use super::consumers::Consumers;
 use super::expiry::HEAD_BYTES;
-use super::levels::place;
 use super::queue::{Debt, Getter, Queue};
 use super::ready::RETURNED_BYTES;
 use super::unsettled::entry_of;
@@ -308,9 +307,8 @@ impl Queue {
     /// Counts what was taken, and notes who has it; whether it survives a restart.
     fn note_taken(&mut self, taker: (u32, bool), id: u64, message: &Message, timed_ms: Option<i64>) -> bool {
         let (survives, (holder, no_ack)) = (self.survives(message), taker);
-        let level = self.level(id);
-        level.bytes_since_trim += message.bytes() as u64;
-        level.count_taken(place(id), message, no_ack);
+        self.level(id).bytes_since_trim += message.bytes() as u64;
+        self.count_taken(id, message, no_ack);
         if !no_ack {
             let class = self.consumers.note(holder, timed_ms);
             self.unacked.insert(id, entry_of(holder, class, survives));

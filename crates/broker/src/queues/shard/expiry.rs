@@ -351,8 +351,8 @@ impl Queue {
         let level = self.level(base);
         let Taken::Message { offset, message, .. } = level.take(false)? else { return Ok(false) };
         level.bytes_since_trim += message.bytes() as u64;
-        level.count_taken(offset, &message, true);
         let survives = level.survives(&message);
+        self.count_taken(base | offset, &message, true);
         gone.push(Discarded { offset: base | offset, reason, survives });
         Ok(true)
     }

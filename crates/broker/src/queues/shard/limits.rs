@@ -8,7 +8,7 @@
 //!
 //! Deliberately absent: what becomes of a message that is refused (`refused`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use super::discard::{Discarded, Reason};
@@ -115,10 +115,11 @@ impl Queue {
     pub(super) fn take_measured(&mut self, base: u64, ready: u64, held: HashMap<u64, u32>) {
         let mut back = 0;
         let mut still_held = Vec::new();
+        let waiting: HashSet<u64> = self.waiting.iter().flat_map(|waiting| waiting.ids()).collect();
         for (offset, bytes) in held {
             if self.unacked.contains_key(&(base | offset)) {
                 still_held.push((offset, bytes));
-            } else if self.level(base).acks.is_returned(offset) {
+            } else if self.level(base).acks.is_returned(offset) || waiting.contains(&(base | offset)) {
                 back += u64::from(bytes);
             }
         }
@@ -185,19 +186,22 @@ impl Queue {
         }
     }
 
-    /// A message is no longer available; `done`: it does not come back.
+    /// A message, by its id, is no longer available; `done`: it does not come back.
     #[inline]
-    pub(super) fn count_taken(&mut self, offset: u64, message: &Message, done: bool) {
+    pub(super) fn count_taken(&mut self, id: u64, message: &Message, done: bool) {
         if self.limits.is_none() {
             return;
         }
-        let none_left = self.acks.ready() + self.waiting() == 0;
-        let Some(counted) = self.counted() else { return };
+        // What waits counts as if it were available.
+        let waits = self.waiting() > 0;
+        let level = self.level(id);
+        let none_left = !waits && level.acks.ready() == 0;
+        let Some(counted) = level.counted() else { return };
         let bytes = message.body.len();
         // What damage has taken away was not known: at the latest now it is.
         counted.ready = if none_left { 0 } else { counted.ready.saturating_sub(bytes as u64) };
         if !done {
-            counted.held.insert(offset, u32::try_from(bytes).unwrap_or(u32::MAX));
+            counted.held.insert(place(id), u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 

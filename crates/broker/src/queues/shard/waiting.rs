@@ -40,6 +40,11 @@ impl Waiting {
         self.until.len() + self.new.len()
     }
 
+    /// Their ids.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.until.iter().map(|(_, id)| *id).chain(self.new.iter().map(|(id, _)| *id))
+    }
+
     /// Those that came since the last look begin to wait now.
     fn begin(&mut self, now_ms: i64) {
         for (offset, delay_ms) in self.new.drain(..) {
