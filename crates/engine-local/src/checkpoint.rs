@@ -10,7 +10,6 @@
 //!
 //! Deliberately absent: entries (they are in index files) and anything of class `Memory`.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +21,8 @@ use crate::format::{FileKind, VERSION, crc32c, u32_at, u64_at};
 use crate::log::{LogState, Segment};
 use crate::stage::{Tombstones, halves};
 
+/// What a log without segments takes.
+const LOG_BYTES: usize = 12 * 8;
 const MAGIC: u64 = u64::from_le_bytes(*b"FERRYCHK");
 /// The directory of checkpoints.
 pub(crate) const DIRECTORY: &str = "checkpoint";
@@ -45,7 +46,8 @@ pub(crate) struct Checkpoint {
     pub deleted: Tombstones,
     /// Number, kind and bytes ever put of each data file.
     pub files: Vec<(FileId, FileKind, u64)>,
-    pub logs: HashMap<u64, LogState>,
+    /// Each once, in no order.
+    pub logs: Vec<(u64, LogState)>,
 }
 
 /// Builds the bytes of a checkpoint piece by piece.
@@ -56,8 +58,15 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn new(head: &Head, deleted: &Tombstones, files: &[(FileId, FileKind, u64)]) -> Encoder {
-        let mut out = Vec::with_capacity(1 << 16);
+    /// Of about so many logs.
+    pub(crate) fn new(
+        head: &Head,
+        deleted: &Tombstones,
+        files: &[(FileId, FileKind, u64)],
+        logs: usize,
+    ) -> Encoder {
+        // Most logs of many are idle and have no segment: a buffer that grows would leave as much again behind.
+        let mut out = Vec::with_capacity((1 << 16) + logs * LOG_BYTES);
         put(&mut out, MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&[0; 6]);
@@ -200,8 +209,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
         checkpoint.files.push((id, kind, from.number()?));
     }
     for _ in 0..from.number()? {
-        let (id, state) = from.log()?;
-        checkpoint.logs.insert(id, state);
+        checkpoint.logs.push(from.log()?);
     }
     Some(checkpoint)
 }

@@ -112,7 +112,7 @@ fn prepare(disk: &dyn Disk, rng: &Rng) -> Result<Loaded, StorageError> {
         return Err(StorageError::new(ErrorKind::Corrupt { resume: ferrymq_types::Offset::MAX }, text));
     }
     let head = Head { store: rng.next_u64(), number: 1, seq: 0, replay_from: 1, next_file: 1 };
-    let bytes = Encoder::new(&head, &crate::stage::Tombstones::default(), &[]).finish();
+    let bytes = Encoder::new(&head, &crate::stage::Tombstones::default(), &[], 0).finish();
     checkpoint::write(disk, 1, 0, &bytes, true).map_err(io)?;
     write_format(disk).map_err(io)?;
     let checkpoint = Checkpoint { head, ..Checkpoint::default() };
@@ -290,7 +290,7 @@ fn share(
         }
     }
     let reuse_offsets = options.has(SeededBug::ReuseOffsetAfterTrim);
-    let mut logs = HashMap::new();
+    let mut logs = HashMap::with_capacity(checkpoint.logs.len());
     for (id, mut state) in checkpoint.logs {
         for segment in &state.segments {
             if let Some(data) = files.get(&segment.file) {
@@ -334,7 +334,10 @@ fn report_missing(shared: &Shared) {
 
 /// What the writer has to know of each log; offsets that may have been given out are skipped.
 fn stage_logs(shared: &Shared, staging: &mut Staging) {
-    for log in shared.logs.read().values() {
+    let logs = shared.logs.read();
+    // A table that grows by doubling leaves as much again behind.
+    staging.logs.reserve(logs.len());
+    for log in logs.values() {
         let mut state = log.state.write();
         state.next = state.next.max(state.reserved);
         let pending = Pending {

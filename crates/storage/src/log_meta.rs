@@ -178,7 +178,7 @@ fn check(puts: &[Put]) -> Result<(), StorageError> {
 
 impl MetaStore for LogMeta {
     fn get(&self, key: &str) -> Pending<Result<Option<Entry>, StorageError>> {
-        let entry = self.inner.state.read().get(key).cloned();
+        let entry = self.inner.state.read().get(key);
         Box::pin(std::future::ready(Ok(entry)))
     }
 

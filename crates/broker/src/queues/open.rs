@@ -58,6 +58,8 @@ pub const SHARDS_MAX: usize = 16;
 const CLAIMS_PER_CALL: usize = 10_000;
 /// Batches described in one call.
 const HEADERS_PER_CALL: usize = 4096;
+/// Queues whose logs are claimed in one go.
+const QUEUES_AT_A_TIME: usize = 4096;
 /// Queues whose headers are read at a time.
 const LOADS_AT_A_TIME: usize = 64;
 /// The virtual host that is there from the first start on.
@@ -92,11 +94,8 @@ impl Queues {
         finish_deletions(&stores, owner).await?;
         let mut topology = Topology::default();
         load_vhosts(&*stores.meta, &mut topology).await?;
-        let records = load_records::<QueueRecord>(&*stores.meta, QUEUES).await?;
-        let mut logs: Vec<LogId> = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
-        logs.extend(records.iter().flat_map(|(_, record)| record.logs()));
-        let mut claims = claim(&*stores.logs, logs, owner).await?;
-        let queue_claims = claims.split_off(shards);
+        let logs = (0..shards as u64).map(|shard| LogId(FIRST_STATE_LOG + shard)).collect();
+        let claims = claim(&*stores.logs, logs, owner).await?;
         let opened = Arc::new(AtomicBool::new(false));
         let (here, found) = watch::channel(Weak::new());
         let (unused, told) = idle::hints();
@@ -138,7 +137,7 @@ impl Queues {
             letters: options.letters.clone(),
             movers: Semaphore::new(MOVERS),
         };
-        queues.load(records, queue_claims, &journaled).await?;
+        queues.load(&journaled).await?;
         let queues = Arc::new(queues);
         here.send_replace(Arc::downgrade(&queues));
         opened.store(true, Ordering::Release);
@@ -147,13 +146,8 @@ impl Queues {
         Ok(queues)
     }
 
-    async fn load(
-        &self,
-        records: Vec<(String, QueueRecord)>,
-        claims: Vec<Claim>,
-        journaled: &[Journaled],
-    ) -> Result<(), StorageError> {
-        self.load_queues(records, claims, journaled).await?;
+    async fn load(&self, journaled: &[Journaled]) -> Result<(), StorageError> {
+        self.load_queues(journaled).await?;
         self.load_streams().await?;
         self.set_on_streams().await;
         self.load_lanes(journaled).await?;
@@ -174,23 +168,36 @@ impl Queues {
         }
     }
 
-    async fn load_queues(
+    /// So many queues at a time that it costs few claims, and so few that what is only needed on the way stays small.
+    async fn load_queues(&self, journaled: &[Journaled]) -> Result<(), StorageError> {
+        let mut entries = self.stores.meta.list(QUEUES, Revision(0)).await?.entries.into_iter();
+        while !entries.as_slice().is_empty() {
+            let records = entries.by_ref().take(QUEUES_AT_A_TIME).map(|entry| read(&entry));
+            let records = records.collect::<Result<Vec<QueueRecord>, _>>()?;
+            let logs = records.iter().flat_map(QueueRecord::logs).collect();
+            let claims = claim(&*self.stores.logs, logs, self.owner).await?;
+            self.load_some(records, claims, journaled).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_some(
         &self,
-        records: Vec<(String, QueueRecord)>,
+        records: Vec<QueueRecord>,
         claims: Vec<Claim>,
         journaled: &[Journaled],
     ) -> Result<(), StorageError> {
         let nothing = Replay::default();
         let mut claims = claims.into_iter();
-        let loads = records.into_iter().map(|(_, mut record)| {
+        let loads = records.into_iter().map(|mut record| {
             let claims: Vec<Claim> = claims.by_ref().take(record.logs().count()).collect();
-            let (vhost, levels) = (record.vhost.as_str().into(), std::mem::take(&mut record.levels));
+            let (vhost, levels) = (self.name_of(&record.vhost), std::mem::take(&mut record.levels));
             let log = LogId(record.log);
             let spec = record.spec();
-            let handle = self.identify(log, vhost, spec.name.clone(), Priorities::of_queue(&spec));
-            let said = &journaled[handle.0.shard];
             let nothing = &nothing;
             async move {
+                let handle = self.identify(log, vhost?, spec.name.clone(), Priorities::of_queue(&spec));
+                let said = &journaled[handle.0.shard];
                 let settings = QueueSettings::of(&self.effective(handle.vhost(), &spec));
                 let mut logs = Vec::with_capacity(claims.len());
                 for claim in claims {
@@ -205,11 +212,20 @@ impl Queues {
                 Ok::<_, StorageError>(LoadedQueue { handle, spec, settings, levels, logs })
             }
         });
-        let loads: Vec<_> = stream::iter(loads).buffered(LOADS_AT_A_TIME).try_collect().await?;
-        for loaded in loads {
+        let mut loads = stream::iter(loads).buffered(LOADS_AT_A_TIME);
+        while let Some(loaded) = loads.try_next().await? {
             self.attach_loaded(loaded).await?;
         }
         Ok(())
+    }
+
+    /// The name of a virtual host that stored queues lie in: one for all of them.
+    fn name_of(&self, vhost: &str) -> Result<Arc<str>, StorageError> {
+        let topology = self.topology.read();
+        let vhost = topology.vhost(vhost).map_err(|_| {
+            internal(format!("stored queues lie in a virtual host that is not there: {vhost}"))
+        })?;
+        Ok(vhost.name.clone())
     }
 
     async fn attach_loaded(&self, loaded: LoadedQueue) -> Result<(), StorageError> {
@@ -231,9 +247,6 @@ impl Queues {
             ready_bytes,
             lane: None,
         };
-        if !self.topology.read().has_vhost(handle.vhost()) {
-            return Err(internal(format!("a stored queue lies in no virtual host: {}", handle.name())));
-        }
         self.attach(attached).await.map_err(stopped)?;
         for ((priority, _), (claim, acks, ready_bytes)) in levels.into_iter().zip(logs) {
             let level = AttachedLevel {

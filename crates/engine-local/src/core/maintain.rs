@@ -111,10 +111,12 @@ impl Core {
         };
         let known: HashSet<FileId> = files.iter().map(|file| file.0).collect();
         // The tombstones of this round count only once it is written; they are replayed.
-        let mut encoder = Encoder::new(&head, &self.staging.deleted, &files);
-        for log in self.shared.logs.read().values() {
+        let logs = self.shared.logs.read();
+        let mut encoder = Encoder::new(&head, &self.staging.deleted, &files, logs.len());
+        for log in logs.values() {
             encoder.log(log.id, &log.state.read(), |file| known.contains(&file));
         }
+        drop(logs);
         let bytes = encoder.finish();
         let sync = !self.shared.options.has(SeededBug::ForgetCheckpointSync);
         checkpoint::write(&*self.shared.disk, number, previous, &bytes, sync)?;

@@ -86,9 +86,11 @@ impl<'a> Replay<'a> {
             self.proven = 0;
         }
         let keeps = self.judge(&scans);
-        for (data, (scan, keep)) in files.iter().zip(scans.iter().zip(&keeps)) {
-            for group in scan.groups.iter().filter(|group| u64::from(group.head.position) < keep.until) {
-                self.apply(data, group, deleted);
+        // Each group is dropped once it is applied: what becomes of it can have its room.
+        for (data, (scan, keep)) in files.iter().zip(scans.into_iter().zip(&keeps)) {
+            let counts = |group: &ScannedGroup| u64::from(group.head.position) < keep.until;
+            for group in scan.groups.into_iter().filter(counts) {
+                self.apply(data, &group, deleted);
             }
         }
         self.skip_lost_offsets();

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
+
 use crate::{Entry, Listing, Put, Revision};
 
 /// Deletions remembered for who asks what has changed.
@@ -13,10 +15,25 @@ const DELETIONS_MAX: usize = 10_000;
 /// Bytes an entry takes in a snapshot beside key and value, and a little for what holds it in memory.
 const ENTRY_OVERHEAD_BYTES: u64 = 16;
 
+/// An entry without its key. There may be hundreds of thousands for as long as the process runs, so each takes what
+/// it takes and no more: a key that stands once, and a value of our own rather than a view of what it came in.
+#[derive(Debug)]
+struct Held {
+    revision: Revision,
+    value: Box<[u8]>,
+}
+
+impl Held {
+    fn entry(&self, key: &str) -> Entry {
+        let value = Bytes::copy_from_slice(&self.value);
+        Entry { key: key.to_owned(), value, revision: self.revision }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     revision: Revision,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Box<str>, Held>,
     deletions: VecDeque<(Revision, String)>,
     /// Deletions up to here are no longer remembered.
     forgotten: Revision,
@@ -33,12 +50,17 @@ impl State {
         self.bytes
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
-        self.entries.get(key)
+    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+        self.entries.get(key).map(|held| held.entry(key))
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+    /// Which transaction wrote an entry that is there.
+    pub(super) fn revision_of(&self, key: &str) -> Option<Revision> {
+        self.entries.get(key).map(|held| held.revision)
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.entries.iter().map(|(key, held)| held.entry(key))
     }
 
     /// Applies a transaction.
@@ -72,15 +94,16 @@ impl State {
     }
 
     fn insert(&mut self, entry: Entry) {
-        self.remove(&entry.key);
-        self.bytes += size(&entry);
-        self.entries.insert(entry.key.clone(), entry);
+        let Entry { key, value, revision } = entry;
+        self.remove(&key);
+        self.bytes += size(&key, &value);
+        self.entries.insert(key.into(), Held { revision, value: Box::from(&*value) });
     }
 
     fn remove(&mut self, key: &str) -> bool {
         match self.entries.remove(key) {
-            Some(entry) => {
-                self.bytes -= size(&entry);
+            Some(held) => {
+                self.bytes -= size(key, &held.value);
                 true
             }
             None => false,
@@ -88,14 +111,15 @@ impl State {
     }
 
     pub(super) fn list(&self, prefix: &str, since: Revision) -> Listing {
-        let under = self.entries.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        let entries = under.map(|(_, entry)| entry).filter(|entry| entry.revision > since).cloned().collect();
+        let under = self.entries.range(Box::from(prefix)..).take_while(|(key, _)| key.starts_with(prefix));
+        let changed = under.filter(|(_, held)| held.revision > since);
+        let entries = changed.map(|(key, held)| held.entry(key)).collect();
         let from_nothing = since == Revision(0);
         let mut deleted: Vec<String> = self
             .deletions
             .iter()
             .filter(|(revision, key)| *revision > since && key.starts_with(prefix) && !from_nothing)
-            .filter(|(_, key)| !self.entries.contains_key(key))
+            .filter(|(_, key)| !self.entries.contains_key(key.as_str()))
             .map(|(_, key)| key.clone())
             .collect();
         deleted.sort_unstable();
@@ -109,8 +133,8 @@ impl State {
     }
 }
 
-fn size(entry: &Entry) -> u64 {
-    (entry.key.len() + entry.value.len()) as u64 + ENTRY_OVERHEAD_BYTES
+fn size(key: &str, value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -118,7 +142,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: Option<&'static str>) -> Put {
-        Put { key: key.to_owned(), value: value.map(bytes::Bytes::from) }
+        Put { key: key.to_owned(), value: value.map(Bytes::from) }
     }
 
     #[test]

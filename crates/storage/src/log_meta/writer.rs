@@ -244,7 +244,7 @@ fn check_against(state: &State, written: &HashMap<String, Option<Revision>>, req
     for compare in &request.compares {
         let (revision, durable) = match written.get(&compare.key) {
             Some(revision) => (*revision, false),
-            None => (state.get(&compare.key).map(|entry| entry.revision), true),
+            None => (state.revision_of(&compare.key), true),
         };
         if revision != compare.revision {
             let what = format!("an entry has another revision than expected: key={}", compare.key);
@@ -272,7 +272,7 @@ fn snapshot(state: &State) -> Vec<Bytes> {
             size = 0;
         }
         size += entry.key.len() + entry.value.len();
-        chunks.last_mut().expect("never empty").push(entry.clone());
+        chunks.last_mut().expect("never empty").push(entry);
     }
     let parts = u32::try_from(chunks.len()).expect("a state of 4 billion megabytes does not fit in memory");
     let records = (0..parts).zip(chunks).map(|(part, entries)| Record::Snapshot { part, parts, entries });

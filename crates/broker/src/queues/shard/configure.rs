@@ -30,7 +30,7 @@ use crate::queues::types::QueueHandle;
 pub(super) struct Measured {
     queue: QueueHandle,
     /// Which measuring it was.
-    number: u64,
+    number: u32,
     levels: Vec<Level>,
     /// Who waits for it.
     reply: oneshot::Sender<()>,

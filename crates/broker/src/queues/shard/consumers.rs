@@ -13,11 +13,13 @@ mod rings;
 mod single;
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use rings::Rings;
 use single::Single;
 
 use super::message::ShardWaker;
+use super::queue::OffsetHasher;
 use super::unsettled::{HOLDER, Unsettled, class_of, holder};
 use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
 use crate::queues::types::{Credit, Delivery, NewConsumer};
@@ -57,12 +59,12 @@ pub(super) struct Consumer {
 /// The consumers of one queue.
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
-    all: HashMap<u32, Consumer>,
+    all: HashMap<u32, Consumer, BuildHasherDefault<OffsetHasher>>,
     rings: Rings,
     /// Who has the queue to himself, where one at a time does.
     single: Option<Single>,
-    active: usize,
-    blocked: usize,
+    active: u32,
+    blocked: u32,
     joined: u64,
     last: u32,
     /// Whether anything may be unsettled for too long.
@@ -78,7 +80,7 @@ impl Consumers {
     }
 
     /// How many consume.
-    pub(super) fn active(&self) -> usize {
+    pub(super) fn active(&self) -> u32 {
         self.active
     }
 
@@ -334,7 +336,7 @@ impl Consumers {
         }
         consumer.send();
         consumer.active = false;
-        self.blocked -= usize::from(std::mem::take(&mut consumer.blocked));
+        self.blocked -= u32::from(std::mem::take(&mut consumer.blocked));
         self.active -= 1;
         let is_forgotten = consumer.unacked == 0;
         self.leave(id);

@@ -198,7 +198,9 @@ impl Owner {
 /// Queues by their own log, found by the log of any of their levels.
 #[derive(Default)]
 pub(super) struct Shelf {
-    queues: ByLog<Queue>,
+    /// Boxed, since a queue is large: a table keeps room for up to twice as many entries as it has, and holds them
+    /// twice while it grows.
+    queues: ByLog<Box<Queue>>,
     /// The own log of the queue that a level's log is of.
     roots: ByLog<LogId>,
 }
@@ -214,7 +216,7 @@ impl Shelf {
     #[inline]
     pub(super) fn get(&self, log: &LogId) -> Option<&Queue> {
         match self.roots.get(log) {
-            None => self.queues.get(log),
+            None => self.queues.get(log).map(Box::as_ref),
             Some(root) => self.queues.get(root)?.each().find(|level| level.handle.log() == *log),
         }
     }
@@ -223,7 +225,7 @@ impl Shelf {
     #[inline]
     pub(super) fn get_mut(&mut self, log: &LogId) -> Option<&mut Queue> {
         match self.roots.get(log) {
-            None => self.queues.get_mut(log),
+            None => self.queues.get_mut(log).map(Box::as_mut),
             Some(root) => {
                 let levels = self.queues.get_mut(root)?.levels.as_mut()?;
                 levels.0.iter_mut().map(|(_, level)| level).find(|level| level.handle.log() == *log)
@@ -235,12 +237,12 @@ impl Shelf {
     pub(super) fn insert(&mut self, log: LogId, queue: Queue) {
         let levels = queue.each().skip(1).map(|level| (level.handle.log(), log));
         self.roots.extend(levels);
-        self.queues.insert(log, queue);
+        self.queues.insert(log, Box::new(queue));
     }
 
     /// Takes a queue out by its own log, with its levels.
     pub(super) fn remove(&mut self, log: &LogId) -> Option<Queue> {
-        let queue = self.queues.remove(log)?;
+        let queue = *self.queues.remove(log)?;
         for level in queue.each().skip(1) {
             self.roots.remove(&level.handle.log());
         }
@@ -253,12 +255,12 @@ impl Shelf {
 
     /// All queues, by their own logs.
     pub(super) fn whole(&self) -> impl Iterator<Item = (LogId, &Queue)> {
-        self.queues.iter().map(|(log, queue)| (*log, queue))
+        self.queues.iter().map(|(log, queue)| (*log, &**queue))
     }
 
     /// All queues and levels.
     pub(super) fn iter(&self) -> impl Iterator<Item = (LogId, &Queue)> {
-        self.queues.values().flat_map(Queue::each).map(|level| (level.handle.log(), level))
+        self.queues.values().flat_map(|queue| queue.each()).map(|level| (level.handle.log(), level))
     }
 
     /// Calls `with` for all queues and levels.

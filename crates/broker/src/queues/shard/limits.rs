@@ -38,7 +38,7 @@ pub(super) struct Bytes {
 /// What was there before anybody counted is being looked at.
 #[derive(Debug)]
 struct Measuring {
-    number: u64,
+    number: u32,
     /// It tells nothing: what it looks at has been purged meanwhile.
     in_vain: bool,
 }
@@ -89,7 +89,7 @@ impl Queue {
     }
 
     /// Lets nothing leave until [`Queue::take_measured`]; the number of this measuring.
-    pub(super) fn begin_to_measure(&mut self) -> u64 {
+    pub(super) fn begin_to_measure(&mut self) -> u32 {
         self.measured += 1;
         let number = self.measured;
         // What became visible since an earlier measuring began is measured, too.
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     /// A measuring has ended: whether it tells anything; `None` if nobody waits for it any more.
-    pub(super) fn ends_measuring(&mut self, number: u64) -> Option<bool> {
+    pub(super) fn ends_measuring(&mut self, number: u32) -> Option<bool> {
         let measuring = self.counted()?.measuring.take_if(|measuring| measuring.number == number)?;
         Some(!measuring.in_vain)
     }

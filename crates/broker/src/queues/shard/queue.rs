@@ -98,7 +98,7 @@ pub(super) struct Queue {
     runs: VecDeque<Run>,
     /// The number of the first run.
     first_run: u64,
-    in_flight: usize,
+    in_flight: u32,
     failing: bool,
     /// What was sealed last is not with the store yet: nothing may be sealed behind it.
     held: bool,
@@ -115,7 +115,7 @@ pub(super) struct Queue {
     pub(super) waiting: Option<Box<Waiting>>,
     pub(super) getters: VecDeque<Getter>,
     /// Sessions that consume here, hold something or did.
-    pub(super) sessions: HashSet<u64>,
+    pub(super) sessions: HashSet<u64, BuildHasherDefault<OffsetHasher>>,
     pub(super) reading: bool,
     /// A stored message cannot be read: nothing more is delivered.
     pub(super) unreadable: bool,
@@ -137,11 +137,14 @@ pub(super) struct Queue {
     timeout_default_ms: Option<u64>,
     pub(super) limits: Option<Box<Limits>>,
     /// How often what is there was measured.
-    pub(super) measured: u64,
+    pub(super) measured: u32,
     pub(super) times: Times,
     /// Of the priorities that are not those of its own log.
     pub(super) levels: Option<Box<Levels>>,
 }
+
+/// There may be hundreds of thousands; with a byte more, each takes 128 more of the allocator.
+const _: () = assert!(size_of::<Queue>() <= 896);
 
 impl Queue {
     pub(super) fn new(
@@ -179,7 +182,7 @@ impl Queue {
             lane: lane.map(|shortest_ms| Box::new(Lane::new(shortest_ms, delays_max))),
             waiting: None,
             getters: VecDeque::new(),
-            sessions: HashSet::new(),
+            sessions: HashSet::default(),
             reading: false,
             unreadable: false,
             gone: false,
@@ -222,7 +225,7 @@ impl Queue {
                 .sum::<u64>()
                 .saturating_sub(self.letters.as_ref().map_or(0, |letters| letters.count()))
                 .saturating_sub(self.waiting()),
-            consumers: self.consumers.active() as u64,
+            consumers: u64::from(self.consumers.active()),
         }
     }
 
@@ -418,7 +421,7 @@ impl Queue {
     }
 }
 
-/// Offsets are distinct already; a multiplication spreads them.
+/// Offsets, and numbers that we give out, are distinct already; a multiplication spreads them.
 #[derive(Debug, Default)]
 pub(super) struct OffsetHasher(u64);
 
@@ -431,6 +434,10 @@ impl Hasher for OffsetHasher {
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
     }
 
     fn write_u64(&mut self, value: u64) {

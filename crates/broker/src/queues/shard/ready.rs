@@ -32,20 +32,27 @@ const READ_BYTES: usize = 1024 * 1024;
 
 /// What one shard keeps ready, and may.
 #[derive(Debug, Clone)]
-pub(super) struct ReadyBudget {
-    used: Arc<AtomicUsize>,
+pub(super) struct ReadyBudget(Arc<Budget>);
+
+#[derive(Debug)]
+struct Budget {
+    used: AtomicUsize,
     limit: usize,
 }
 
 impl ReadyBudget {
     pub(super) fn new(limit: usize) -> ReadyBudget {
-        ReadyBudget { used: Arc::default(), limit }
+        ReadyBudget(Arc::new(Budget { used: AtomicUsize::new(0), limit }))
+    }
+
+    fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
     }
 
     fn allowance(&self) -> usize {
-        match self.used.load(Ordering::Relaxed) {
-            used if used < self.limit => QUEUE_BYTES,
-            used if used < 2 * self.limit => QUEUE_BYTES_CROWDED,
+        match self.used() {
+            used if used < self.0.limit => QUEUE_BYTES,
+            used if used < 2 * self.0.limit => QUEUE_BYTES_CROWDED,
             _ => 0,
         }
     }
@@ -128,12 +135,12 @@ impl Ready {
 
     fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.0.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn shrink(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.0.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Where reading should go on and how many bytes, if fresh messages are missing. `wanted`: somebody can take
@@ -203,7 +210,7 @@ impl Ready {
 
     /// Leaves everything from `fresh` on, and what was returned, to the log if the shard has much in memory.
     pub(super) fn unload_if_crowded(&mut self, fresh: u64) {
-        if self.budget.used.load(Ordering::Relaxed) >= self.budget.limit {
+        if self.budget.used() >= self.budget.0.limit {
             self.unload(fresh);
         }
     }

@@ -4,12 +4,13 @@
 //! bytes take in the mailbox is given back with the answer: what is in flight counts as queued.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use ferrymq_runtime::BytePermit;
 use tokio::sync::oneshot;
 
 use super::message::Failed;
-use super::queue::Part;
+use super::queue::{OffsetHasher, Part};
 use crate::queues::error::QueueError;
 
 /// One publish request.
@@ -23,7 +24,7 @@ struct Request {
 /// All publish requests of a shard.
 #[derive(Default)]
 pub(super) struct Requests {
-    all: HashMap<u64, Request>,
+    all: HashMap<u64, Request, BuildHasherDefault<OffsetHasher>>,
     last: u64,
 }
 
