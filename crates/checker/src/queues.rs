@@ -10,9 +10,12 @@
 //! there until it is settled or removed; an acknowledgement is durable once something that is published to the
 //! same queue afterwards, and survives, is confirmed; what may have been delivered before is marked.
 //!
+//! What is rejected in the source of [`DeadLetters`] is in the source or in the target until it is settled there, and
+//! never in both; once it was seen in the target it has left the source, durably if it survives.
+//!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
-//! once. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
+//! once to a queue. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
 //! a confirm. A channel that the broker ended, or that broke, held nothing for certain when it did.
 //!
 //! Deliberately absent: exchanges and routing, limits on time and length, and a file format; a run keeps this in memory.
@@ -48,6 +51,8 @@ pub struct QueueHistory {
     pub removals: Vec<Removal>,
     /// Declarations of queues.
     pub declarations: Vec<Declaration>,
+    /// Which queues have dead letters, and where these go.
+    pub letters: Vec<DeadLetters>,
     /// How many messages a queue said to have.
     pub counts: Vec<Count>,
     /// The ends of lives.
@@ -90,11 +95,22 @@ pub struct Publishing {
     pub stayed: bool,
 }
 
+/// What a queue rejects goes to another. Others may publish to both.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// Where messages are rejected.
+    pub source: String,
+    /// Where they go; it has no dead letters of its own.
+    pub target: String,
+}
+
 /// How a delivery was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Acknowledged, or rejected for good: it is done.
+    /// Acknowledged, or rejected for good where no dead letters are kept: it is done.
     Done,
+    /// Rejected for good in a queue with dead letters: it goes to the target.
+    Rejected,
     /// Given back to the queue.
     Returned,
 }

@@ -1,7 +1,7 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`] and [`churn`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`] and [`letters`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
@@ -9,6 +9,7 @@ mod alone;
 mod churn;
 mod consumer;
 mod last;
+mod letters;
 pub(crate) mod link;
 mod publisher;
 mod session;
@@ -70,11 +71,14 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-    for queue in shared() {
+    for queue in shared().into_iter().chain(letters::queues()) {
         make(world, &mut session, &queue)?;
     }
+    world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 8] = [
+    let loads: [(&str, Load); 10] = [
+        ("letter publisher", letters::publish),
+        ("letter consumer", letters::consume),
         ("publisher", publisher::work),
         ("publisher", publisher::work),
         ("consumer", consumer::work),

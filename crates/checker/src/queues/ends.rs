@@ -66,10 +66,13 @@ fn too_few(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueRe
     let published = facts.stories.values().filter_map(|story| story.publishing);
     let confirmed = published.filter(|publishing| publishing.routable && publishing.is_confirmed()).count();
     let done = facts.deliveries.iter().filter(|delivery| delivery.done().is_some()).count();
+    let stories = facts.stories.values();
+    let letters = stories.filter(|story| story.deliveries.iter().any(|delivery| story.is_letter(delivery)));
     let each = [
         ("confirmed", confirmed, expected.confirmed_min),
         ("delivered", facts.deliveries.len(), expected.delivered_min),
         ("settled for good", done, expected.done_min),
+        ("seen as dead letters", letters.count(), expected.letters_min),
     ];
     for (what, found, wanted) in each.into_iter().filter(|(_, found, wanted)| found < wanted) {
         report.add(QueueRule::TooFew, format!("{found} messages {what}, {wanted} wanted"));

@@ -15,11 +15,19 @@ pub struct QueueExpectations {
     pub delivered_min: usize,
     /// Deliveries that must have been settled for good, with a later answer on their channel, at least.
     pub done_min: usize,
+    /// Messages that must have been seen as dead letters at least.
+    pub letters_min: usize,
 }
 
 impl Default for QueueExpectations {
     fn default() -> QueueExpectations {
-        QueueExpectations { read_to_the_end: true, confirmed_min: 1, delivered_min: 1, done_min: 1 }
+        QueueExpectations {
+            read_to_the_end: true,
+            confirmed_min: 1,
+            delivered_min: 1,
+            done_min: 1,
+            letters_min: 0,
+        }
     }
 }
 
@@ -44,6 +52,10 @@ pub enum QueueRule {
     WronglyReturned,
     /// An acknowledged message came again although the acknowledgement was vouched for.
     AckedCameBack,
+    /// A message is in a queue of dead letters, and nobody rejected it.
+    MovedUnasked,
+    /// A message came again out of its queue after it had been seen as a dead letter.
+    MovedCameBack,
     /// A message was delivered while somebody else had it.
     DeliveredWhileHeld,
     /// A message was delivered a second time without the mark.
@@ -68,7 +80,7 @@ pub enum QueueRule {
 
 impl QueueRule {
     /// Every rule.
-    pub const ALL: [QueueRule; 19] = [
+    pub const ALL: [QueueRule; 21] = [
         QueueRule::ConfirmedLost,
         QueueRule::UnackedLost,
         QueueRule::NeverPublished,
@@ -78,6 +90,8 @@ impl QueueRule {
         QueueRule::Unanswered,
         QueueRule::WronglyReturned,
         QueueRule::AckedCameBack,
+        QueueRule::MovedUnasked,
+        QueueRule::MovedCameBack,
         QueueRule::DeliveredWhileHeld,
         QueueRule::Unmarked,
         QueueRule::OutOfOrder,
@@ -103,6 +117,8 @@ impl QueueRule {
             QueueRule::Unanswered => "unanswered-publish",
             QueueRule::WronglyReturned => "wrongly-returned",
             QueueRule::AckedCameBack => "acked-came-back",
+            QueueRule::MovedUnasked => "moved-unasked",
+            QueueRule::MovedCameBack => "moved-came-back",
             QueueRule::DeliveredWhileHeld => "delivered-while-held",
             QueueRule::Unmarked => "delivered-again-without-redelivered",
             QueueRule::OutOfOrder => "out-of-order",

@@ -36,6 +36,7 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
         confirmed_min: min(1),
         delivered_min: min(2),
         done_min: min(4),
+        letters_min: min(100),
     };
     for violation in check(&notes, &expected).violations {
         world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());

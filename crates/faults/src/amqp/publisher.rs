@@ -10,14 +10,18 @@ use std::time::Duration;
 use ferrymq_runtime::Rng;
 
 use super::session::Session;
-use super::{End, shared, size};
+use super::{End, Queue, shared, size};
 use crate::world::World;
 
 /// Publishings that wait for a confirm at most.
 const WINDOW: usize = 400;
 
 pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<End> {
-    let queues = shared();
+    on(world, rng, session, &shared())
+}
+
+/// The same on other queues.
+pub(super) fn on(world: &Arc<World>, rng: &Rng, session: &mut Session, queues: &[Queue]) -> Result<End> {
     let window = usize::try_from(1 + rng.below(WINDOW as u64)).unwrap_or(1);
     while !world.stopping() {
         let queue = &queues[usize::try_from(rng.below(queues.len() as u64)).unwrap_or(0)];

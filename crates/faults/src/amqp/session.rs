@@ -17,6 +17,7 @@ use ferrymq_amqp_codec::{Table, TableBuilder, ValueRef, WireMethod};
 use ferrymq_checker::queues::{Answer, Delivery, Holder, How, Publishing, Settled};
 use ferrymq_checker::{Survives, Value as Named};
 
+use super::letters::target_of;
 use super::link::{Event, Link};
 use super::{Queue, Style};
 use crate::value::Value;
@@ -315,6 +316,16 @@ impl Session {
         if queue.style == Style::Prioritized {
             arguments.push(b"x-max-priority", ValueRef::U8(3)).map_err(Error::other)?;
         }
+        if let Some(target) = target_of(&queue.name) {
+            let pushed = arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(b""));
+            pushed.map_err(Error::other)?;
+            let key = ValueRef::LongString(target.as_bytes());
+            arguments.push(b"x-dead-letter-routing-key", key).map_err(Error::other)?;
+            if queue.style == Style::Quorum {
+                // Nothing goes but what is rejected.
+                arguments.push(b"x-delivery-limit", ValueRef::I32(-1)).map_err(Error::other)?;
+            }
+        }
         self.ask(&queue::Declare {
             queue: queue.name.as_bytes(),
             passive,
@@ -358,8 +369,12 @@ impl Session {
     pub(super) fn settle(&mut self, tag: u64, how: How) -> Result<()> {
         self.note(tag, how);
         match how {
-            // Both ways to be done with a message count.
-            How::Done if tag % 7 == 3 => self.link.put(&basic::Reject { delivery_tag: tag, requeue: false }),
+            How::Rejected if tag.is_multiple_of(2) => {
+                self.link.put(&basic::Reject { delivery_tag: tag, requeue: false })
+            }
+            How::Rejected => {
+                self.link.put(&basic::Nack { delivery_tag: tag, multiple: false, requeue: false })
+            }
             How::Done => self.link.put(&basic::Ack { delivery_tag: tag, multiple: false }),
             How::Returned if tag.is_multiple_of(2) => {
                 self.link.put(&basic::Reject { delivery_tag: tag, requeue: true })
@@ -376,15 +391,21 @@ impl Session {
         tags.into_iter().for_each(|tag| self.note(tag, how));
         match how {
             How::Done => self.link.put(&basic::Ack { delivery_tag: tag, multiple: true }),
-            How::Returned => self.link.put(&basic::Nack { delivery_tag: tag, multiple: true, requeue: true }),
+            How::Returned | How::Rejected => {
+                let requeue = how == How::Returned;
+                self.link.put(&basic::Nack { delivery_tag: tag, multiple: true, requeue })
+            }
         }
     }
 
     fn note(&mut self, tag: u64, how: How) {
         let Some(place) = self.held.remove(&tag) else { return };
-        let settled = Settled { how, sent: self.world.now(), vouched: None };
+        let sent = self.world.now();
         if let Some(delivery) = self.deliveries.get_mut(place) {
-            delivery.settled = Some(settled);
+            // Without dead letters who rejects a message is done with it.
+            let gone = how == How::Rejected && target_of(&delivery.queue).is_none();
+            let how = if gone { How::Done } else { how };
+            delivery.settled = Some(Settled { how, sent, vouched: None });
             self.unvouched.push(place);
         }
         if how == How::Returned {
