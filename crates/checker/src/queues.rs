@@ -75,7 +75,7 @@ pub enum Answer {
 /// A message on its way in.
 #[derive(Debug, Clone)]
 pub struct Publishing {
-    /// The only queue that it is for.
+    /// The queue that it is for. One for several queues is as many publishings of the same value, with the same answers.
     pub queue: String,
     /// What it carries.
     pub value: Value,

@@ -1,13 +1,14 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`] and [`letters`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`] and [`copies`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
 mod alone;
 mod churn;
 mod consumer;
+mod copies;
 mod last;
 mod letters;
 pub(crate) mod link;
@@ -71,12 +72,15 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-    for queue in shared().into_iter().chain(letters::queues()) {
+    for queue in shared().into_iter().chain(letters::queues()).chain(copies::queues()) {
         make(world, &mut session, &queue)?;
     }
+    copies::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 10] = [
+    let loads: [(&str, Load); 12] = [
+        ("copy publisher", copies::publish),
+        ("copy consumer", copies::consume),
         ("letter publisher", letters::publish),
         ("letter consumer", letters::consume),
         ("publisher", publisher::work),

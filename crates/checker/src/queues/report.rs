@@ -17,6 +17,8 @@ pub struct QueueExpectations {
     pub done_min: usize,
     /// Messages that must have been seen as dead letters at least.
     pub letters_min: usize,
+    /// Messages for several queues that must have been confirmed at least.
+    pub copied_min: usize,
 }
 
 impl Default for QueueExpectations {
@@ -27,6 +29,7 @@ impl Default for QueueExpectations {
             delivered_min: 1,
             done_min: 1,
             letters_min: 0,
+            copied_min: 0,
         }
     }
 }
@@ -147,6 +150,8 @@ pub struct QueueViolation {
 pub struct QueueReport {
     /// Violations, in no particular order.
     pub violations: Vec<QueueViolation>,
+    /// How much there was of what a minimum may be set for, by its name.
+    pub counts: Vec<(&'static str, usize)>,
 }
 
 impl QueueReport {

@@ -12,14 +12,17 @@ use super::session::Session;
 use super::{Queue, Style, count, told};
 use crate::world::World;
 
+/// How much there was of what.
+pub(crate) type Counts = Vec<(&'static str, usize)>;
+
 /// Longest description of a violation.
 const WORDS_MAX: usize = 400;
 
 /// Reads every queue that was ever declared, then holds all notes to the rules. So many messages must have been
-/// confirmed.
-pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
+/// confirmed. Says how much there was of what.
+pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
     if world.amqp_server().is_none() {
-        return;
+        return Counts::new();
     }
     let declared: BTreeSet<String> =
         world.queues.lock().declarations.iter().map(|declared| declared.queue.clone()).collect();
@@ -37,10 +40,13 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
         delivered_min: min(2),
         done_min: min(4),
         letters_min: min(100),
+        copied_min: min(50),
     };
-    for violation in check(&notes, &expected).violations {
+    let report = check(&notes, &expected);
+    for violation in report.violations {
         world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());
     }
+    report.counts
 }
 
 fn read(world: &Arc<World>, name: &str) -> Result<()> {

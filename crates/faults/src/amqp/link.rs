@@ -29,6 +29,16 @@ const READ_BYTES: usize = 64 * 1024;
 /// The longest wait for the socket to take something.
 const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How a message is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Posting<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) mandatory: bool,
+    pub(crate) persistent: bool,
+    pub(crate) priority: u8,
+}
+
 /// Something the broker says.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -125,21 +135,19 @@ impl Link {
     }
 
     /// Adds a message to what is sent next.
-    pub(crate) fn put_publish(
-        &mut self,
-        queue: &str,
-        mandatory: bool,
-        persistent: bool,
-        priority: u8,
-        body: &[u8],
-    ) -> Result<()> {
+    pub(crate) fn put_publish(&mut self, posting: &Posting<'_>, body: &[u8]) -> Result<()> {
         let mut bytes = BytesMut::new();
-        let mode = if persistent { 2 } else { 1 };
-        BasicProperties { delivery_mode: Some(mode), priority: Some(priority), ..Default::default() }
+        let mode = if posting.persistent { 2 } else { 1 };
+        BasicProperties { delivery_mode: Some(mode), priority: Some(posting.priority), ..Default::default() }
             .encode(&mut bytes)
             .map_err(wrong)?;
         let properties = Properties::parse(&bytes).map_err(wrong)?;
-        let publish = basic::Publish { routing_key: queue.as_bytes(), mandatory, ..Default::default() };
+        let publish = basic::Publish {
+            exchange: posting.exchange.as_bytes(),
+            routing_key: posting.key.as_bytes(),
+            mandatory: posting.mandatory,
+            ..Default::default()
+        };
         put_message(&mut self.out, self.number, &publish, properties, body, FRAME_MAX).map_err(wrong)
     }
 

@@ -6,22 +6,25 @@
 //!
 //! Deliberately absent: what to do; see the loads.
 
+mod sending;
+
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_amqp_codec::method::{basic, channel, confirm, queue};
+use ferrymq_amqp_codec::method::{basic, channel, confirm, exchange, queue};
 use ferrymq_amqp_codec::{Table, TableBuilder, ValueRef, WireMethod};
-use ferrymq_checker::queues::{Answer, Delivery, Holder, How, Publishing, Settled};
-use ferrymq_checker::{Survives, Value as Named};
+use ferrymq_checker::Value as Named;
+use ferrymq_checker::queues::{Delivery, Holder, How, Publishing, Settled};
 
 use super::letters::target_of;
 use super::link::{Event, Link};
 use super::{Queue, Style};
 use crate::value::Value;
 use crate::world::World;
+pub(super) use sending::Way;
 
 /// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,7 +50,7 @@ pub(super) struct Session {
     /// Publishings of this channel.
     published: u64,
     /// What waits for its confirm, by number.
-    waiting: BTreeMap<u64, Publishing>,
+    waiting: BTreeMap<u64, Vec<Publishing>>,
     answered: Vec<Publishing>,
     deliveries: Vec<Delivery>,
     /// What is to be settled: where in `deliveries`, by tag.
@@ -115,59 +118,9 @@ impl Session {
         self.ask(&confirm::Select::default()).map(drop)
     }
 
-    /// Adds a message for a queue to what is sent next; one without a way is asked to come back.
-    pub(super) fn publish(
-        &mut self,
-        to: &Queue,
-        size: usize,
-        persistent: bool,
-        routable: bool,
-    ) -> Result<()> {
-        let value = Value { writer: self.writer, counter: self.counter };
-        self.counter += 1;
-        self.published += 1;
-        let survives = match to.style {
-            Style::Quorum => Survives::PowerCut,
-            Style::Durable | Style::Prioritized if persistent => Survives::PowerCut,
-            Style::Durable | Style::Prioritized | Style::Exclusive => Survives::Nothing,
-        };
-        let began = self.world.now();
-        let publishing = Publishing {
-            queue: to.label.clone(),
-            value: named(value),
-            survives,
-            routable,
-            life: self.life,
-            began,
-            ended: began,
-            answers: Vec::new(),
-            stayed: false,
-        };
-        self.waiting.insert(self.published, publishing);
-        let mut body = Vec::with_capacity(size);
-        value.write(size, &mut body);
-        let key = if routable { &*to.name } else { "no such queue" };
-        // One for each writer: what one publishes comes in its order, whatever the queue.
-        let priority = u8::try_from(self.writer / 2 % 4).unwrap_or(0);
-        self.link.put_publish(key, !routable, persistent, priority, &body)?;
-        if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
-    }
-
     /// Sends what was gathered.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.link.flush()
-    }
-
-    /// Waits until at most so many publishings wait for a confirm.
-    pub(super) fn confirms(&mut self, at_most: usize) -> Result<()> {
-        self.flush()?;
-        while self.waiting.len() > at_most {
-            if !self.hear(PATIENCE)? {
-                self.waiting.values_mut().for_each(|publishing| publishing.stayed = true);
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
     }
 
     /// Takes one thing that the broker says; whether it said any in time.
@@ -261,49 +214,6 @@ impl Session {
             unsure: false,
             last: false,
         });
-    }
-
-    fn returned(&mut self, body: &[u8]) {
-        let value = Value::read(body).map(named);
-        let found = self.waiting.values_mut().find(|publishing| Ok(&publishing.value) == value.as_ref());
-        match found {
-            Some(publishing) => publishing.answers.push(Answer::Returned),
-            // It may have been confirmed before, which is wrong too.
-            None => match self.answered.iter_mut().find(|publishing| Ok(&publishing.value) == value.as_ref())
-            {
-                Some(publishing) => publishing.answers.push(Answer::Returned),
-                None => self.stray(format!("a return of {value:?}")),
-            },
-        }
-    }
-
-    fn confirmed(&mut self, tag: u64, multiple: bool, ok: bool) {
-        let answer = if ok { Answer::Confirmed } else { Answer::Refused };
-        let count = if ok { &self.world.counts.confirmed } else { &self.world.counts.refused };
-        let now = self.world.now();
-        let rest = if multiple { self.waiting.split_off(&(tag + 1)) } else { BTreeMap::new() };
-        let hit = if multiple {
-            std::mem::replace(&mut self.waiting, rest)
-        } else {
-            self.waiting.remove(&tag).map(|publishing| (tag, publishing)).into_iter().collect()
-        };
-        if hit.is_empty() || tag > self.published {
-            self.stray(format!(
-                "{answer:?} of {tag}, multiple {multiple}; {} were published",
-                self.published
-            ));
-            return;
-        }
-        count.fetch_add(hit.len() as u64, Ordering::Relaxed);
-        for (_, mut publishing) in hit {
-            publishing.answers.push(answer);
-            publishing.ended = now;
-            self.answered.push(publishing);
-        }
-    }
-
-    fn stray(&self, what: String) {
-        self.world.queues.lock().stray_answers.push(what);
     }
 
     /// Declares a queue, or asks for it if `passive`.
@@ -424,6 +334,18 @@ impl Session {
         self.ask(&queue::Delete { queue: queue.name.as_bytes(), ..Default::default() })
     }
 
+    /// Declares a durable exchange.
+    pub(super) fn exchange(&mut self, name: &str, kind: &str) -> Result<()> {
+        let (exchange, kind) = (name.as_bytes(), kind.as_bytes());
+        self.ask(&exchange::Declare { exchange, kind, durable: true, ..Default::default() }).map(drop)
+    }
+
+    /// Binds a queue to an exchange.
+    pub(super) fn bind(&mut self, queue: &Queue, exchange: &str) -> Result<()> {
+        let (queue, exchange) = (queue.name.as_bytes(), exchange.as_bytes());
+        self.ask(&queue::Bind { queue, exchange, ..Default::default() }).map(drop)
+    }
+
     /// Closes the channel, which returns what it holds, and opens another.
     pub(super) fn renew(&mut self) -> Result<()> {
         self.close()?;
@@ -464,7 +386,7 @@ impl Session {
         }
         let mut notes = self.world.queues.lock();
         notes.publishings.append(&mut self.answered);
-        notes.publishings.extend(std::mem::take(&mut self.waiting).into_values());
+        notes.publishings.extend(std::mem::take(&mut self.waiting).into_values().flatten());
         notes.deliveries.append(&mut self.deliveries);
         notes.holders.append(&mut self.holders);
     }
