@@ -13,6 +13,9 @@
 //! What is rejected in the source of [`DeadLetters`] is in the source or in the target until it is settled there, and
 //! never in both; once it was seen in the target it has left the source, durably if it survives.
 //!
+//! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
+//! acknowledgements too.
+//!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
 //! once to a queue. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
@@ -26,6 +29,7 @@ mod ends;
 mod facts;
 mod fate;
 mod report;
+mod transactions;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +55,8 @@ pub struct QueueHistory {
     pub removals: Vec<Removal>,
     /// Declarations of queues.
     pub declarations: Vec<Declaration>,
+    /// How transactions ended.
+    pub transactions: Vec<Transaction>,
     /// Which queues have dead letters, and where these go.
     pub letters: Vec<DeadLetters>,
     /// How many messages a queue said to have.
@@ -93,6 +99,19 @@ pub struct Publishing {
     pub answers: Vec<Answer>,
     /// Its connection was open all the time that an answer was waited for.
     pub stayed: bool,
+    /// The transaction that it belongs to.
+    pub part_of: Option<u64>,
+}
+
+/// Publishings and settlements of which all happen or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Transaction {
+    /// Its number.
+    pub id: u64,
+    /// When it was asked for, if it was.
+    pub asked: Option<u64>,
+    /// Whether it happened. What it settled is noted as settled unless it certainly did not happen.
+    pub outcome: Outcome,
 }
 
 /// What a queue rejects goes to another. Others may publish to both.
@@ -122,8 +141,10 @@ pub struct Settled {
     pub how: How,
     /// When that was sent.
     pub sent: u64,
-    /// When something that was asked later on the same channel had been answered.
+    /// When something that was asked later on the same channel had been answered; in a transaction, when that had.
     pub vouched: Option<u64>,
+    /// The transaction that it belongs to.
+    pub part_of: Option<u64>,
 }
 
 /// A message on its way out.
@@ -242,6 +263,7 @@ pub fn check(history: &QueueHistory, expected: &QueueExpectations) -> QueueRepor
     answers::check(history, &facts, &mut report);
     deliveries::check(&facts, &mut report);
     fate::check(&facts, expected, &mut report);
+    transactions::check(history, &facts, expected, &mut report);
     ends::check(history, &facts, expected, &mut report);
     report
 }

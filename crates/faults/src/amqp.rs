@@ -1,7 +1,7 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`] and [`copies`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`], [`copies`] and [`mover`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
@@ -12,6 +12,7 @@ mod copies;
 mod last;
 mod letters;
 pub(crate) mod link;
+mod mover;
 mod publisher;
 mod session;
 
@@ -72,13 +73,16 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-    for queue in shared().into_iter().chain(letters::queues()).chain(copies::queues()) {
+    for queue in shared().into_iter().chain(letters::queues()).chain(copies::queues()).chain(mover::queues())
+    {
         make(world, &mut session, &queue)?;
     }
     copies::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 12] = [
+    let loads: [(&str, Load); 14] = [
+        ("mover", mover::work),
+        ("mover", mover::work),
         ("copy publisher", copies::publish),
         ("copy consumer", copies::consume),
         ("letter publisher", letters::publish),

@@ -30,7 +30,7 @@ pub(super) fn check(
         }
         queue_is_right(history, count, report);
     }
-    too_few(facts, expected, report);
+    too_few(history, facts, expected, report);
 }
 
 fn queue_is_right(history: &QueueHistory, count: &Count, report: &mut QueueReport) {
@@ -63,7 +63,12 @@ fn queue_is_right(history: &QueueHistory, count: &Count, report: &mut QueueRepor
     }
 }
 
-fn too_few(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueReport) {
+fn too_few(
+    history: &QueueHistory,
+    facts: &Facts<'_>,
+    expected: &QueueExpectations,
+    report: &mut QueueReport,
+) {
     let published = || facts.stories.values().filter_map(|story| story.publishing);
     let confirmed = || published().filter(|publishing| publishing.routable && publishing.is_confirmed());
     let done = facts.deliveries.iter().filter(|delivery| delivery.done().is_some()).count();
@@ -71,7 +76,10 @@ fn too_few(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueRe
     let letters = stories.filter(|story| story.deliveries.iter().any(|delivery| story.is_letter(delivery)));
     let mut copies: Map<&Value, usize> = Map::default();
     confirmed().for_each(|publishing| *copies.entry(&publishing.value).or_default() += 1);
+    let transactions = history.transactions.iter();
+    let committed = transactions.filter(|transaction| transaction.outcome == Outcome::Ok).count();
     let each = [
+        ("transactions committed", committed, expected.transactions_min),
         ("messages with a way confirmed", confirmed().count(), expected.confirmed_min),
         ("deliveries", facts.deliveries.len(), expected.delivered_min),
         ("deliveries settled for good", done, expected.done_min),

@@ -62,6 +62,11 @@ impl Delivery {
         self.settled.filter(|settled| settled.how == How::Rejected).and_then(|settled| settled.vouched)
     }
 
+    /// Whether its settlement is durable as soon as it is vouched for.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.settled.is_some_and(|settled| settled.part_of.is_some())
+    }
+
     /// Until when it was certainly held by its channel, if the process lived.
     pub(super) fn held_until(&self) -> u64 {
         if self.no_ack {
@@ -113,6 +118,14 @@ impl Facts<'_> {
         story.is_some_and(|story| story.publishing.is_some())
     }
 
+    /// Whether nothing but a settlement that was noted takes a message.
+    pub(super) fn keeps(&self, publishing: &Publishing) -> bool {
+        let queue = &publishing.queue;
+        let lost = self.holders.iter().any(|holder| holder.queue == *queue && holder.loses > 0);
+        let removed = self.removals.iter().any(|removal| removal.queue == *queue);
+        publishing.routable && !lost && !removed
+    }
+
     /// Whether what leaves a queue may be in another.
     pub(super) fn may_go(&self, from: &str, to: &str) -> bool {
         self.letters.iter().any(|letters| letters.source == from && letters.target == to)
@@ -141,7 +154,9 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         if story.publishing.replace(publishing).is_some() {
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
         }
-        let counts = publishing.routable && publishing.survives == Survives::PowerCut;
+        // A transaction makes durable what is part of it, and is not known to vouch for anything else.
+        let is_direct = publishing.routable && publishing.part_of.is_none();
+        let counts = is_direct && publishing.survives == Survives::PowerCut;
         if counts && publishing.is_confirmed() {
             let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
             *latest = publishing.began.max(*latest);

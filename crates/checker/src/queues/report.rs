@@ -19,6 +19,8 @@ pub struct QueueExpectations {
     pub letters_min: usize,
     /// Messages for several queues that must have been confirmed at least.
     pub copied_min: usize,
+    /// Transactions that must have been committed at least.
+    pub transactions_min: usize,
 }
 
 impl Default for QueueExpectations {
@@ -30,6 +32,7 @@ impl Default for QueueExpectations {
             done_min: 1,
             letters_min: 0,
             copied_min: 0,
+            transactions_min: 0,
         }
     }
 }
@@ -59,6 +62,10 @@ pub enum QueueRule {
     MovedUnasked,
     /// A message came again out of its queue after it had been seen as a dead letter.
     MovedCameBack,
+    /// A message of a transaction is there that was not asked for yet, or was rolled back.
+    Uncommitted,
+    /// A part of a transaction happened and another did not.
+    HalfCommitted,
     /// A message was delivered while somebody else had it.
     DeliveredWhileHeld,
     /// A message was delivered a second time without the mark.
@@ -83,7 +90,7 @@ pub enum QueueRule {
 
 impl QueueRule {
     /// Every rule.
-    pub const ALL: [QueueRule; 21] = [
+    pub const ALL: [QueueRule; 23] = [
         QueueRule::ConfirmedLost,
         QueueRule::UnackedLost,
         QueueRule::NeverPublished,
@@ -95,6 +102,8 @@ impl QueueRule {
         QueueRule::AckedCameBack,
         QueueRule::MovedUnasked,
         QueueRule::MovedCameBack,
+        QueueRule::Uncommitted,
+        QueueRule::HalfCommitted,
         QueueRule::DeliveredWhileHeld,
         QueueRule::Unmarked,
         QueueRule::OutOfOrder,
@@ -122,6 +131,8 @@ impl QueueRule {
             QueueRule::AckedCameBack => "acked-came-back",
             QueueRule::MovedUnasked => "moved-unasked",
             QueueRule::MovedCameBack => "moved-came-back",
+            QueueRule::Uncommitted => "uncommitted-but-there",
+            QueueRule::HalfCommitted => "half-committed",
             QueueRule::DeliveredWhileHeld => "delivered-while-held",
             QueueRule::Unmarked => "delivered-again-without-redelivered",
             QueueRule::OutOfOrder => "out-of-order",

@@ -2,6 +2,7 @@
 
 mod copies;
 mod letters;
+mod transactions;
 
 use super::*;
 
@@ -27,6 +28,7 @@ fn published(number: u64, life: u32, began: u64) -> Publishing {
         ended: began + 1,
         answers: vec![Answer::Confirmed],
         stayed: true,
+        part_of: None,
     }
 }
 
@@ -49,7 +51,7 @@ fn delivered(number: u64, life: u32, at: u64) -> Delivery {
 }
 
 fn settled(how: How, sent: u64) -> Option<Settled> {
-    Some(Settled { how, sent, vouched: Some(sent + 1) })
+    Some(Settled { how, sent, vouched: Some(sent + 1), part_of: None })
 }
 
 /// A get whose answer nobody heard.
@@ -96,6 +98,7 @@ fn good() -> Script {
     let ask = |began, found, last| Count { queue: QUEUE.to_owned(), began, ended: began + 1, found, last };
     letters::add(&mut history);
     copies::add(&mut history);
+    transactions::add(&mut history);
     history.counts = vec![ask(50, Some((9, 3)), false), ask(210, Some((3, 0)), true)];
     history.declarations =
         vec![Declaration { queue: QUEUE.to_owned(), began: 1, ended: 2, outcome: Outcome::Ok }];
@@ -242,7 +245,7 @@ const SEEDED: &[(QueueRule, &str, Seed)] = &[
 ];
 
 fn seeded() -> impl Iterator<Item = &'static (QueueRule, &'static str, Seed)> {
-    SEEDED.iter().chain(letters::SEEDED).chain(copies::SEEDED)
+    SEEDED.iter().chain(letters::SEEDED).chain(copies::SEEDED).chain(transactions::SEEDED)
 }
 
 #[test]
@@ -277,7 +280,7 @@ fn each_rule_has_a_seeded_bug_and_a_name_of_its_own() {
 /// What nobody knows, and what is not promised, is no violation.
 const ALLOWED: &[(&str, Seed)] = &[
     ("an ack without a later answer may be lost or not", |it| {
-        it.0.deliveries[3].settled = Some(Settled { how: How::Done, sent: 80, vouched: None });
+        it.0.deliveries[3].settled = Some(Settled { how: How::Done, sent: 80, vouched: None, part_of: None });
     }),
     ("an ack that no later confirm vouches for comes back after a crash", |it| {
         it.0.deliveries[3].settled = settled(How::Done, 80);
@@ -331,7 +334,9 @@ const ALLOWED: &[(&str, Seed)] = &[
 
 #[test]
 fn what_is_not_promised_is_allowed() {
-    for (what, seed) in ALLOWED.iter().chain(letters::ALLOWED).chain(copies::ALLOWED) {
+    for (what, seed) in
+        ALLOWED.iter().chain(letters::ALLOWED).chain(copies::ALLOWED).chain(transactions::ALLOWED)
+    {
         let mut script = good();
         seed(&mut script);
         let report = check(&script.0, &QueueExpectations::default());

@@ -41,6 +41,7 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
         done_min: min(4),
         letters_min: min(100),
         copied_min: min(50),
+        transactions_min: min(200),
     };
     let report = check(&notes, &expected);
     for violation in report.violations {

@@ -7,6 +7,7 @@
 //! Deliberately absent: what to do; see the loads.
 
 mod sending;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
@@ -53,6 +54,10 @@ pub(super) struct Session {
     waiting: BTreeMap<u64, Vec<Publishing>>,
     answered: Vec<Publishing>,
     deliveries: Vec<Delivery>,
+    /// Channels have transactions instead of confirms.
+    transacts: bool,
+    /// The transaction that is open.
+    tx: Option<transaction::Open>,
     /// What is to be settled: where in `deliveries`, by tag.
     pub(super) held: BTreeMap<u64, usize>,
     /// Settled, and not vouched for.
@@ -94,6 +99,8 @@ impl Session {
             waiting: BTreeMap::new(),
             answered: Vec::new(),
             deliveries: Vec::new(),
+            transacts: false,
+            tx: None,
             held: BTreeMap::new(),
             unvouched: Vec::new(),
             holders: Vec::new(),
@@ -115,6 +122,9 @@ impl Session {
         self.held.clear();
         self.unvouched.clear();
         self.link.open_channel(PATIENCE)?;
+        if self.transacts {
+            return self.begin_transactions();
+        }
         self.ask(&confirm::Select::default()).map(drop)
     }
 
@@ -315,8 +325,12 @@ impl Session {
             // Without dead letters who rejects a message is done with it.
             let gone = how == How::Rejected && target_of(&delivery.queue).is_none();
             let how = if gone { How::Done } else { how };
-            delivery.settled = Some(Settled { how, sent, vouched: None });
-            self.unvouched.push(place);
+            let part_of = self.tx.as_ref().map(|open| open.id);
+            delivery.settled = Some(Settled { how, sent, vouched: None, part_of });
+            match &mut self.tx {
+                Some(open) => open.settled.push((tag, place)),
+                None => self.unvouched.push(place),
+            }
         }
         if how == How::Returned {
             self.stretch = None;
@@ -374,6 +388,7 @@ impl Session {
     }
 
     fn hand_over(&mut self) {
+        self.end_transaction();
         let (closing, sure) = (self.closing, self.sure);
         for delivery in &mut self.deliveries {
             match closing {

@@ -89,7 +89,7 @@ pub(super) const SEEDED: &[(QueueRule, &str, Seed)] = &[
         it.0.publishings.push(thirteen);
         // Rejected by one whose channel was lost, then acknowledged by the next, and a letter all the same.
         it.0.deliveries.last_mut().unwrap().settled =
-            Some(Settled { how: How::Rejected, sent: 34, vouched: None });
+            Some(Settled { how: How::Rejected, sent: 34, vouched: None, part_of: None });
         let acked = Delivery { redelivered: true, settled: settled(How::Done, 50), ..delivered(13, 0, 48) };
         push(it, acked);
         push(it, Delivery { let_go: Some(61), ..letter(13, 0, 60) });

@@ -56,9 +56,13 @@ impl Session {
             ended: began,
             answers: Vec::new(),
             stayed: false,
+            part_of: self.tx.as_ref().map(|open| open.id),
         });
         let copies: Vec<Publishing> = copies.collect();
-        self.waiting.insert(self.published, copies);
+        match &mut self.tx {
+            Some(open) => open.published.extend(copies),
+            None => drop(self.waiting.insert(self.published, copies)),
+        }
         let mut body = Vec::with_capacity(size);
         value.write(size, &mut body);
         // One for each writer: what one publishes comes in its order, whatever the queue.
