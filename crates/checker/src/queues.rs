@@ -16,6 +16,8 @@
 //! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
 //! acknowledgements too.
 //!
+//! What an exchange keeps back is not seen before it is due; that a queue has it then vouches for nothing.
+//!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
 //! once to a queue. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
@@ -101,6 +103,8 @@ pub struct Publishing {
     pub stayed: bool,
     /// The transaction that it belongs to.
     pub part_of: Option<u64>,
+    /// An exchange keeps it back, and nobody may see it before.
+    pub due: Option<u64>,
 }
 
 /// Publishings and settlements of which all happen or none.

@@ -1,7 +1,8 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`], [`copies`] and [`mover`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`] and [`delayed`] (who does
+//! what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
@@ -9,6 +10,7 @@ mod alone;
 mod churn;
 mod consumer;
 mod copies;
+mod delayed;
 mod last;
 mod letters;
 pub(crate) mod link;
@@ -73,14 +75,17 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-    for queue in shared().into_iter().chain(letters::queues()).chain(copies::queues()).chain(mover::queues())
-    {
+    let queues = shared().into_iter().chain(letters::queues()).chain(copies::queues());
+    for queue in queues.chain(mover::queues()).chain([delayed::queue()]) {
         make(world, &mut session, &queue)?;
     }
     copies::bind(&mut session)?;
+    delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 14] = [
+    let loads: [(&str, Load); 16] = [
+        ("delaying publisher", delayed::publish),
+        ("delayed consumer", delayed::consume),
         ("mover", mover::work),
         ("mover", mover::work),
         ("copy publisher", copies::publish),

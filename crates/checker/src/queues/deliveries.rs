@@ -11,6 +11,7 @@ pub(super) fn check(facts: &Facts<'_>, report: &mut QueueReport) {
     for story in facts.stories.values() {
         held(facts, story, report);
         marks(facts, story, report);
+        early(story, report);
     }
     let in_order = || facts.deliveries.iter().filter(|delivery| facts.is_in_order(delivery));
     let first = in_order().filter(|delivery| !delivery.redelivered);
@@ -33,6 +34,14 @@ fn held(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
             );
             report.add(QueueRule::DeliveredWhileHeld, what);
         }
+    }
+}
+
+/// What is kept back does not come before it is due.
+fn early(story: &Story<'_>, report: &mut QueueReport) {
+    let Some(due) = story.publishing.and_then(|publishing| publishing.due) else { return };
+    for Delivery { queue, value, at, .. } in story.deliveries.iter().filter(|delivery| delivery.at < due) {
+        report.add(QueueRule::TooEarly, format!("{queue}: {value} came at {at} and is due at {due}"));
     }
 }
 

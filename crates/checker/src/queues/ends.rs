@@ -78,7 +78,10 @@ fn too_few(
     confirmed().for_each(|publishing| *copies.entry(&publishing.value).or_default() += 1);
     let transactions = history.transactions.iter();
     let committed = transactions.filter(|transaction| transaction.outcome == Outcome::Ok).count();
+    let seen = facts.stories.values().filter(|story| !story.deliveries.is_empty());
+    let delayed = seen.filter(|story| story.publishing.is_some_and(|publishing| publishing.due.is_some()));
     let each = [
+        ("messages kept back and seen", delayed.count(), expected.delayed_min),
         ("transactions committed", committed, expected.transactions_min),
         ("messages with a way confirmed", confirmed().count(), expected.confirmed_min),
         ("deliveries", facts.deliveries.len(), expected.delivered_min),

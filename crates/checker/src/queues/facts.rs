@@ -112,10 +112,11 @@ impl Facts<'_> {
         !delivery.unsure && delivery.at < self.end_of(delivery.life)
     }
 
-    /// Whether a message comes in the order in which it was published: no dead letter does.
+    /// Whether a message comes in the order in which it was published: no dead letter does, and nothing that was kept
+    /// back.
     pub(super) fn is_in_order(&self, delivery: &Delivery) -> bool {
         let story = self.stories.get(&(&*delivery.queue, &delivery.value));
-        story.is_some_and(|story| story.publishing.is_some())
+        story.is_some_and(|story| story.publishing.is_some_and(|publishing| publishing.due.is_none()))
     }
 
     /// Whether nothing but a settlement that was noted takes a message.
@@ -154,8 +155,9 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         if story.publishing.replace(publishing).is_some() {
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
         }
-        // A transaction makes durable what is part of it, and is not known to vouch for anything else.
-        let is_direct = publishing.routable && publishing.part_of.is_none();
+        // A transaction makes durable what is part of it, and is not known to vouch for anything else. What is kept back
+        // is confirmed long before its queue has it.
+        let is_direct = publishing.routable && publishing.part_of.is_none() && publishing.due.is_none();
         let counts = is_direct && publishing.survives == Survives::PowerCut;
         if counts && publishing.is_confirmed() {
             let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();

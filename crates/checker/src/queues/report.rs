@@ -21,6 +21,8 @@ pub struct QueueExpectations {
     pub copied_min: usize,
     /// Transactions that must have been committed at least.
     pub transactions_min: usize,
+    /// Messages that were kept back and must have been seen at least.
+    pub delayed_min: usize,
 }
 
 impl Default for QueueExpectations {
@@ -33,6 +35,7 @@ impl Default for QueueExpectations {
             letters_min: 0,
             copied_min: 0,
             transactions_min: 0,
+            delayed_min: 0,
         }
     }
 }
@@ -64,6 +67,8 @@ pub enum QueueRule {
     MovedCameBack,
     /// A message of a transaction is there that was not asked for yet, or was rolled back.
     Uncommitted,
+    /// A message that is kept back came before it was due.
+    TooEarly,
     /// A part of a transaction happened and another did not.
     HalfCommitted,
     /// A message was delivered while somebody else had it.
@@ -90,7 +95,7 @@ pub enum QueueRule {
 
 impl QueueRule {
     /// Every rule.
-    pub const ALL: [QueueRule; 23] = [
+    pub const ALL: [QueueRule; 24] = [
         QueueRule::ConfirmedLost,
         QueueRule::UnackedLost,
         QueueRule::NeverPublished,
@@ -104,6 +109,7 @@ impl QueueRule {
         QueueRule::MovedCameBack,
         QueueRule::Uncommitted,
         QueueRule::HalfCommitted,
+        QueueRule::TooEarly,
         QueueRule::DeliveredWhileHeld,
         QueueRule::Unmarked,
         QueueRule::OutOfOrder,
@@ -133,6 +139,7 @@ impl QueueRule {
             QueueRule::MovedCameBack => "moved-came-back",
             QueueRule::Uncommitted => "uncommitted-but-there",
             QueueRule::HalfCommitted => "half-committed",
+            QueueRule::TooEarly => "delivered-too-early",
             QueueRule::DeliveredWhileHeld => "delivered-while-held",
             QueueRule::Unmarked => "delivered-again-without-redelivered",
             QueueRule::OutOfOrder => "out-of-order",

@@ -1,6 +1,7 @@
 //! Each rule with a seeded history that breaks it and nothing else, and good histories that break none.
 
 mod copies;
+mod delayed;
 mod letters;
 mod transactions;
 
@@ -29,6 +30,7 @@ fn published(number: u64, life: u32, began: u64) -> Publishing {
         answers: vec![Answer::Confirmed],
         stayed: true,
         part_of: None,
+        due: None,
     }
 }
 
@@ -98,6 +100,7 @@ fn good() -> Script {
     let ask = |began, found, last| Count { queue: QUEUE.to_owned(), began, ended: began + 1, found, last };
     letters::add(&mut history);
     copies::add(&mut history);
+    delayed::add(&mut history);
     transactions::add(&mut history);
     history.counts = vec![ask(50, Some((9, 3)), false), ask(210, Some((3, 0)), true)];
     history.declarations =
@@ -245,7 +248,12 @@ const SEEDED: &[(QueueRule, &str, Seed)] = &[
 ];
 
 fn seeded() -> impl Iterator<Item = &'static (QueueRule, &'static str, Seed)> {
-    SEEDED.iter().chain(letters::SEEDED).chain(copies::SEEDED).chain(transactions::SEEDED)
+    SEEDED
+        .iter()
+        .chain(letters::SEEDED)
+        .chain(copies::SEEDED)
+        .chain(delayed::SEEDED)
+        .chain(transactions::SEEDED)
 }
 
 #[test]
@@ -334,8 +342,12 @@ const ALLOWED: &[(&str, Seed)] = &[
 
 #[test]
 fn what_is_not_promised_is_allowed() {
-    for (what, seed) in
-        ALLOWED.iter().chain(letters::ALLOWED).chain(copies::ALLOWED).chain(transactions::ALLOWED)
+    for (what, seed) in ALLOWED
+        .iter()
+        .chain(letters::ALLOWED)
+        .chain(copies::ALLOWED)
+        .chain(delayed::ALLOWED)
+        .chain(transactions::ALLOWED)
     {
         let mut script = good();
         seed(&mut script);

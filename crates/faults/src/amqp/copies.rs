@@ -24,13 +24,13 @@ pub(super) fn queues() -> Vec<Queue> {
 
 /// Declares the exchange and binds the queues, which are there.
 pub(super) fn bind(session: &mut Session) -> Result<()> {
-    session.exchange(EXCHANGE, "fanout")?;
+    session.exchange(EXCHANGE, "fanout", None)?;
     queues().iter().try_for_each(|queue| session.bind(queue, EXCHANGE))
 }
 
 pub(super) fn publish(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<End> {
     let queues = queues();
-    let way = Way { exchange: EXCHANGE, key: "", to: &queues, routable: true };
+    let way = Way { exchange: EXCHANGE, key: "", to: &queues, routable: true, delay_ms: None };
     publisher::in_bursts(world, rng, session, PAUSE, |session| {
         (0..1 + rng.below(30)).try_for_each(|_| session.post(way, size(rng), rng.below(4) > 0))
     })

@@ -5,12 +5,17 @@
 use std::collections::BTreeSet;
 use std::io::Result;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrymq_checker::queues::{QueueExpectations, check};
 
+use super::delayed::missing;
 use super::session::Session;
 use super::{Queue, Style, count, told};
 use crate::world::World;
+
+/// How long what was kept back may take to come: it is due within a second, and nothing else is done.
+const DUE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How much there was of what.
 pub(crate) type Counts = Vec<(&'static str, usize)>;
@@ -42,6 +47,7 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
         letters_min: min(100),
         copied_min: min(50),
         transactions_min: min(200),
+        delayed_min: min(100),
     };
     let report = check(&notes, &expected);
     for violation in report.violations {
@@ -55,10 +61,21 @@ fn read(world: &Arc<World>, name: &str) -> Result<()> {
         return Err(std::io::ErrorKind::NotConnected.into());
     };
     let queue = Queue::new(name, Style::Durable);
-    if count(world, &mut session, &queue, true)?.is_none() {
+    let mut missing = missing(&world.queues.lock(), name);
+    // What nobody knows of may be due between the count and the reading.
+    if count(world, &mut session, &queue, name != super::delayed::queue().name)?.is_none() {
         return Ok(());
     }
-    while session.get(&queue, false)? {}
+    let deadline = world.clock.now() + DUE_PATIENCE;
+    loop {
+        while session.get(&queue, false)? {
+            session.last_value().map(|value| missing.remove(value));
+        }
+        if missing.is_empty() || world.clock.now() >= deadline {
+            break;
+        }
+        world.wait(Duration::from_millis(5));
+    }
     session.is_last();
     session.renew()
 }

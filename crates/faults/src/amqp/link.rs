@@ -19,7 +19,7 @@ use ferrymq_amqp_codec::frame_writer::{put_message, put_method};
 use ferrymq_amqp_codec::method::{basic, channel, connection};
 use ferrymq_amqp_codec::{
     BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, PROTOCOL_HEADER, Properties,
-    Table, WireMethod,
+    Table, TableBuilder, ValueRef, WireMethod,
 };
 
 /// The frames that are asked for, in bytes: small, so that bodies take several.
@@ -37,6 +37,8 @@ pub(crate) struct Posting<'a> {
     pub(crate) mandatory: bool,
     pub(crate) persistent: bool,
     pub(crate) priority: u8,
+    /// The header `x-delay`.
+    pub(crate) delay_ms: Option<u32>,
 }
 
 /// Something the broker says.
@@ -138,9 +140,18 @@ impl Link {
     pub(crate) fn put_publish(&mut self, posting: &Posting<'_>, body: &[u8]) -> Result<()> {
         let mut bytes = BytesMut::new();
         let mode = if posting.persistent { 2 } else { 1 };
-        BasicProperties { delivery_mode: Some(mode), priority: Some(posting.priority), ..Default::default() }
-            .encode(&mut bytes)
-            .map_err(wrong)?;
+        let mut headers = TableBuilder::new();
+        if let Some(ms) = posting.delay_ms {
+            headers.push(b"x-delay", ValueRef::I64(ms.into())).map_err(wrong)?;
+        }
+        BasicProperties {
+            delivery_mode: Some(mode),
+            priority: Some(posting.priority),
+            headers: posting.delay_ms.map(|_| headers.as_table()),
+            ..Default::default()
+        }
+        .encode(&mut bytes)
+        .map_err(wrong)?;
         let properties = Properties::parse(&bytes).map_err(wrong)?;
         let publish = basic::Publish {
             exchange: posting.exchange.as_bytes(),

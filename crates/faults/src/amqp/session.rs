@@ -348,10 +348,17 @@ impl Session {
         self.ask(&queue::Delete { queue: queue.name.as_bytes(), ..Default::default() })
     }
 
-    /// Declares a durable exchange.
-    pub(super) fn exchange(&mut self, name: &str, kind: &str) -> Result<()> {
+    /// Declares a durable exchange; `delayed` is what one routes like that keeps messages back.
+    pub(super) fn exchange(&mut self, name: &str, kind: &str, delayed: Option<&str>) -> Result<()> {
         let (exchange, kind) = (name.as_bytes(), kind.as_bytes());
-        self.ask(&exchange::Declare { exchange, kind, durable: true, ..Default::default() }).map(drop)
+        let mut arguments = TableBuilder::new();
+        if let Some(like) = delayed {
+            let like = ValueRef::LongString(like.as_bytes());
+            arguments.push(b"x-delayed-type", like).map_err(Error::other)?;
+        }
+        let arguments = arguments.as_table();
+        let declare = exchange::Declare { exchange, kind, durable: true, arguments, ..Default::default() };
+        self.ask(&declare).map(drop)
     }
 
     /// Binds a queue to an exchange.
@@ -375,6 +382,11 @@ impl Session {
         let now = self.world.now();
         self.holders.iter_mut().for_each(|holder| holder.ended = Some(now));
         Ok(())
+    }
+
+    /// What was delivered last.
+    pub(super) fn last_value(&self) -> Option<&Named> {
+        self.deliveries.last().map(|delivery| &delivery.value)
     }
 
     /// All that was delivered was the last reading.

@@ -15,6 +15,10 @@ use super::{GATHER_BYTES, PATIENCE, Queue, Session, Style, named};
 use crate::amqp::link::Posting;
 use crate::value::Value;
 
+/// How much earlier than by our clock a message may come that was kept back: the broker counts whole milliseconds, and
+/// over a restart by a clock that somebody may be adjusting. Twenty milliseconds of it are far from a mistake.
+const EARLY_US: u64 = 20_000;
+
 /// Where a message goes.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::amqp) struct Way<'a> {
@@ -24,6 +28,8 @@ pub(in crate::amqp) struct Way<'a> {
     pub(in crate::amqp) to: &'a [Queue],
     /// If not, it is asked to come back.
     pub(in crate::amqp) routable: bool,
+    /// How long the exchange is asked to keep it back, in milliseconds.
+    pub(in crate::amqp) delay_ms: Option<u32>,
 }
 
 impl Session {
@@ -36,7 +42,7 @@ impl Session {
         routable: bool,
     ) -> Result<()> {
         let key = if routable { &*to.name } else { "no such queue" };
-        let way = Way { exchange: "", key, to: std::slice::from_ref(to), routable };
+        let way = Way { exchange: "", key, to: std::slice::from_ref(to), routable, delay_ms: None };
         self.post(way, size, persistent)
     }
 
@@ -57,6 +63,7 @@ impl Session {
             answers: Vec::new(),
             stayed: false,
             part_of: self.tx.as_ref().map(|open| open.id),
+            due: way.delay_ms.map(|ms| began + (u64::from(ms) * 1000).saturating_sub(EARLY_US)),
         });
         let copies: Vec<Publishing> = copies.collect();
         match &mut self.tx {
@@ -67,8 +74,8 @@ impl Session {
         value.write(size, &mut body);
         // One for each writer: what one publishes comes in its order, whatever the queue.
         let priority = u8::try_from(self.writer / 2 % 4).unwrap_or(0);
-        let posting =
-            Posting { exchange: way.exchange, key: way.key, mandatory: !way.routable, persistent, priority };
+        let Way { exchange, key, routable, delay_ms, .. } = way;
+        let posting = Posting { exchange, key, mandatory: !routable, persistent, priority, delay_ms };
         self.link.put_publish(&posting, &body)?;
         if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
     }
