@@ -1,8 +1,8 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`] and [`delayed`] (who does
-//! what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`]
+//! and [`stream`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
@@ -17,6 +17,7 @@ pub(crate) mod link;
 mod mover;
 mod publisher;
 mod session;
+mod stream;
 
 use std::io::{Error, Result};
 use std::sync::Arc;
@@ -83,7 +84,9 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
     delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 16] = [
+    let loads: [(&str, Load); 18] = [
+        ("stream publisher", stream::publish),
+        ("stream reader", stream::read),
         ("delaying publisher", delayed::publish),
         ("delayed consumer", delayed::consume),
         ("mover", mover::work),

@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::io::Result;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_checker::queues::{QueueExpectations, check};
+use ferrymq_checker::queues::{QueueExpectations, QueueRule, check};
 
 use super::delayed::missing;
 use super::session::Session;
@@ -49,6 +50,15 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
         transactions_min: min(200),
         delayed_min: min(100),
     };
+    let records =
+        [("confirmed over AMQP", &world.counts.streamed), ("read as a stream", &world.counts.stream_read)];
+    for (what, count) in records {
+        let (found, wanted) = (count.load(Ordering::Relaxed), confirmed_min / 100);
+        if found < wanted {
+            let what = || format!("{found} records {what}, {wanted} wanted");
+            world.violation(QueueRule::TooFew.name(), what);
+        }
+    }
     let report = check(&notes, &expected);
     for violation in report.violations {
         world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());

@@ -44,8 +44,8 @@ pub(crate) struct Posting<'a> {
 /// Something the broker says.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A message for a consumer, whose tag is the name of the queue.
-    Deliver { tag: u64, redelivered: bool, queue: String, body: Bytes },
+    /// A message for a consumer, whose tag is the name of the queue; out of a stream, at which offset.
+    Deliver { tag: u64, redelivered: bool, queue: String, offset: Option<i64>, body: Bytes },
     /// A message that was asked for.
     Got { tag: u64, redelivered: bool, body: Bytes },
     /// There is none.
@@ -83,6 +83,14 @@ pub(crate) struct Link {
 
 fn wrong(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::InvalidData, what.to_string())
+}
+
+/// Where a message lies in its stream, if it comes out of one.
+fn offset_in(properties: Properties<'_>) -> Option<i64> {
+    match properties.headers()?.get(b"x-stream-offset")? {
+        ValueRef::I64(offset) => Some(offset),
+        _ => None,
+    }
 }
 
 impl Link {
@@ -212,6 +220,9 @@ impl Link {
                 let header = ContentHeader::parse(&frame.payload).map_err(wrong)?;
                 let content = self.content.as_mut().ok_or_else(|| wrong("a header of nothing"))?;
                 content.missing = header.body_size_bytes;
+                if let Event::Deliver { offset, .. } = &mut content.head {
+                    *offset = offset_in(header.properties);
+                }
                 Ok(self.whole())
             }
             FrameKind::Body => {
@@ -244,6 +255,7 @@ impl Link {
                 tag: deliver.delivery_tag,
                 redelivered: deliver.redelivered,
                 queue: text(deliver.consumer_tag),
+                offset: None,
                 body,
             },
             Method::BasicGetOk(got) => {

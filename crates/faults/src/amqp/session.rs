@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: what to do; see the loads.
 
+mod reading;
 mod sending;
 mod transaction;
 
@@ -23,8 +24,10 @@ use ferrymq_checker::queues::{Delivery, Holder, How, Publishing, Settled};
 use super::letters::target_of;
 use super::link::{Event, Link};
 use super::{Queue, Style};
+use crate::history::Sent;
 use crate::value::Value;
 use crate::world::World;
+use sending::Sending;
 pub(super) use sending::Way;
 
 /// The longest wait for an answer.
@@ -51,8 +54,12 @@ pub(super) struct Session {
     /// Publishings of this channel.
     published: u64,
     /// What waits for its confirm, by number.
-    waiting: BTreeMap<u64, Vec<Publishing>>,
+    waiting: BTreeMap<u64, Sending>,
     answered: Vec<Publishing>,
+    /// Records of topics that were answered.
+    records: Vec<Sent>,
+    /// The stream that is read.
+    reading: Option<reading::Reading>,
     deliveries: Vec<Delivery>,
     /// Channels have transactions instead of confirms.
     transacts: bool,
@@ -98,6 +105,8 @@ impl Session {
             published: 0,
             waiting: BTreeMap::new(),
             answered: Vec::new(),
+            records: Vec::new(),
+            reading: None,
             deliveries: Vec::new(),
             transacts: false,
             tx: None,
@@ -169,8 +178,10 @@ impl Session {
 
     fn on_event(&mut self, event: Event) -> Result<Option<Told>> {
         match event {
-            Event::Deliver { tag, redelivered, queue, body } => {
-                if self.closing.is_none() {
+            Event::Deliver { tag, redelivered, queue, offset, body } => {
+                if self.reading.is_some() {
+                    self.read(tag, offset, &body)?;
+                } else if self.closing.is_none() {
                     self.deliver(tag, redelivered, queue, &body, true);
                 }
             }
@@ -411,9 +422,9 @@ impl Session {
                 }
             }
         }
+        self.hand_over_sent();
+        self.hand_over_reading();
         let mut notes = self.world.queues.lock();
-        notes.publishings.append(&mut self.answered);
-        notes.publishings.extend(std::mem::take(&mut self.waiting).into_values().flatten());
         notes.deliveries.append(&mut self.deliveries);
         notes.holders.append(&mut self.holders);
     }

@@ -13,11 +13,22 @@ use ferrymq_checker::queues::{Answer, Publishing};
 
 use super::{GATHER_BYTES, PATIENCE, Queue, Session, Style, named};
 use crate::amqp::link::Posting;
+use crate::history::{Outcome, Sent};
 use crate::value::Value;
+use crate::world::Log;
 
 /// How much earlier than by our clock a message may come that was kept back: the broker counts whole milliseconds, and
 /// over a restart by a clock that somebody may be adjusting. Twenty milliseconds of it are far from a mistake.
 const EARLY_US: u64 = 20_000;
+
+/// What waits for its confirm.
+#[derive(Debug)]
+pub(in crate::amqp) enum Sending {
+    /// A message for queues.
+    Copies(Vec<Publishing>),
+    /// A record of a topic.
+    Record(Sent),
+}
 
 /// Where a message goes.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +79,7 @@ impl Session {
         let copies: Vec<Publishing> = copies.collect();
         match &mut self.tx {
             Some(open) => open.published.extend(copies),
-            None => drop(self.waiting.insert(self.published, copies)),
+            None => drop(self.waiting.insert(self.published, Sending::Copies(copies))),
         }
         let mut body = Vec::with_capacity(size);
         value.write(size, &mut body);
@@ -80,12 +91,53 @@ impl Session {
         if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Adds a record of a topic to what is sent next: there is always a way to it.
+    pub(in crate::amqp) fn post_record(&mut self, log: &Log, size: usize) -> Result<()> {
+        let value = Value { writer: self.writer, counter: self.counter };
+        self.counter += 1;
+        self.published += 1;
+        let during = self.world.since(self.world.now());
+        let sent = Sent { log: log.index, first: value, count: 1, outcome: Outcome::Info, during };
+        self.waiting.insert(self.published, Sending::Record(sent));
+        let mut body = Vec::with_capacity(size);
+        value.write(size, &mut body);
+        let (exchange, key) = ("", &*log.topic);
+        let posting =
+            Posting { exchange, key, mandatory: true, persistent: true, priority: 0, delay_ms: None };
+        self.link.put_publish(&posting, &body)?;
+        if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// What waits for its confirm, but for records of topics.
+    fn copies(&mut self) -> impl Iterator<Item = &mut Publishing> {
+        self.waiting.values_mut().flat_map(|sending| match sending {
+            Sending::Copies(copies) => copies.iter_mut(),
+            Sending::Record(_) => Default::default(),
+        })
+    }
+
+    /// Hands over what was answered, and what will not be.
+    pub(super) fn hand_over_sent(&mut self) {
+        let (mut copies, mut records) =
+            (std::mem::take(&mut self.answered), std::mem::take(&mut self.records));
+        for sending in std::mem::take(&mut self.waiting).into_values() {
+            match sending {
+                Sending::Copies(unknown) => copies.extend(unknown),
+                Sending::Record(unknown) => {
+                    records.push(Sent { during: self.world.since(unknown.during.began), ..unknown });
+                }
+            }
+        }
+        self.world.queues.lock().publishings.append(&mut copies);
+        self.world.history.lock().sent.append(&mut records);
+    }
+
     /// Waits until at most so many publishings wait for a confirm.
     pub(in crate::amqp) fn confirms(&mut self, at_most: usize) -> Result<()> {
         self.flush()?;
         while self.waiting.len() > at_most {
             if !self.hear(PATIENCE)? {
-                self.waiting.values_mut().flatten().for_each(|publishing| publishing.stayed = true);
+                self.copies().for_each(|publishing| publishing.stayed = true);
                 return Err(ErrorKind::TimedOut.into());
             }
         }
@@ -94,14 +146,14 @@ impl Session {
 
     pub(super) fn returned(&mut self, body: &[u8]) {
         let value = Value::read(body).map(named);
-        let found =
-            self.waiting.values_mut().flatten().find(|publishing| Ok(&publishing.value) == value.as_ref());
+        let found = self.copies().find(|publishing| Ok(&publishing.value) == value.as_ref());
         match found {
             Some(publishing) => publishing.answers.push(Answer::Returned),
             // It may have been confirmed before, which is wrong too.
             None => match self.answered.iter_mut().find(|publishing| Ok(&publishing.value) == value.as_ref())
             {
                 Some(publishing) => publishing.answers.push(Answer::Returned),
+                // Nor does a record of a topic come back.
                 None => self.stray(format!("a return of {value:?}")),
             },
         }
@@ -125,10 +177,20 @@ impl Session {
             return;
         }
         count.fetch_add(hit.len() as u64, Ordering::Relaxed);
-        for mut publishing in hit.into_values().flatten() {
-            publishing.answers.push(answer);
-            publishing.ended = now;
-            self.answered.push(publishing);
+        for sending in hit.into_values() {
+            match sending {
+                Sending::Copies(copies) => self.answered.extend(copies.into_iter().map(|mut copy| {
+                    copy.answers.push(answer);
+                    Publishing { ended: now, ..copy }
+                })),
+                Sending::Record(sent) => {
+                    // What is refused may have happened all the same.
+                    let outcome = if ok { Outcome::Ok(None) } else { Outcome::Info };
+                    let during = self.world.since(sent.during.began);
+                    self.world.counts.streamed.fetch_add(u64::from(ok), Ordering::Relaxed);
+                    self.records.push(Sent { outcome, during, ..sent });
+                }
+            }
         }
     }
 
