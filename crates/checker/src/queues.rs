@@ -10,9 +10,17 @@
 //! there until it is settled or removed; an acknowledgement is durable once something that is published to the
 //! same queue afterwards, and survives, is confirmed; what may have been delivered before is marked.
 //!
+//! What is rejected in the source of [`DeadLetters`] is in the source or in the target until it is settled there, and
+//! never in both; once it was seen in the target it has left the source, durably if it survives.
+//!
+//! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
+//! acknowledgements too.
+//!
+//! What an exchange keeps back is not seen before it is due; that a queue has it then vouches for nothing.
+//!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
-//! once. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
+//! once to a queue. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
 //! a confirm. A channel that the broker ended, or that broke, held nothing for certain when it did.
 //!
 //! Deliberately absent: exchanges and routing, limits on time and length, and a file format; a run keeps this in memory.
@@ -23,6 +31,7 @@ mod ends;
 mod facts;
 mod fate;
 mod report;
+mod transactions;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +57,10 @@ pub struct QueueHistory {
     pub removals: Vec<Removal>,
     /// Declarations of queues.
     pub declarations: Vec<Declaration>,
+    /// How transactions ended.
+    pub transactions: Vec<Transaction>,
+    /// Which queues have dead letters, and where these go.
+    pub letters: Vec<DeadLetters>,
     /// How many messages a queue said to have.
     pub counts: Vec<Count>,
     /// The ends of lives.
@@ -70,7 +83,7 @@ pub enum Answer {
 /// A message on its way in.
 #[derive(Debug, Clone)]
 pub struct Publishing {
-    /// The only queue that it is for.
+    /// The queue that it is for. One for several queues is as many publishings of the same value, with the same answers.
     pub queue: String,
     /// What it carries.
     pub value: Value,
@@ -88,13 +101,39 @@ pub struct Publishing {
     pub answers: Vec<Answer>,
     /// Its connection was open all the time that an answer was waited for.
     pub stayed: bool,
+    /// The transaction that it belongs to.
+    pub part_of: Option<u64>,
+    /// An exchange keeps it back, and nobody may see it before.
+    pub due: Option<u64>,
+}
+
+/// Publishings and settlements of which all happen or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Transaction {
+    /// Its number.
+    pub id: u64,
+    /// When it was asked for, if it was.
+    pub asked: Option<u64>,
+    /// Whether it happened. What it settled is noted as settled unless it certainly did not happen.
+    pub outcome: Outcome,
+}
+
+/// What a queue rejects goes to another. Others may publish to both.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// Where messages are rejected.
+    pub source: String,
+    /// Where they go; it has no dead letters of its own.
+    pub target: String,
 }
 
 /// How a delivery was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Acknowledged, or rejected for good: it is done.
+    /// Acknowledged, or rejected for good where no dead letters are kept: it is done.
     Done,
+    /// Rejected for good in a queue with dead letters: it goes to the target.
+    Rejected,
     /// Given back to the queue.
     Returned,
 }
@@ -106,8 +145,10 @@ pub struct Settled {
     pub how: How,
     /// When that was sent.
     pub sent: u64,
-    /// When something that was asked later on the same channel had been answered.
+    /// When something that was asked later on the same channel had been answered; in a transaction, when that had.
     pub vouched: Option<u64>,
+    /// The transaction that it belongs to.
+    pub part_of: Option<u64>,
 }
 
 /// A message on its way out.
@@ -226,6 +267,7 @@ pub fn check(history: &QueueHistory, expected: &QueueExpectations) -> QueueRepor
     answers::check(history, &facts, &mut report);
     deliveries::check(&facts, &mut report);
     fate::check(&facts, expected, &mut report);
+    transactions::check(history, &facts, expected, &mut report);
     ends::check(history, &facts, expected, &mut report);
     report
 }

@@ -1,17 +1,23 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`] and [`churn`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`]
+//! and [`stream`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
 mod alone;
 mod churn;
 mod consumer;
+mod copies;
+mod delayed;
 mod last;
+mod letters;
 pub(crate) mod link;
+mod mover;
 mod publisher;
 mod session;
+mod stream;
 
 use std::io::{Error, Result};
 use std::sync::Arc;
@@ -70,11 +76,25 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-    for queue in shared() {
+    let queues = shared().into_iter().chain(letters::queues()).chain(copies::queues());
+    for queue in queues.chain(mover::queues()).chain([delayed::queue()]) {
         make(world, &mut session, &queue)?;
     }
+    copies::bind(&mut session)?;
+    delayed::bind(&mut session)?;
+    world.queues.lock().letters.extend(letters::ways());
     session.cut();
-    let loads: [(&str, Load); 8] = [
+    let loads: [(&str, Load); 18] = [
+        ("stream publisher", stream::publish),
+        ("stream reader", stream::read),
+        ("delaying publisher", delayed::publish),
+        ("delayed consumer", delayed::consume),
+        ("mover", mover::work),
+        ("mover", mover::work),
+        ("copy publisher", copies::publish),
+        ("copy consumer", copies::consume),
+        ("letter publisher", letters::publish),
+        ("letter consumer", letters::consume),
         ("publisher", publisher::work),
         ("publisher", publisher::work),
         ("consumer", consumer::work),

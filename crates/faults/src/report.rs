@@ -71,7 +71,7 @@ impl Report {
     /// Takes over what the world knows and says whether the run passed.
     pub(crate) fn finish(&mut self, world: &World) {
         let counts = &world.counts;
-        let each: [(&'static str, &AtomicU64); 15] = [
+        let each: [(&'static str, &AtomicU64); 17] = [
             ("records acknowledged", &counts.acked),
             ("batches acknowledged", &counts.acked_batches),
             ("bytes acknowledged", &counts.acked_bytes),
@@ -87,6 +87,8 @@ impl Report {
             ("messages delivered", &counts.delivered),
             ("messages settled", &counts.settled),
             ("messages returned to their queue", &counts.returned),
+            ("records confirmed over AMQP", &counts.streamed),
+            ("records read as a stream", &counts.stream_read),
         ];
         for (name, count) in each {
             *self.counts.entry(name).or_default() += count.load(Ordering::Relaxed);

@@ -183,7 +183,9 @@ impl Stage {
             self.restart_cleanly()?;
         }
         self.read_and_check()?;
-        amqp::read_and_check(&self.world, confirmed_min);
+        for (what, count) in amqp::read_and_check(&self.world, confirmed_min) {
+            self.report.counts.insert(what, count as u64);
+        }
         let acked = self.world.acked();
         if acked < acked_min {
             self.world.violation("too-few", || format!("{acked} records acknowledged, {acked_min} wanted"));

@@ -47,6 +47,8 @@ pub(crate) struct Log {
     pub(crate) trim_asked: AtomicI64,
     /// The highest start of the log that was confirmed.
     pub(crate) trim_done: AtomicI64,
+    /// Where the latest reader of the log as a stream is.
+    pub(crate) streamed: AtomicI64,
     /// Somebody asked to delete the topic.
     pub(crate) dropped: AtomicBool,
 }
@@ -85,6 +87,10 @@ pub(crate) struct Counts {
     /// Deliveries that were settled, with a later answer on their channel.
     pub(crate) settled: AtomicU64,
     pub(crate) returned: AtomicU64,
+    /// Records that were confirmed to AMQP publishers.
+    pub(crate) streamed: AtomicU64,
+    /// Records that were read as a stream.
+    pub(crate) stream_read: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +166,7 @@ impl World {
             floor: AtomicI64::new(0),
             trim_asked: AtomicI64::new(0),
             trim_done: AtomicI64::new(0),
+            streamed: AtomicI64::new(0),
             dropped: AtomicBool::new(false),
         });
         logs.push(log.clone());

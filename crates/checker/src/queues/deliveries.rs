@@ -1,4 +1,4 @@
-//! How messages go out: to one at a time, marked when they were out before, each publisher's in order.
+//! How messages go out: to one at a time, marked when they were out of their queue before, each publisher's in order.
 //!
 //! Deliberately absent: which consumer gets what; fairness.
 
@@ -11,13 +11,14 @@ pub(super) fn check(facts: &Facts<'_>, report: &mut QueueReport) {
     for story in facts.stories.values() {
         held(facts, story, report);
         marks(facts, story, report);
+        early(story, report);
     }
-    let first = facts.deliveries.iter().filter(|delivery| !delivery.redelivered);
+    let in_order = || facts.deliveries.iter().filter(|delivery| facts.is_in_order(delivery));
+    let first = in_order().filter(|delivery| !delivery.redelivered);
     order(first.map(|delivery| ((delivery.channel, true), *delivery)), "first", report);
-    let stretches = facts.deliveries.iter();
-    let stretches = stretches.filter_map(|delivery| Some(((delivery.stretch?, false), *delivery)));
+    let stretches = in_order().filter_map(|delivery| Some(((delivery.stretch?, false), *delivery)));
     order(stretches, "undisturbed", report);
-    let last = facts.deliveries.iter().filter(|delivery| delivery.last);
+    let last = in_order().filter(|delivery| delivery.last);
     order(last.map(|delivery| ((0, false), *delivery)), "the last", report);
 }
 
@@ -36,12 +37,28 @@ fn held(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
     }
 }
 
-/// What was delivered before is marked.
+/// What is kept back does not come before it is due.
+fn early(story: &Story<'_>, report: &mut QueueReport) {
+    let Some(due) = story.publishing.and_then(|publishing| publishing.due) else { return };
+    for Delivery { queue, value, at, .. } in story.deliveries.iter().filter(|delivery| delivery.at < due) {
+        report.add(QueueRule::TooEarly, format!("{queue}: {value} came at {at} and is due at {due}"));
+    }
+}
+
+/// What was delivered before out of the same queue is marked.
 fn marks(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    let (letters, others): (Vec<&Delivery>, Vec<&Delivery>) =
+        story.deliveries.iter().copied().partition(|delivery| story.is_letter(delivery));
+    for deliveries in [&letters, &others] {
+        marks_in_one(facts, deliveries, report);
+    }
+}
+
+fn marks_in_one(facts: &Facts<'_>, deliveries: &[&Delivery], report: &mut QueueReport) {
     let mut unmarked = 0;
-    for (index, delivery) in story.deliveries.iter().enumerate().filter(|(_, one)| !one.redelivered) {
+    for (index, delivery) in deliveries.iter().enumerate().filter(|(_, one)| !one.redelivered) {
         unmarked += 1;
-        let before = &story.deliveries[..index];
+        let before = &deliveries[..index];
         let of_earlier_life = before.iter().any(|earlier| earlier.life < delivery.life);
         let again = !before.is_empty() && facts.is_in_time(delivery);
         if unmarked > 1 || of_earlier_life || again {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use super::facts::Facts;
 use super::{Count, QueueExpectations, QueueHistory, QueueReport, QueueRule, Removed};
-use crate::history::Outcome;
+use crate::history::{Outcome, Value};
+use crate::rules::facts::Map;
 
 pub(super) fn check(
     history: &QueueHistory,
@@ -29,7 +30,7 @@ pub(super) fn check(
         }
         queue_is_right(history, count, report);
     }
-    too_few(facts, expected, report);
+    too_few(history, facts, expected, report);
 }
 
 fn queue_is_right(history: &QueueHistory, count: &Count, report: &mut QueueReport) {
@@ -62,16 +63,40 @@ fn queue_is_right(history: &QueueHistory, count: &Count, report: &mut QueueRepor
     }
 }
 
-fn too_few(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueReport) {
-    let published = facts.stories.values().filter_map(|story| story.publishing);
-    let confirmed = published.filter(|publishing| publishing.routable && publishing.is_confirmed()).count();
+fn too_few(
+    history: &QueueHistory,
+    facts: &Facts<'_>,
+    expected: &QueueExpectations,
+    report: &mut QueueReport,
+) {
+    let published = || facts.stories.values().filter_map(|story| story.publishing);
+    let confirmed = || published().filter(|publishing| publishing.routable && publishing.is_confirmed());
     let done = facts.deliveries.iter().filter(|delivery| delivery.done().is_some()).count();
+    let stories = facts.stories.values();
+    let letters = stories.filter(|story| story.deliveries.iter().any(|delivery| story.is_letter(delivery)));
+    let mut copies: Map<&Value, usize> = Map::default();
+    confirmed().for_each(|publishing| *copies.entry(&publishing.value).or_default() += 1);
+    let transactions = history.transactions.iter();
+    let committed = transactions.filter(|transaction| transaction.outcome == Outcome::Ok).count();
+    let seen = facts.stories.values().filter(|story| !story.deliveries.is_empty());
+    let delayed = seen.filter(|story| story.publishing.is_some_and(|publishing| publishing.due.is_some()));
     let each = [
-        ("confirmed", confirmed, expected.confirmed_min),
-        ("delivered", facts.deliveries.len(), expected.delivered_min),
-        ("settled for good", done, expected.done_min),
+        ("messages kept back and seen", delayed.count(), expected.delayed_min),
+        ("transactions committed", committed, expected.transactions_min),
+        ("messages with a way confirmed", confirmed().count(), expected.confirmed_min),
+        ("deliveries", facts.deliveries.len(), expected.delivered_min),
+        ("deliveries settled for good", done, expected.done_min),
+        ("messages seen as dead letters", letters.count(), expected.letters_min),
+        (
+            "messages confirmed for several queues",
+            copies.values().filter(|count| **count > 1).count(),
+            expected.copied_min,
+        ),
     ];
-    for (what, found, wanted) in each.into_iter().filter(|(_, found, wanted)| found < wanted) {
-        report.add(QueueRule::TooFew, format!("{found} messages {what}, {wanted} wanted"));
+    for (what, found, wanted) in each {
+        report.counts.push((what, found));
+        if found < wanted {
+            report.add(QueueRule::TooFew, format!("{found} {what}, {wanted} wanted"));
+        }
     }
 }

@@ -6,24 +6,32 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Delivery, Holder, How, Publishing, QueueHistory, QueueReport, QueueRule, Removal, Stop};
+use super::{
+    Answer, DeadLetters, Delivery, Holder, How, Publishing, QueueHistory, QueueReport, QueueRule, Removal,
+    Stop,
+};
 use crate::history::{Outcome, Survives, Value};
 use crate::rules::facts::Map;
 
-/// One message: how it came in, and each time that it went out, in order.
+/// One message: how it came in, and each time that it went out, in order, also out of where its dead letter went.
 #[derive(Default)]
 pub(super) struct Story<'a> {
     pub(super) publishing: Option<&'a Publishing>,
     pub(super) deliveries: Vec<&'a Delivery>,
 }
 
+/// A message: copies in several queues are several.
+pub(super) type Key<'a> = (&'a str, &'a Value);
+
 /// Everything, sorted.
 pub(super) struct Facts<'a> {
-    pub(super) stories: Map<&'a Value, Story<'a>>,
+    /// By the queue that a message was published to. What nobody published is where it was seen.
+    pub(super) stories: Map<Key<'a>, Story<'a>>,
     /// All deliveries, in the order in which they were taken.
     pub(super) deliveries: Vec<&'a Delivery>,
     pub(super) removals: &'a [Removal],
     pub(super) holders: &'a [Holder],
+    letters: &'a [DeadLetters],
     stops: BTreeMap<u32, Stop>,
     /// When the latest message that survives, and is confirmed, was published: per queue and life.
     vouchers: BTreeMap<(&'a str, u32), u64>,
@@ -49,6 +57,16 @@ impl Delivery {
         self.no_ack || self.settled.is_some_and(|settled| settled.how == How::Done)
     }
 
+    /// When it was certainly rejected, with dead letters, if it was.
+    pub(super) fn rejected(&self) -> Option<u64> {
+        self.settled.filter(|settled| settled.how == How::Rejected).and_then(|settled| settled.vouched)
+    }
+
+    /// Whether its settlement is durable as soon as it is vouched for.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.settled.is_some_and(|settled| settled.part_of.is_some())
+    }
+
     /// Until when it was certainly held by its channel, if the process lived.
     pub(super) fn held_until(&self) -> u64 {
         if self.no_ack {
@@ -56,6 +74,13 @@ impl Delivery {
         }
         let settled = self.settled.map_or(u64::MAX, |settled| settled.sent);
         settled.min(self.let_go.unwrap_or(u64::MAX))
+    }
+}
+
+impl Story<'_> {
+    /// Whether a delivery is of a dead letter, in the queue where these go.
+    pub(super) fn is_letter(&self, delivery: &Delivery) -> bool {
+        self.publishing.is_some_and(|publishing| publishing.queue != delivery.queue)
     }
 }
 
@@ -87,6 +112,26 @@ impl Facts<'_> {
         !delivery.unsure && delivery.at < self.end_of(delivery.life)
     }
 
+    /// Whether a message comes in the order in which it was published: no dead letter does, and nothing that was kept
+    /// back.
+    pub(super) fn is_in_order(&self, delivery: &Delivery) -> bool {
+        let story = self.stories.get(&(&*delivery.queue, &delivery.value));
+        story.is_some_and(|story| story.publishing.is_some_and(|publishing| publishing.due.is_none()))
+    }
+
+    /// Whether nothing but a settlement that was noted takes a message.
+    pub(super) fn keeps(&self, publishing: &Publishing) -> bool {
+        let queue = &publishing.queue;
+        let lost = self.holders.iter().any(|holder| holder.queue == *queue && holder.loses > 0);
+        let removed = self.removals.iter().any(|removal| removal.queue == *queue);
+        publishing.routable && !lost && !removed
+    }
+
+    /// Whether what leaves a queue may be in another.
+    pub(super) fn may_go(&self, from: &str, to: &str) -> bool {
+        self.letters.iter().any(|letters| letters.source == from && letters.target == to)
+    }
+
     /// Whether what was done then, in a queue in a life, is durable by what is promised.
     pub(super) fn is_durable(&self, queue: &str, life: u32, done: u64) -> bool {
         let stop = self.stops.get(&life);
@@ -103,14 +148,17 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         first.began = first.began.min(stop.began);
         first.clean &= stop.clean;
     }
-    let mut stories: Map<&Value, Story<'a>> = Map::default();
+    let mut stories: Map<Key<'a>, Story<'a>> = Map::default();
     let mut vouchers: BTreeMap<(&str, u32), u64> = BTreeMap::new();
     for publishing in &history.publishings {
-        let story = stories.entry(&publishing.value).or_default();
+        let story = stories.entry((&publishing.queue, &publishing.value)).or_default();
         if story.publishing.replace(publishing).is_some() {
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
         }
-        let counts = publishing.routable && publishing.survives == Survives::PowerCut;
+        // A transaction makes durable what is part of it, and is not known to vouch for anything else. What is kept back
+        // is confirmed long before its queue has it.
+        let is_direct = publishing.routable && publishing.part_of.is_none() && publishing.due.is_none();
+        let counts = is_direct && publishing.survives == Survives::PowerCut;
         if counts && publishing.is_confirmed() {
             let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
             *latest = publishing.began.max(*latest);
@@ -126,8 +174,22 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
                 format!("{} was taken off a channel that had ended", delivery.value),
             );
         }
-        stories.entry(&delivery.value).or_default().deliveries.push(delivery);
+        let key = origin(&stories, &history.letters, delivery);
+        stories.entry(key).or_default().deliveries.push(delivery);
     }
-    let (removals, holders) = (&*history.removals, &*history.holders);
-    Facts { stories, deliveries, removals, holders, stops, vouchers }
+    let (removals, holders, letters) = (&*history.removals, &*history.holders, &*history.letters);
+    Facts { stories, deliveries, removals, holders, letters, stops, vouchers }
+}
+
+/// Which message a delivery is of: one of its queue or, if nobody published it there, a dead letter of another.
+fn origin<'a>(
+    stories: &Map<Key<'a>, Story<'a>>,
+    letters: &'a [DeadLetters],
+    delivery: &'a Delivery,
+) -> Key<'a> {
+    let published = |key: &Key<'_>| stories.get(key).is_some_and(|story| story.publishing.is_some());
+    let here = (&*delivery.queue, &delivery.value);
+    let mut sources = letters.iter().filter(|letters| letters.target == delivery.queue);
+    let mut sources = sources.by_ref().map(|letters| (&*letters.source, &delivery.value));
+    if published(&here) { here } else { sources.find(published).unwrap_or(here) }
 }

@@ -12,6 +12,7 @@ pub(super) fn check(facts: &Facts<'_>, expected: &QueueExpectations, report: &mu
     for story in facts.stories.values() {
         origin(story, report);
         came_back(facts, story, report);
+        moved_back(facts, story, report);
         removed(facts, story, report);
         if story.deliveries.iter().filter(|delivery| delivery.last).count() > 1 {
             let Delivery { queue, value, .. } = story.deliveries[0];
@@ -25,13 +26,20 @@ pub(super) fn check(facts: &Facts<'_>, expected: &QueueExpectations, report: &mu
 
 /// Where a message that was seen comes from.
 fn origin(story: &Story<'_>, report: &mut QueueReport) {
-    for Delivery { queue, value, life, .. } in &story.deliveries {
-        let from = story.publishing.filter(|publishing| publishing.queue == *queue);
-        let Some(publishing) = from else {
-            let to = story.publishing.map(|publishing| &publishing.queue);
-            report.add(QueueRule::NeverPublished, format!("{queue}: {value} is there, published to {to:?}"));
+    for delivery in &story.deliveries {
+        let Delivery { queue, value, life, .. } = delivery;
+        let Some(publishing) = story.publishing else {
+            report.add(
+                QueueRule::NeverPublished,
+                format!("{queue}: {value} is there, nobody published it there"),
+            );
             continue;
         };
+        if story.is_letter(delivery) && !was_rejected_before(story, delivery) {
+            let source = &publishing.queue;
+            let what = format!("{queue}: {value} is a dead letter of {source}, where nobody rejected it");
+            report.add(QueueRule::MovedUnasked, what);
+        }
         if publishing.answers.contains(&Answer::Returned) {
             report.add(QueueRule::ReturnedButThere, format!("{queue}: {value} came back and is there"));
         }
@@ -42,16 +50,52 @@ fn origin(story: &Story<'_>, report: &mut QueueReport) {
     }
 }
 
-/// What was certainly settled for good does not come again: in its life, and later if that is durable.
+/// Whether somebody asked for it to be rejected, with dead letters, before it was seen where it goes then.
+fn was_rejected_before(story: &Story<'_>, letter: &Delivery) -> bool {
+    story.deliveries.iter().any(|delivery| {
+        let rejected = delivery.settled.filter(|settled| settled.how == How::Rejected);
+        rejected.is_some_and(|settled| settled.sent <= letter.at)
+    })
+}
+
+/// What was seen as a dead letter has left the queue that it was published to: for this life, and for good if it
+/// survives.
+fn moved_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
+    let Some(publishing) = story.publishing else { return };
+    let Some(seen) = story.deliveries.iter().position(|delivery| story.is_letter(delivery)) else { return };
+    let letter = story.deliveries[seen];
+    for later in story.deliveries[seen + 1..].iter().filter(|later| !story.is_letter(later)) {
+        let again = if later.life == letter.life {
+            later.at > letter.at && facts.is_in_time(later)
+        } else {
+            later.life > letter.life && publishing.survives == Survives::PowerCut
+        };
+        if again {
+            let Delivery { queue, value, at, life, .. } = later;
+            let (target, seen) = (&letter.queue, letter.at);
+            let what =
+                format!("{queue}: {value} had gone to {target} by {seen} and came at {at} in life {life}");
+            report.add(QueueRule::MovedCameBack, what);
+        }
+    }
+}
+
+/// What was certainly settled for good does not come again: in its life, and later if that is durable. What was
+/// rejected may come again in a later life, unless it was seen where it went.
 fn came_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
     for (index, first) in story.deliveries.iter().enumerate() {
-        let Some(done) = first.done() else { continue };
+        let Some(done) = first.done().or(first.rejected()) else { continue };
         let Delivery { queue, value, life, .. } = first;
-        for later in &story.deliveries[index + 1..] {
+        let is_done = first.done().is_some();
+        // A dead letter is expected after a rejection; it comes back by a rule of its own.
+        let same = |later: &&&Delivery| later.queue == *queue || is_done && !story.is_letter(first);
+        // What is there twice in the end was not settled in between.
+        let later = story.deliveries[index + 1..].iter().filter(|later| !(first.last && later.last));
+        for later in later.filter(same) {
             let again = if later.life == *life {
                 later.at > done && facts.is_in_time(later)
             } else {
-                facts.is_durable(queue, *life, done)
+                is_done && (first.is_in_transaction() || facts.is_durable(queue, *life, done))
             };
             if again {
                 let (at, now) = (later.at, later.life);
@@ -73,7 +117,8 @@ fn removed(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
         if publishing.ended >= removal.began || !is_hit(facts, story, publishing, removal) {
             continue;
         }
-        let after = story.deliveries.iter().filter(|delivery| delivery.at > removal.ended);
+        let here = story.deliveries.iter().filter(|delivery| delivery.queue == *queue);
+        let after = here.filter(|delivery| delivery.at > removal.ended);
         for delivery in after.filter(|delivery| !was_on_its_way(facts, removal, delivery)) {
             let (value, what, at) = (&delivery.value, removal.what, delivery.at);
             let ended = removal.ended;
@@ -123,7 +168,8 @@ fn lost(facts: &Facts<'_>, report: &mut QueueReport) {
         }
     }
     for (queue, mut missing) in missing {
-        let holders = facts.holders.iter().filter(|holder| holder.queue == queue);
+        let holders = facts.holders.iter();
+        let holders = holders.filter(|holder| holder.queue == queue || facts.may_go(queue, &holder.queue));
         let excused: usize = holders.map(|holder| holder.loses).sum();
         if missing.len() <= excused {
             continue;

@@ -15,11 +15,28 @@ pub struct QueueExpectations {
     pub delivered_min: usize,
     /// Deliveries that must have been settled for good, with a later answer on their channel, at least.
     pub done_min: usize,
+    /// Messages that must have been seen as dead letters at least.
+    pub letters_min: usize,
+    /// Messages for several queues that must have been confirmed at least.
+    pub copied_min: usize,
+    /// Transactions that must have been committed at least.
+    pub transactions_min: usize,
+    /// Messages that were kept back and must have been seen at least.
+    pub delayed_min: usize,
 }
 
 impl Default for QueueExpectations {
     fn default() -> QueueExpectations {
-        QueueExpectations { read_to_the_end: true, confirmed_min: 1, delivered_min: 1, done_min: 1 }
+        QueueExpectations {
+            read_to_the_end: true,
+            confirmed_min: 1,
+            delivered_min: 1,
+            done_min: 1,
+            letters_min: 0,
+            copied_min: 0,
+            transactions_min: 0,
+            delayed_min: 0,
+        }
     }
 }
 
@@ -44,6 +61,16 @@ pub enum QueueRule {
     WronglyReturned,
     /// An acknowledged message came again although the acknowledgement was vouched for.
     AckedCameBack,
+    /// A message is in a queue of dead letters, and nobody rejected it.
+    MovedUnasked,
+    /// A message came again out of its queue after it had been seen as a dead letter.
+    MovedCameBack,
+    /// A message of a transaction is there that was not asked for yet, or was rolled back.
+    Uncommitted,
+    /// A message that is kept back came before it was due.
+    TooEarly,
+    /// A part of a transaction happened and another did not.
+    HalfCommitted,
     /// A message was delivered while somebody else had it.
     DeliveredWhileHeld,
     /// A message was delivered a second time without the mark.
@@ -68,7 +95,7 @@ pub enum QueueRule {
 
 impl QueueRule {
     /// Every rule.
-    pub const ALL: [QueueRule; 19] = [
+    pub const ALL: [QueueRule; 24] = [
         QueueRule::ConfirmedLost,
         QueueRule::UnackedLost,
         QueueRule::NeverPublished,
@@ -78,6 +105,11 @@ impl QueueRule {
         QueueRule::Unanswered,
         QueueRule::WronglyReturned,
         QueueRule::AckedCameBack,
+        QueueRule::MovedUnasked,
+        QueueRule::MovedCameBack,
+        QueueRule::Uncommitted,
+        QueueRule::HalfCommitted,
+        QueueRule::TooEarly,
         QueueRule::DeliveredWhileHeld,
         QueueRule::Unmarked,
         QueueRule::OutOfOrder,
@@ -103,6 +135,11 @@ impl QueueRule {
             QueueRule::Unanswered => "unanswered-publish",
             QueueRule::WronglyReturned => "wrongly-returned",
             QueueRule::AckedCameBack => "acked-came-back",
+            QueueRule::MovedUnasked => "moved-unasked",
+            QueueRule::MovedCameBack => "moved-came-back",
+            QueueRule::Uncommitted => "uncommitted-but-there",
+            QueueRule::HalfCommitted => "half-committed",
+            QueueRule::TooEarly => "delivered-too-early",
             QueueRule::DeliveredWhileHeld => "delivered-while-held",
             QueueRule::Unmarked => "delivered-again-without-redelivered",
             QueueRule::OutOfOrder => "out-of-order",
@@ -131,6 +168,8 @@ pub struct QueueViolation {
 pub struct QueueReport {
     /// Violations, in no particular order.
     pub violations: Vec<QueueViolation>,
+    /// How much there was of what a minimum may be set for, by its name.
+    pub counts: Vec<(&'static str, usize)>,
 }
 
 impl QueueReport {

@@ -1,4 +1,5 @@
-//! A consumer of all shared queues: settles in random order, returns some, keeps some, and ends in every way.
+//! A consumer of all shared queues: settles in random order, returns and rejects some, keeps some, and ends in every
+//! way.
 
 use std::io::Result;
 use std::sync::Arc;
@@ -8,11 +9,16 @@ use ferrymq_checker::queues::How;
 use ferrymq_runtime::Rng;
 
 use super::session::Session;
-use super::{End, shared};
+use super::{End, Queue, shared};
 use crate::world::World;
 
 pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<End> {
-    begin(rng, session)?;
+    on(world, rng, session, &shared())
+}
+
+/// The same on other queues.
+pub(super) fn on(world: &Arc<World>, rng: &Rng, session: &mut Session, queues: &[Queue]) -> Result<End> {
+    begin(rng, session, queues)?;
     while !world.stopping() {
         // A little at a time, so that there is something to choose from.
         for _ in 0..1 + rng.below(60) {
@@ -26,7 +32,7 @@ pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Resu
             3 => return Ok(End::Closed),
             4..=7 => {
                 session.renew()?;
-                begin(rng, session)?;
+                begin(rng, session, queues)?;
             }
             8..=80 => session.prefetch(prefetch(rng))?,
             _ => session.flush()?,
@@ -41,10 +47,10 @@ fn prefetch(rng: &Rng) -> u16 {
     u16::try_from(1 + rng.below(150)).unwrap_or(1)
 }
 
-fn begin(rng: &Rng, session: &mut Session) -> Result<()> {
-    for queue in shared() {
+fn begin(rng: &Rng, session: &mut Session, queues: &[Queue]) -> Result<()> {
+    for queue in queues {
         session.prefetch(prefetch(rng))?;
-        session.consume(&queue)?;
+        session.consume(queue)?;
     }
     Ok(())
 }
@@ -55,7 +61,12 @@ pub(super) fn some(rng: &Rng, session: &mut Session) -> Result<()> {
     if let Some(last) = tags.last().copied()
         && rng.below(12) == 0
     {
-        return session.settle_up_to(last, if rng.below(5) == 0 { How::Returned } else { How::Done });
+        let how = match rng.below(5) {
+            0 => How::Returned,
+            1 => How::Rejected,
+            _ => How::Done,
+        };
+        return session.settle_up_to(last, how);
     }
     while !tags.is_empty() {
         let place = usize::try_from(rng.below(tags.len() as u64)).unwrap_or(0);
@@ -64,6 +75,7 @@ pub(super) fn some(rng: &Rng, session: &mut Session) -> Result<()> {
             0 => session.settle(tag, How::Returned)?,
             // Kept for a while; a few are kept until the channel ends.
             1..=3 => {}
+            4..=7 => session.settle(tag, How::Rejected)?,
             _ => session.settle(tag, How::Done)?,
         }
     }

@@ -5,21 +5,30 @@
 use std::collections::BTreeSet;
 use std::io::Result;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use ferrymq_checker::queues::{QueueExpectations, check};
+use ferrymq_checker::queues::{QueueExpectations, QueueRule, check};
 
+use super::delayed::missing;
 use super::session::Session;
 use super::{Queue, Style, count, told};
 use crate::world::World;
+
+/// How long what was kept back may take to come: it is due within a second, and nothing else is done.
+const DUE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much there was of what.
+pub(crate) type Counts = Vec<(&'static str, usize)>;
 
 /// Longest description of a violation.
 const WORDS_MAX: usize = 400;
 
 /// Reads every queue that was ever declared, then holds all notes to the rules. So many messages must have been
-/// confirmed.
-pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
+/// confirmed. Says how much there was of what.
+pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
     if world.amqp_server().is_none() {
-        return;
+        return Counts::new();
     }
     let declared: BTreeSet<String> =
         world.queues.lock().declarations.iter().map(|declared| declared.queue.clone()).collect();
@@ -36,10 +45,25 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) {
         confirmed_min: min(1),
         delivered_min: min(2),
         done_min: min(4),
+        letters_min: min(100),
+        copied_min: min(50),
+        transactions_min: min(200),
+        delayed_min: min(100),
     };
-    for violation in check(&notes, &expected).violations {
+    let records =
+        [("confirmed over AMQP", &world.counts.streamed), ("read as a stream", &world.counts.stream_read)];
+    for (what, count) in records {
+        let (found, wanted) = (count.load(Ordering::Relaxed), confirmed_min / 100);
+        if found < wanted {
+            let what = || format!("{found} records {what}, {wanted} wanted");
+            world.violation(QueueRule::TooFew.name(), what);
+        }
+    }
+    let report = check(&notes, &expected);
+    for violation in report.violations {
         world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());
     }
+    report.counts
 }
 
 fn read(world: &Arc<World>, name: &str) -> Result<()> {
@@ -47,10 +71,21 @@ fn read(world: &Arc<World>, name: &str) -> Result<()> {
         return Err(std::io::ErrorKind::NotConnected.into());
     };
     let queue = Queue::new(name, Style::Durable);
-    if count(world, &mut session, &queue, true)?.is_none() {
+    let mut missing = missing(&world.queues.lock(), name);
+    // What nobody knows of may be due between the count and the reading.
+    if count(world, &mut session, &queue, name != super::delayed::queue().name)?.is_none() {
         return Ok(());
     }
-    while session.get(&queue, false)? {}
+    let deadline = world.clock.now() + DUE_PATIENCE;
+    loop {
+        while session.get(&queue, false)? {
+            session.last_value().map(|value| missing.remove(value));
+        }
+        if missing.is_empty() || world.clock.now() >= deadline {
+            break;
+        }
+        world.wait(Duration::from_millis(5));
+    }
     session.is_last();
     session.renew()
 }

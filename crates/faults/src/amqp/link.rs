@@ -19,7 +19,7 @@ use ferrymq_amqp_codec::frame_writer::{put_message, put_method};
 use ferrymq_amqp_codec::method::{basic, channel, connection};
 use ferrymq_amqp_codec::{
     BasicProperties, ContentHeader, Frame, FrameKind, FrameReader, Method, PROTOCOL_HEADER, Properties,
-    Table, WireMethod,
+    Table, TableBuilder, ValueRef, WireMethod,
 };
 
 /// The frames that are asked for, in bytes: small, so that bodies take several.
@@ -29,11 +29,23 @@ const READ_BYTES: usize = 64 * 1024;
 /// The longest wait for the socket to take something.
 const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How a message is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Posting<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) mandatory: bool,
+    pub(crate) persistent: bool,
+    pub(crate) priority: u8,
+    /// The header `x-delay`.
+    pub(crate) delay_ms: Option<u32>,
+}
+
 /// Something the broker says.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A message for a consumer, whose tag is the name of the queue.
-    Deliver { tag: u64, redelivered: bool, queue: String, body: Bytes },
+    /// A message for a consumer, whose tag is the name of the queue; out of a stream, at which offset.
+    Deliver { tag: u64, redelivered: bool, queue: String, offset: Option<i64>, body: Bytes },
     /// A message that was asked for.
     Got { tag: u64, redelivered: bool, body: Bytes },
     /// There is none.
@@ -71,6 +83,14 @@ pub(crate) struct Link {
 
 fn wrong(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::InvalidData, what.to_string())
+}
+
+/// Where a message lies in its stream, if it comes out of one.
+fn offset_in(properties: Properties<'_>) -> Option<i64> {
+    match properties.headers()?.get(b"x-stream-offset")? {
+        ValueRef::I64(offset) => Some(offset),
+        _ => None,
+    }
 }
 
 impl Link {
@@ -125,21 +145,28 @@ impl Link {
     }
 
     /// Adds a message to what is sent next.
-    pub(crate) fn put_publish(
-        &mut self,
-        queue: &str,
-        mandatory: bool,
-        persistent: bool,
-        priority: u8,
-        body: &[u8],
-    ) -> Result<()> {
+    pub(crate) fn put_publish(&mut self, posting: &Posting<'_>, body: &[u8]) -> Result<()> {
         let mut bytes = BytesMut::new();
-        let mode = if persistent { 2 } else { 1 };
-        BasicProperties { delivery_mode: Some(mode), priority: Some(priority), ..Default::default() }
-            .encode(&mut bytes)
-            .map_err(wrong)?;
+        let mode = if posting.persistent { 2 } else { 1 };
+        let mut headers = TableBuilder::new();
+        if let Some(ms) = posting.delay_ms {
+            headers.push(b"x-delay", ValueRef::I64(ms.into())).map_err(wrong)?;
+        }
+        BasicProperties {
+            delivery_mode: Some(mode),
+            priority: Some(posting.priority),
+            headers: posting.delay_ms.map(|_| headers.as_table()),
+            ..Default::default()
+        }
+        .encode(&mut bytes)
+        .map_err(wrong)?;
         let properties = Properties::parse(&bytes).map_err(wrong)?;
-        let publish = basic::Publish { routing_key: queue.as_bytes(), mandatory, ..Default::default() };
+        let publish = basic::Publish {
+            exchange: posting.exchange.as_bytes(),
+            routing_key: posting.key.as_bytes(),
+            mandatory: posting.mandatory,
+            ..Default::default()
+        };
         put_message(&mut self.out, self.number, &publish, properties, body, FRAME_MAX).map_err(wrong)
     }
 
@@ -193,6 +220,9 @@ impl Link {
                 let header = ContentHeader::parse(&frame.payload).map_err(wrong)?;
                 let content = self.content.as_mut().ok_or_else(|| wrong("a header of nothing"))?;
                 content.missing = header.body_size_bytes;
+                if let Event::Deliver { offset, .. } = &mut content.head {
+                    *offset = offset_in(header.properties);
+                }
                 Ok(self.whole())
             }
             FrameKind::Body => {
@@ -225,6 +255,7 @@ impl Link {
                 tag: deliver.delivery_tag,
                 redelivered: deliver.redelivered,
                 queue: text(deliver.consumer_tag),
+                offset: None,
                 body,
             },
             Method::BasicGetOk(got) => {

@@ -6,21 +6,29 @@
 //!
 //! Deliberately absent: what to do; see the loads.
 
+mod reading;
+mod sending;
+mod transaction;
+
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ferrymq_amqp_codec::method::{basic, channel, confirm, queue};
+use ferrymq_amqp_codec::method::{basic, channel, confirm, exchange, queue};
 use ferrymq_amqp_codec::{Table, TableBuilder, ValueRef, WireMethod};
-use ferrymq_checker::queues::{Answer, Delivery, Holder, How, Publishing, Settled};
-use ferrymq_checker::{Survives, Value as Named};
+use ferrymq_checker::Value as Named;
+use ferrymq_checker::queues::{Delivery, Holder, How, Publishing, Settled};
 
+use super::letters::target_of;
 use super::link::{Event, Link};
 use super::{Queue, Style};
+use crate::history::Sent;
 use crate::value::Value;
 use crate::world::World;
+use sending::Sending;
+pub(super) use sending::Way;
 
 /// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,9 +54,17 @@ pub(super) struct Session {
     /// Publishings of this channel.
     published: u64,
     /// What waits for its confirm, by number.
-    waiting: BTreeMap<u64, Publishing>,
+    waiting: BTreeMap<u64, Sending>,
     answered: Vec<Publishing>,
+    /// Records of topics that were answered.
+    records: Vec<Sent>,
+    /// The stream that is read.
+    reading: Option<reading::Reading>,
     deliveries: Vec<Delivery>,
+    /// Channels have transactions instead of confirms.
+    transacts: bool,
+    /// The transaction that is open.
+    tx: Option<transaction::Open>,
     /// What is to be settled: where in `deliveries`, by tag.
     pub(super) held: BTreeMap<u64, usize>,
     /// Settled, and not vouched for.
@@ -89,7 +105,11 @@ impl Session {
             published: 0,
             waiting: BTreeMap::new(),
             answered: Vec::new(),
+            records: Vec::new(),
+            reading: None,
             deliveries: Vec::new(),
+            transacts: false,
+            tx: None,
             held: BTreeMap::new(),
             unvouched: Vec::new(),
             holders: Vec::new(),
@@ -111,62 +131,15 @@ impl Session {
         self.held.clear();
         self.unvouched.clear();
         self.link.open_channel(PATIENCE)?;
+        if self.transacts {
+            return self.begin_transactions();
+        }
         self.ask(&confirm::Select::default()).map(drop)
-    }
-
-    /// Adds a message for a queue to what is sent next; one without a way is asked to come back.
-    pub(super) fn publish(
-        &mut self,
-        to: &Queue,
-        size: usize,
-        persistent: bool,
-        routable: bool,
-    ) -> Result<()> {
-        let value = Value { writer: self.writer, counter: self.counter };
-        self.counter += 1;
-        self.published += 1;
-        let survives = match to.style {
-            Style::Quorum => Survives::PowerCut,
-            Style::Durable | Style::Prioritized if persistent => Survives::PowerCut,
-            Style::Durable | Style::Prioritized | Style::Exclusive => Survives::Nothing,
-        };
-        let began = self.world.now();
-        let publishing = Publishing {
-            queue: to.label.clone(),
-            value: named(value),
-            survives,
-            routable,
-            life: self.life,
-            began,
-            ended: began,
-            answers: Vec::new(),
-            stayed: false,
-        };
-        self.waiting.insert(self.published, publishing);
-        let mut body = Vec::with_capacity(size);
-        value.write(size, &mut body);
-        let key = if routable { &*to.name } else { "no such queue" };
-        // One for each writer: what one publishes comes in its order, whatever the queue.
-        let priority = u8::try_from(self.writer / 2 % 4).unwrap_or(0);
-        self.link.put_publish(key, !routable, persistent, priority, &body)?;
-        if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Sends what was gathered.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.link.flush()
-    }
-
-    /// Waits until at most so many publishings wait for a confirm.
-    pub(super) fn confirms(&mut self, at_most: usize) -> Result<()> {
-        self.flush()?;
-        while self.waiting.len() > at_most {
-            if !self.hear(PATIENCE)? {
-                self.waiting.values_mut().for_each(|publishing| publishing.stayed = true);
-                return Err(ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
     }
 
     /// Takes one thing that the broker says; whether it said any in time.
@@ -205,8 +178,10 @@ impl Session {
 
     fn on_event(&mut self, event: Event) -> Result<Option<Told>> {
         match event {
-            Event::Deliver { tag, redelivered, queue, body } => {
-                if self.closing.is_none() {
+            Event::Deliver { tag, redelivered, queue, offset, body } => {
+                if self.reading.is_some() {
+                    self.read(tag, offset, &body)?;
+                } else if self.closing.is_none() {
                     self.deliver(tag, redelivered, queue, &body, true);
                 }
             }
@@ -262,49 +237,6 @@ impl Session {
         });
     }
 
-    fn returned(&mut self, body: &[u8]) {
-        let value = Value::read(body).map(named);
-        let found = self.waiting.values_mut().find(|publishing| Ok(&publishing.value) == value.as_ref());
-        match found {
-            Some(publishing) => publishing.answers.push(Answer::Returned),
-            // It may have been confirmed before, which is wrong too.
-            None => match self.answered.iter_mut().find(|publishing| Ok(&publishing.value) == value.as_ref())
-            {
-                Some(publishing) => publishing.answers.push(Answer::Returned),
-                None => self.stray(format!("a return of {value:?}")),
-            },
-        }
-    }
-
-    fn confirmed(&mut self, tag: u64, multiple: bool, ok: bool) {
-        let answer = if ok { Answer::Confirmed } else { Answer::Refused };
-        let count = if ok { &self.world.counts.confirmed } else { &self.world.counts.refused };
-        let now = self.world.now();
-        let rest = if multiple { self.waiting.split_off(&(tag + 1)) } else { BTreeMap::new() };
-        let hit = if multiple {
-            std::mem::replace(&mut self.waiting, rest)
-        } else {
-            self.waiting.remove(&tag).map(|publishing| (tag, publishing)).into_iter().collect()
-        };
-        if hit.is_empty() || tag > self.published {
-            self.stray(format!(
-                "{answer:?} of {tag}, multiple {multiple}; {} were published",
-                self.published
-            ));
-            return;
-        }
-        count.fetch_add(hit.len() as u64, Ordering::Relaxed);
-        for (_, mut publishing) in hit {
-            publishing.answers.push(answer);
-            publishing.ended = now;
-            self.answered.push(publishing);
-        }
-    }
-
-    fn stray(&self, what: String) {
-        self.world.queues.lock().stray_answers.push(what);
-    }
-
     /// Declares a queue, or asks for it if `passive`.
     pub(super) fn declare(&mut self, queue: &Queue, passive: bool) -> Result<Told> {
         let mut arguments = TableBuilder::new();
@@ -314,6 +246,16 @@ impl Session {
         }
         if queue.style == Style::Prioritized {
             arguments.push(b"x-max-priority", ValueRef::U8(3)).map_err(Error::other)?;
+        }
+        if let Some(target) = target_of(&queue.name) {
+            let pushed = arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(b""));
+            pushed.map_err(Error::other)?;
+            let key = ValueRef::LongString(target.as_bytes());
+            arguments.push(b"x-dead-letter-routing-key", key).map_err(Error::other)?;
+            if queue.style == Style::Quorum {
+                // Nothing goes but what is rejected.
+                arguments.push(b"x-delivery-limit", ValueRef::I32(-1)).map_err(Error::other)?;
+            }
         }
         self.ask(&queue::Declare {
             queue: queue.name.as_bytes(),
@@ -358,8 +300,12 @@ impl Session {
     pub(super) fn settle(&mut self, tag: u64, how: How) -> Result<()> {
         self.note(tag, how);
         match how {
-            // Both ways to be done with a message count.
-            How::Done if tag % 7 == 3 => self.link.put(&basic::Reject { delivery_tag: tag, requeue: false }),
+            How::Rejected if tag.is_multiple_of(2) => {
+                self.link.put(&basic::Reject { delivery_tag: tag, requeue: false })
+            }
+            How::Rejected => {
+                self.link.put(&basic::Nack { delivery_tag: tag, multiple: false, requeue: false })
+            }
             How::Done => self.link.put(&basic::Ack { delivery_tag: tag, multiple: false }),
             How::Returned if tag.is_multiple_of(2) => {
                 self.link.put(&basic::Reject { delivery_tag: tag, requeue: true })
@@ -376,16 +322,26 @@ impl Session {
         tags.into_iter().for_each(|tag| self.note(tag, how));
         match how {
             How::Done => self.link.put(&basic::Ack { delivery_tag: tag, multiple: true }),
-            How::Returned => self.link.put(&basic::Nack { delivery_tag: tag, multiple: true, requeue: true }),
+            How::Returned | How::Rejected => {
+                let requeue = how == How::Returned;
+                self.link.put(&basic::Nack { delivery_tag: tag, multiple: true, requeue })
+            }
         }
     }
 
     fn note(&mut self, tag: u64, how: How) {
         let Some(place) = self.held.remove(&tag) else { return };
-        let settled = Settled { how, sent: self.world.now(), vouched: None };
+        let sent = self.world.now();
         if let Some(delivery) = self.deliveries.get_mut(place) {
-            delivery.settled = Some(settled);
-            self.unvouched.push(place);
+            // Without dead letters who rejects a message is done with it.
+            let gone = how == How::Rejected && target_of(&delivery.queue).is_none();
+            let how = if gone { How::Done } else { how };
+            let part_of = self.tx.as_ref().map(|open| open.id);
+            delivery.settled = Some(Settled { how, sent, vouched: None, part_of });
+            match &mut self.tx {
+                Some(open) => open.settled.push((tag, place)),
+                None => self.unvouched.push(place),
+            }
         }
         if how == How::Returned {
             self.stretch = None;
@@ -401,6 +357,25 @@ impl Session {
     /// Deletes a queue.
     pub(super) fn delete(&mut self, queue: &Queue) -> Result<Told> {
         self.ask(&queue::Delete { queue: queue.name.as_bytes(), ..Default::default() })
+    }
+
+    /// Declares a durable exchange; `delayed` is what one routes like that keeps messages back.
+    pub(super) fn exchange(&mut self, name: &str, kind: &str, delayed: Option<&str>) -> Result<()> {
+        let (exchange, kind) = (name.as_bytes(), kind.as_bytes());
+        let mut arguments = TableBuilder::new();
+        if let Some(like) = delayed {
+            let like = ValueRef::LongString(like.as_bytes());
+            arguments.push(b"x-delayed-type", like).map_err(Error::other)?;
+        }
+        let arguments = arguments.as_table();
+        let declare = exchange::Declare { exchange, kind, durable: true, arguments, ..Default::default() };
+        self.ask(&declare).map(drop)
+    }
+
+    /// Binds a queue to an exchange.
+    pub(super) fn bind(&mut self, queue: &Queue, exchange: &str) -> Result<()> {
+        let (queue, exchange) = (queue.name.as_bytes(), exchange.as_bytes());
+        self.ask(&queue::Bind { queue, exchange, ..Default::default() }).map(drop)
     }
 
     /// Closes the channel, which returns what it holds, and opens another.
@@ -420,6 +395,11 @@ impl Session {
         Ok(())
     }
 
+    /// What was delivered last.
+    pub(super) fn last_value(&self) -> Option<&Named> {
+        self.deliveries.last().map(|delivery| &delivery.value)
+    }
+
     /// All that was delivered was the last reading.
     pub(super) fn is_last(&mut self) {
         self.deliveries.iter_mut().for_each(|delivery| delivery.last = true);
@@ -431,6 +411,7 @@ impl Session {
     }
 
     fn hand_over(&mut self) {
+        self.end_transaction();
         let (closing, sure) = (self.closing, self.sure);
         for delivery in &mut self.deliveries {
             match closing {
@@ -441,9 +422,9 @@ impl Session {
                 }
             }
         }
+        self.hand_over_sent();
+        self.hand_over_reading();
         let mut notes = self.world.queues.lock();
-        notes.publishings.append(&mut self.answered);
-        notes.publishings.extend(std::mem::take(&mut self.waiting).into_values());
         notes.deliveries.append(&mut self.deliveries);
         notes.holders.append(&mut self.holders);
     }
