@@ -73,6 +73,8 @@ impl World {
                 ended: began,
                 answers: Vec::new(),
                 stayed: false,
+                due: None,
+                part_of: None,
             });
         }
         self.say(format!("publish {name} ..={} {}", self.number, publishings.len()));
@@ -172,9 +174,10 @@ impl World {
                 How::Done if self.rng.below(4) == 0 => Settle::Reject,
                 How::Done => Settle::Ack,
                 How::Returned => Settle::Requeue,
+                How::Rejected => Settle::Reject,
             };
             let sent = self.tick();
-            client.deliveries[place].settled = Some(Settled { how, sent, vouched: None });
+            client.deliveries[place].settled = Some(Settled { how, sent, vouched: None, part_of: None });
             life.queues.settle(&client.session, &handle, vec![(offset, settle)]).await;
             settled.push((place, handle));
         }
