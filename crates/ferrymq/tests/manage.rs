@@ -205,7 +205,7 @@ fn errors_say_what_to_do() {
         ("policy set p ^q( max-length=1", "should be regular expression but is invalid"),
         ("policy set p ^q max-length=1 --apply-to topics", "apply-to 'topics' unrecognised"),
         ("policy set p ^q", "no policy provided"),
-        ("policy set p ^q consumer-timeout=5", "not served by FerryMQ yet"),
+        ("policy set p ^q delayed-retry-type=all", "delayed-retry-min is required when"),
         ("queue list --api 127.0.0.1:1", "cannot connect to 127.0.0.1:1"),
     ] {
         let stderr = broker.fails(line);
@@ -244,6 +244,18 @@ fn tools_of_rabbitmq_are_answered_in_its_shapes() {
         ("PUT", "/api/queues/%2F/x", "[]", 400, "not_json"),
         ("PUT", "/api/queues/%2F/x", "{\"node\":\"rabbit@there\"}", 400, "node is not served"),
         ("GET", "/api/queues?page=1", "", 400, "the parameter page is not served"),
+        ("GET", "/api/bindings?columns=source", "", 400, "the parameter columns is not served"),
+        ("GET", "/api/policies/%2F/p?x", "", 400, "the parameter x is not served"),
+        ("GET", "/api/queues/%2F/x?if-unused=true", "", 400, "the parameter if-unused is not served"),
+        ("DELETE", "/api/queues/%2F/x?if_unused=true", "", 400, "the parameter if_unused is not served"),
+        (
+            "DELETE",
+            "/api/queues/%2F/x/contents?if-empty=true",
+            "",
+            400,
+            "the parameter if-empty is not served",
+        ),
+        ("DELETE", "/api/exchanges/%2F/x?if-unused=1", "", 400, "the parameter if-unused is true or false"),
         ("GET", "/api/connections", "", 404, ""),
         ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"quorum\"}", 400, "default_queue_type"),
         ("GET", "/api/whoami", "", 200, "\"name\":\"guest\""),

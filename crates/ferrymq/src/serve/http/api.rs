@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ferrymq_amqp_server::explain;
@@ -164,16 +164,41 @@ fn deleted(was_there: bool) -> Answer {
     if was_there { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(Problem::no_object()) }
 }
 
-/// The parameters of a query, each of which must be known.
-fn query<'a>(text: Option<&'a str>, known: &[&str]) -> Result<Vec<(&'a str, &'a str)>, Problem> {
+/// A part of a path that is anything.
+const ANY: &str = "*";
+
+/// Where a query may have parameters, and which; each is `true` or `false`.
+const PARAMETERS: [(Method, [&str; 4], &[&str]); 2] = [
+    (Method::DELETE, ["api", "exchanges", ANY, ANY], &["if-unused"]),
+    (Method::DELETE, ["api", "queues", ANY, ANY], &["if-unused", "if-empty"]),
+];
+
+fn pairs(text: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
     let pairs = text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    let pairs: Vec<_> = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
-    match pairs.iter().find(|(name, _)| !known.contains(name)) {
-        Some((name, _)) => Err(Problem::bad(format!("the parameter {name} is not served"))),
-        None => Ok(pairs),
-    }
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-fn is_true(pairs: &[(&str, &str)], name: &str) -> bool {
-    pairs.contains(&(name, "true"))
+/// Whether all parameters of a query are served.
+fn check_query(method: &Method, path: &str, text: Option<&str>) -> Result<(), Problem> {
+    let fits = |wanted: &[&str; 4]| {
+        let mut parts = path.trim_start_matches('/').split('/');
+        wanted.iter().all(|wanted| parts.next().is_some_and(|part| *wanted == ANY || *wanted == part))
+            && parts.next().is_none()
+    };
+    let found = PARAMETERS.iter().find(|(of, wanted, _)| of == method && fits(wanted));
+    let known = found.map_or(&[][..], |(_, _, known)| *known);
+    for (name, value) in pairs(text) {
+        if !known.contains(&name) {
+            return Err(Problem::bad(format!("the parameter {name} is not served")));
+        }
+        if value != "true" && value != "false" {
+            return Err(Problem::bad(format!("the parameter {name} is true or false")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a query that was checked says so.
+fn is_true(text: Option<&str>, name: &str) -> bool {
+    pairs(text).any(|pair| pair == (name, "true"))
 }

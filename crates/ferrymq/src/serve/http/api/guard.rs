@@ -4,7 +4,7 @@
 //!
 //! **Invariants.** A request for another host than this machine's own is refused (a name that was made to point here),
 //! one that a page sent (it has an `Origin`) as well, and a change must say that it is JSON, which a page cannot without
-//! asking first, and nobody answers that. A body is small, and read within [`REQUEST_PATIENCE`].
+//! asking first, and nobody answers that. No parameter of a query is ignored, on whatever route. A body is small, and read within [`REQUEST_PATIENCE`].
 //!
 //! Deliberately absent: whether the peer is of this machine: who is not finds no API at all.
 
@@ -15,7 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::super::REQUEST_PATIENCE;
-use super::{Api, Problem};
+use super::{Api, Problem, check_query};
 
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -24,7 +24,9 @@ const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
 /// Lets a request in, or not.
 pub(super) async fn guard(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if let Err(problem) = check(request.method(), request.headers()) {
+    let (method, uri) = (request.method(), request.uri());
+    let served = || check_query(method, uri.path(), uri.query());
+    if let Err(problem) = check(method, request.headers()).and_then(|()| served()) {
         let status = problem.status;
         let mut response = problem.into_response();
         if status == StatusCode::UNAUTHORIZED {

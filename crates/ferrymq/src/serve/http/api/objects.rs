@@ -13,7 +13,7 @@ use ferrymq_broker::queues::{
 use serde_json::{Value as Json, json};
 
 use super::json::{Fields, shown};
-use super::{Answer, Api, Problem, deleted, is_true, put, query, reply};
+use super::{Answer, Api, Problem, deleted, is_true, put, reply};
 
 /// How the default exchange, which has no name, is named in paths.
 const DEFAULT_EXCHANGE: &str = "amq.default";
@@ -34,8 +34,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/api/queues/{vhost}/{name}/contents", delete(purge))
 }
 
-async fn vhosts(State(api): State<Api>, RawQuery(text): RawQuery) -> Answer {
-    query(text.as_deref(), &[])?;
+async fn vhosts(State(api): State<Api>) -> Answer {
     Ok(reply(&api.queues.vhosts().iter().map(shown_vhost).collect()))
 }
 
@@ -80,13 +79,11 @@ async fn delete_vhost(State(api): State<Api>, Path(name): Path<String>) -> Answe
     deleted(api.queues.delete_vhost(&name).await?)
 }
 
-async fn all_exchanges(State(api): State<Api>, RawQuery(text): RawQuery) -> Answer {
-    query(text.as_deref(), &[])?;
+async fn all_exchanges(State(api): State<Api>) -> Answer {
     Ok(reply(&api.queues.list_exchanges(None)?.iter().map(shown_exchange).collect()))
 }
 
-async fn exchanges(State(api): State<Api>, Path(vhost): Path<String>, RawQuery(text): RawQuery) -> Answer {
-    query(text.as_deref(), &[])?;
+async fn exchanges(State(api): State<Api>, Path(vhost): Path<String>) -> Answer {
     Ok(reply(&api.queues.list_exchanges(Some(&vhost))?.iter().map(shown_exchange).collect()))
 }
 
@@ -149,19 +146,16 @@ async fn delete_exchange(
     Path((vhost, name)): Path<(String, String)>,
     RawQuery(text): RawQuery,
 ) -> Answer {
-    let pairs = query(text.as_deref(), &["if-unused"])?;
-    let only_if = DeleteIf { unused: is_true(&pairs, "if-unused"), empty: false };
+    let only_if = DeleteIf { unused: is_true(text.as_deref(), "if-unused"), empty: false };
     let session = api.session();
     deleted(api.queues.delete_exchange(&session, &vhost, exchange_name(&name), only_if).await?)
 }
 
-async fn all_queues(State(api): State<Api>, RawQuery(text): RawQuery) -> Answer {
-    query(text.as_deref(), &[])?;
+async fn all_queues(State(api): State<Api>) -> Answer {
     Ok(reply(&api.queues.list_queues(None).await?.iter().map(shown_queue).collect()))
 }
 
-async fn queues(State(api): State<Api>, Path(vhost): Path<String>, RawQuery(text): RawQuery) -> Answer {
-    query(text.as_deref(), &[])?;
+async fn queues(State(api): State<Api>, Path(vhost): Path<String>) -> Answer {
     Ok(reply(&api.queues.list_queues(Some(&vhost)).await?.iter().map(shown_queue).collect()))
 }
 
@@ -211,8 +205,8 @@ async fn delete_queue(
     Path((vhost, name)): Path<(String, String)>,
     RawQuery(text): RawQuery,
 ) -> Answer {
-    let pairs = query(text.as_deref(), &["if-unused", "if-empty"])?;
-    let only_if = DeleteIf { unused: is_true(&pairs, "if-unused"), empty: is_true(&pairs, "if-empty") };
+    let is_true = |name| is_true(text.as_deref(), name);
+    let only_if = DeleteIf { unused: is_true("if-unused"), empty: is_true("if-empty") };
     match api.queues.delete_queue(&api.session(), &vhost, &name, only_if).await {
         Ok(_) => deleted(true),
         Err(QueueError::NotFound { entity: Entity::Queue, .. }) => deleted(false),
