@@ -155,14 +155,19 @@ def ready_again(options, home, address, load):
     began = time.monotonic()
     child, listening = servers.spawn(servers.ferrymq_command(options, home, address), address,
                                      servers.CACHE / "bench-ferrymq.log")
-    taken = {"listening_seconds": listening, "cold_page_cache": cold}
-    if load["kind"] == "start":
-        every = {"messages": load["partitions"], "linger_ms": 0}
-        client.run(options, address, "--mode", "produce", *client.flags(load, "load", **every))
-        taken["every_partition_wrote_seconds"] = time.monotonic() - began
-        every = {"messages": 4 * load["partitions"], "fetch_partition_bytes": "16k", "fetch_bytes": "64m"}
-        client.run(options, address, "--mode", "consume", *client.flags(load, "load", **every))
-        taken["every_partition_read_seconds"] = time.monotonic() - began
+    try:
+        taken = {"listening_seconds": listening, "cold_page_cache": cold}
+        if load["kind"] == "start":
+            every = {"messages": load["partitions"], "linger_ms": 0}
+            client.run(options, address, "--mode", "produce", *client.flags(load, "load", **every))
+            taken["every_partition_wrote_seconds"] = time.monotonic() - began
+            every = {"messages": 4 * load["partitions"], "fetch_partition_bytes": "16k", "fetch_bytes": "64m"}
+            client.run(options, address, "--mode", "consume", *client.flags(load, "load", **every))
+            taken["every_partition_read_seconds"] = time.monotonic() - began
+    except BaseException:
+        # Nobody else knows it yet.
+        servers.end(child)
+        raise
     return child, taken
 
 
