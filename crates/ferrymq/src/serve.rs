@@ -37,6 +37,10 @@ use settings::{Said, Settings};
 
 /// The first of the logs that hold consumer groups.
 const FIRST_GROUP_LOG: u64 = 16;
+/// How long a thread for blocking work waits for more of it. The allocator gives back to the system what was freed a
+/// second ago or earlier, but only when somebody asks it for much or a thread ends: after a start, when nobody does,
+/// this is what gives back what opening took. Tokio's own ten seconds would do it, too, but late.
+const BLOCKING_KEPT: Duration = Duration::from_secs(2);
 /// How long a stop waits for clients and owners.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,6 +54,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
+        .thread_keep_alive(BLOCKING_KEPT)
         .enable_all()
         .build()
         .context("could not start the runtime")?;

@@ -58,8 +58,6 @@ pub const SHARDS_MAX: usize = 16;
 const CLAIMS_PER_CALL: usize = 10_000;
 /// Batches described in one call.
 const HEADERS_PER_CALL: usize = 4096;
-/// Queues whose logs are claimed in one go.
-const QUEUES_AT_A_TIME: usize = 4096;
 /// Queues whose headers are read at a time.
 const LOADS_AT_A_TIME: usize = 64;
 /// The virtual host that is there from the first start on.
@@ -168,15 +166,17 @@ impl Queues {
         }
     }
 
-    /// So many queues at a time that it costs few claims, and so few that what is only needed on the way stays small.
+    /// As many queues at a time as are claimed in one call: what is only needed on the way stays small.
     async fn load_queues(&self, journaled: &[Journaled]) -> Result<(), StorageError> {
         let mut entries = self.stores.meta.list(QUEUES, Revision(0)).await?.entries.into_iter();
         while !entries.as_slice().is_empty() {
-            let records = entries.by_ref().take(QUEUES_AT_A_TIME).map(|entry| read(&entry));
+            let records = entries.by_ref().take(CLAIMS_PER_CALL).map(|entry| read(&entry));
             let records = records.collect::<Result<Vec<QueueRecord>, _>>()?;
             let logs = records.iter().flat_map(QueueRecord::logs).collect();
             let claims = claim(&*self.stores.logs, logs, self.owner).await?;
             self.load_some(records, claims, journaled).await?;
+            // Or mailboxes would hold, on a busy machine, nearly all of them at once.
+            self.all_attached().await;
         }
         Ok(())
     }
