@@ -136,6 +136,14 @@ def kafka_to_pika_in_every_compression():
         assert half[0][2] == b"snappy 25" * 20
 
 
+def fanout(channel, queue):
+    """An exchange that leads to this queue only. Other clients use `amq.fanout` at the same time."""
+    exchange = f"{queue}-in"
+    channel.exchange_declare(exchange, "fanout", durable=True)
+    channel.queue_bind(queue, exchange)
+    return exchange
+
+
 @test
 def a_record_that_is_republished_is_the_same():
     made = topic("t")
@@ -143,10 +151,10 @@ def a_record_that_is_republished_is_the_same():
     produce(made, (b"\xfe key", b"value", headers), (None, None, []))
     with opened() as channel:
         copy = stream(channel, "copy")
-        channel.queue_bind(copy, "amq.fanout")
+        exchange = fanout(channel, copy)
         channel.confirm_delivery()
         for method, properties, body in amqp_messages(channel, made, 2):
-            channel.basic_publish("amq.fanout", method.routing_key, body, properties)
+            channel.basic_publish(exchange, method.routing_key, body, properties)
     first, second = kafka_records(copy, 2)
     assert (first.key(), first.value(), first.headers()) == (b"\xfe key", b"value", headers), first.headers()
     assert (second.key(), second.value(), second.headers()) == (None, None, None), second.headers()
@@ -157,11 +165,11 @@ def keys_choose_the_partition_that_kafka_clients_choose():
     made = topic("t", 5)
     with opened() as channel:
         channel.queue_declare(made, durable=True, arguments={"x-queue-type": "stream"})
-        channel.queue_bind(made, "amq.fanout")
+        exchange = fanout(channel, made)
         channel.confirm_delivery()
         keys = [f"user-{at}" for at in range(20)]
         for key in keys:
-            channel.basic_publish("amq.fanout", key, b"amqp")
+            channel.basic_publish(exchange, key, b"amqp")
         produce(made, *[(key, "kafka", []) for key in keys], partitioner="murmur2_random")
         found = amqp_messages(channel, made, 40)
         partitions = {}
