@@ -145,6 +145,7 @@ const TABLE: &[(SeededBug, Fault, Rule)] = &[
     (SeededBug::AckGroupPartially, Fault::Restarts, Rule::Torn),
     (SeededBug::AckGroupPartially, Fault::Restarts, Rule::Lost),
     (SeededBug::ForgetCheckpointSync, Fault::PowerCuts, Rule::Lost),
+    (SeededBug::ShareAcrossFiles, Fault::Restarts, Rule::Lost),
 ];
 
 /// Where a bug breaks a rule, if it does; else what else was found.

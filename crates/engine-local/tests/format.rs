@@ -23,7 +23,7 @@ fn golden() -> PathBuf {
 }
 
 fn batch(base: u64, length: usize) -> Batch {
-    Batch { base: Offset(base), span: 3, max_timestamp: 1_000, bytes: bytes_of(base + 1, length) }
+    Batch::new(Offset(base), 3, 1_000, bytes_of(base + 1, length))
 }
 
 /// Small: two logs, an atomic group over both, one more group; no clean stop, so that it is replayed.
