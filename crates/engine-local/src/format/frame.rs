@@ -162,11 +162,37 @@ pub(crate) fn decode_frame(
     if frame_bytes(frame, payload_bytes)? != frame.len() {
         return None;
     }
-    let references = u32_at(frame, 0) as usize;
-    let (table, literals) = frame.split_at(FRAME_HEAD_BYTES + references * REFERENCE_BYTES);
+    let (table, literals) = frame.split_at(table_bytes(frame));
     if crc(identity, position, table, std::iter::once(literals)) != u32_at(frame, 12) {
         return None;
     }
+    pieces(position, payload_bytes, frame)
+}
+
+/// What a frame at `position` of its file says of a payload of `payload_bytes`, whatever its crc: where each part of it
+/// begins in the payload, where in the file it lies and how long it is; `None` if it is none. For tests of the decoder
+/// with bytes that no program wrote; the engine believes nothing that does not verify.
+#[must_use]
+pub fn inspect_frame(position: u32, payload_bytes: u32, frame: &[u8]) -> Option<Vec<(usize, u64, usize)>> {
+    if frame_bytes(frame, payload_bytes)? != frame.len() {
+        return None;
+    }
+    let lies_at = |source| match source {
+        Source::Frame(from) => u64::from(position) + from as u64,
+        Source::File(from) => u64::from(from),
+    };
+    let pieces = pieces(position, payload_bytes, frame)?;
+    Some(pieces.into_iter().map(|piece| (piece.at.start, lies_at(piece.source), piece.at.len())).collect())
+}
+
+fn table_bytes(frame: &[u8]) -> usize {
+    FRAME_HEAD_BYTES + u32_at(frame, 0) as usize * REFERENCE_BYTES
+}
+
+/// Of a frame that is as long as it says.
+fn pieces(position: u32, payload_bytes: u32, frame: &[u8]) -> Option<Vec<Piece>> {
+    let table = &frame[..table_bytes(frame)];
+    let references = u32_at(frame, 0) as usize;
     let mut pieces = Vec::with_capacity(2 * references + 1);
     let (mut at, mut slot) = (0, table.len());
     for reference in table[FRAME_HEAD_BYTES..].chunks_exact(REFERENCE_BYTES) {
@@ -207,4 +233,132 @@ fn crc<'a>(
     digest.update(&table[FRAME_HEAD_BYTES..]);
     literals.for_each(|literal| digest.update(literal));
     narrow(digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrymq_runtime::Rng;
+
+    use super::*;
+
+    const IDENTITY: FileIdentity = FileIdentity { store: 5, file: 7 };
+
+    fn payload(length: usize) -> Vec<u8> {
+        (0u8..=250).cycle().take(length).collect()
+    }
+
+    fn written(frame: &Frame, payload: &[u8]) -> Vec<u8> {
+        let mut chunks = Vec::new();
+        frame.chunks(payload, &mut chunks);
+        chunks.iter().flat_map(|chunk| chunk.to_vec()).collect()
+    }
+
+    fn frame(references: &[(u32, u32, u32)], position: u32, payload: &[u8]) -> Frame {
+        let reference = |(at, position, bytes): &(u32, u32, u32)| Reference {
+            at: *at,
+            position: *position,
+            bytes: *bytes,
+            of: None,
+        };
+        let mut frame = Frame::new(references.iter().map(reference).collect());
+        frame.place(IDENTITY, position, payload, |_| 0).unwrap();
+        frame
+    }
+
+    /// Stored bytes: another layout is another version.
+    #[test]
+    fn the_layout_is_pinned() {
+        let payload = payload(12);
+        let bytes = written(&frame(&[(2, 5000, 6)], 9000, &payload), &payload);
+        let expected = [
+            &[1, 0, 0, 0, 6, 0, 0, 0, 12, 0, 0, 0][..],
+            &[42, 9, 174, 101],
+            &[2, 0, 0, 0, 0x88, 0x13, 0, 0, 6, 0, 0, 0],
+            &[0, 1, 8, 9, 10, 11],
+        ];
+        assert_eq!(bytes, expected.concat());
+    }
+
+    /// Whatever parts lie elsewhere: the pieces make up the payload, in order, each from where it lies.
+    #[test]
+    fn pieces_make_up_the_payload() {
+        let rng = Rng::seeded(3);
+        for _ in 0..2_000 {
+            let payload = payload(1 + usize::try_from(rng.below(400)).unwrap());
+            let (mut references, mut at) = (Vec::new(), 0);
+            while at < payload.len() as u64 && references.len() < 20 {
+                let from = at + rng.below(30);
+                let bytes = 1 + rng.below(60);
+                if from + bytes <= payload.len() as u64 {
+                    let position = 4096 + rng.below(4096);
+                    references
+                        .push([from, position, bytes].map(|number| u32::try_from(number).unwrap()).into());
+                }
+                at = from + bytes;
+            }
+            if references.is_empty() {
+                continue;
+            }
+            let frame = frame(&references, 10_000, &payload);
+            let bytes = written(&frame, &payload);
+            assert_eq!(bytes.len(), frame.bytes(payload.len()));
+            let length = u32::try_from(payload.len()).unwrap();
+            assert_eq!(frame_bytes(&bytes, length), Some(bytes.len()));
+            let pieces = decode_frame(IDENTITY, 10_000, length, &bytes).unwrap();
+            let mut end = 0;
+            let mut left = references.iter();
+            for Piece { at, source } in pieces {
+                assert_eq!(at.start, end);
+                end = at.end;
+                match source {
+                    Source::Frame(from) => {
+                        assert_eq!(bytes[from..from + at.len()], payload[at.clone()]);
+                        assert_eq!(frame.slot_of(u32::try_from(at.start).unwrap()), from);
+                    }
+                    Source::File(from) => {
+                        let here = (at.start, from, at.len());
+                        let (at, position, bytes): &(u32, u32, u32) = left.next().unwrap();
+                        assert_eq!(here, (*at as usize, *position, *bytes as usize));
+                    }
+                }
+            }
+            assert_eq!((end, left.next()), (payload.len(), None));
+        }
+    }
+
+    #[test]
+    fn no_other_place_and_no_damage_verifies() {
+        let payload = payload(300);
+        let bytes = written(&frame(&[(10, 5000, 100), (200, 4096, 50)], 9000, &payload), &payload);
+        assert!(decode_frame(IDENTITY, 9000, 300, &bytes).is_some());
+        assert!(decode_frame(IDENTITY, 9001, 300, &bytes).is_none());
+        assert!(decode_frame(IDENTITY, 9000, 301, &bytes).is_none());
+        assert!(decode_frame(FileIdentity { file: 8, ..IDENTITY }, 9000, 300, &bytes).is_none());
+        assert!(decode_frame(FileIdentity { store: 6, ..IDENTITY }, 9000, 300, &bytes).is_none());
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert!(decode_frame(IDENTITY, 9000, 300, &damaged).is_none(), "byte {at}");
+            assert!(decode_frame(IDENTITY, 9000, 300, &bytes[..at]).is_none());
+        }
+    }
+
+    /// What is consistent in itself and leads to what cannot be there is refused, whatever its crc.
+    #[test]
+    fn only_what_lies_before_is_referred_to() {
+        let refused = |references: &[(u32, u32, u32)]| {
+            let payload = payload(300);
+            let bytes = written(&frame(references, 9000, &payload), &payload);
+            inspect_frame(9000, 300, &bytes).is_none() && decode_frame(IDENTITY, 9000, 300, &bytes).is_none()
+        };
+        assert!(!refused(&[(0, 8700, 299)]));
+        assert!(refused(&[(0, 8702, 299)]), "reaches into the frame");
+        assert!(refused(&[(0, 4095, 20)]), "the file's header");
+        assert!(refused(&[(0, u32::MAX, 20)]));
+        let references: Vec<(u32, u32, u32)> = (0..1025).map(|at| (at, 5000, 1)).collect();
+        let payload = payload(2000);
+        let bytes = written(&frame(&references, 9000, &payload), &payload);
+        assert!(decode_frame(IDENTITY, 9000, 2000, &bytes).is_none(), "too many");
+        assert!(decode_frame(IDENTITY, 9000, 2000, &[]).is_none());
+    }
 }

@@ -258,7 +258,14 @@ impl Queue {
         if !self.gathered.back().is_some_and(fits) {
             let builder = BatchBuilder::with_capacity(now_ms, 1024 + message.bytes());
             let (parts, shared) = (Vec::new(), Vec::new());
-            self.gathered.push_back(Gathered { class, builder, shared, parts, body_bytes: 0, expires: false });
+            self.gathered.push_back(Gathered {
+                class,
+                builder,
+                shared,
+                parts,
+                body_bytes: 0,
+                expires: false,
+            });
         }
         let last = self.gathered.back_mut().expect("one was just made sure of");
         let at = envelope::push(&mut last.builder, message, now_ms, scratch);
