@@ -281,6 +281,9 @@ impl Core {
             let bodies = self.share(&mut wal)?;
             self.write_group(FileKind::Wal, &mut wal, &mut round.items)?;
             self.bodies.keep(bodies, &wal);
+            let saved =
+                wal.iter().map(|record| record.frame.as_ref().map_or(0, |frame| frame.elsewhere_bytes()));
+            Counters::add(&self.shared.counters.bytes_shared, saved.sum::<usize>() as u64);
         }
         Ok(())
     }

@@ -328,3 +328,36 @@ fn batches_of_many_parts_read_back() {
         check(&core, log, &batches.iter().collect::<Vec<_>>());
     }
 }
+
+/// Parts that lie side by side in the file are read together, in whatever order the batch has them.
+#[test]
+fn neighbours_read_back_in_any_order() {
+    let disk = SimDisk::new(1);
+    let (mut core, epoch) = opened(&disk);
+    let bodies: Vec<(ShareKey, Bytes)> = (0..9).map(|body| (ShareKey::new(), bytes_of(body, 1500))).collect();
+    let holding = |log: u64, order: &[usize], gap: usize| {
+        let (mut bytes, mut shared) = (bytes_of(log, 61).to_vec(), Vec::new());
+        for (key, body) in order.iter().map(|at| &bodies[*at]) {
+            let (at, length) = (u32::try_from(bytes.len()).unwrap(), 1500);
+            shared.push(SharedPart { key: *key, at, bytes: length });
+            bytes.extend_from_slice(body);
+            bytes.extend_from_slice(&bytes_of(at.into(), gap));
+        }
+        Batch { shared, ..Batch::new(Offset(0), 1, 0, bytes.into()) }
+    };
+    let batches = [
+        holding(0, &[0, 1, 2, 3, 4, 5], 30),
+        holding(1, &[0, 1, 2, 3, 4, 5], 0),
+        holding(2, &[5, 4, 3, 2, 1, 0], 3),
+        holding(3, &[1, 2, 0, 0, 1, 4, 5], 700),
+        holding(4, &[6, 7, 8], 600),
+        holding(5, &[6, 8, 0, 7, 8], 40),
+    ];
+    for (log, batch) in (0..).zip(&batches) {
+        let append = append(log, epoch.0, 1, 0, Durability::Sync, vec![batch.clone()]);
+        done(&mut core, vec![Work::Group(vec![append])]);
+    }
+    (0..).zip(&batches).for_each(|(log, batch)| check(&core, log, &[batch]));
+    let saved = Counters::get(&core.reader().counters().bytes_shared);
+    assert_eq!(saved, (6 + 6 + 7 + 5) * 1500);
+}

@@ -63,8 +63,12 @@ impl Frame {
 
     /// Bytes that are written for a payload of `payload_bytes`.
     pub(crate) fn bytes(&self, payload_bytes: usize) -> usize {
-        let elsewhere: usize = self.references.iter().map(|reference| reference.bytes as usize).sum();
-        self.table_bytes() + payload_bytes - elsewhere
+        self.table_bytes() + payload_bytes - self.elsewhere_bytes()
+    }
+
+    /// Bytes of the payload that lie elsewhere.
+    pub(crate) fn elsewhere_bytes(&self) -> usize {
+        self.references.iter().map(|reference| reference.bytes as usize).sum()
     }
 
     /// Where in the frame a byte of the payload lies that no reference is for.

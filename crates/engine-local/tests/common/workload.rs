@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use ferrymq_checker::{Pending, Survives, Terms, What};
+use ferrymq_engine_local::Counters;
 use ferrymq_engine_local::core::{Core, Done, Work};
 use ferrymq_engine_local::mover::Moved;
 use ferrymq_runtime::Rng;
@@ -77,6 +78,8 @@ pub struct Workload {
     moving: Option<io::Result<Moved>>,
     /// Moves begun.
     pub moves: u64,
+    /// Bytes that were not written because they lay there.
+    pub shared: u64,
 }
 
 impl Workload {
@@ -94,6 +97,7 @@ impl Workload {
             stale: Vec::new(),
             moving: None,
             moves: 0,
+            shared: 0,
         }
     }
 
@@ -112,6 +116,7 @@ impl Workload {
             stale: self.stale.clone(),
             moving: None,
             moves: 0,
+            shared: 0,
         }
     }
 
@@ -155,7 +160,10 @@ impl Workload {
         let (work, notes): (Vec<Work>, Vec<Vec<Note>>) =
             asked.into_iter().map(|asked| (asked.work, asked.notes)).unzip();
         let on_answer = self.on_answer(&notes);
+        let saved = |core: &Core| Counters::get(&core.reader().counters().bytes_shared);
+        let before = saved(core);
         let done = execute_noting(core, work, on_answer);
+        self.shared += saved(core) - before;
         for (done, notes) in done.into_iter().zip(notes) {
             match done {
                 Done::Claim(result) => {
