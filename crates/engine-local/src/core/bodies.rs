@@ -120,9 +120,7 @@ impl Core {
             self.make_room(group_bytes(records))?;
             return Ok(NewBodies::new());
         }
-        if self.bodies.file != Some(self.wal.data.id) {
-            self.forget_bodies();
-        }
+        self.follow_file();
         let mut new = self.bodies.plan(records);
         if !self.has_room(records) {
             // It goes into another file, in which there is nothing yet.
@@ -136,8 +134,17 @@ impl Core {
             new.clear();
         }
         self.make_room(group_bytes(records))?;
-        self.bodies.file = Some(self.wal.data.id);
+        // Without its frames the group may have needed another file, which has nothing of what the old one has.
+        self.follow_file();
         Ok(new)
+    }
+
+    /// Forgets what another file than the active one holds.
+    fn follow_file(&mut self) {
+        if self.bodies.file != Some(self.wal.data.id) {
+            self.forget_bodies();
+            self.bodies.file = Some(self.wal.data.id);
+        }
     }
 
     fn has_room(&self, records: &[Record]) -> bool {
@@ -158,7 +165,9 @@ impl Core {
         match write_format(&*self.shared.disk, FORMAT_FRAMED) {
             Ok(()) => self.format = FORMAT_FRAMED,
             // Then everything is written whole, which may not fit either.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
                 tracing::warn!(%error, "no room to say that the directory has another format; nothing is shared");
                 return Ok(false);
             }
