@@ -30,8 +30,11 @@ pub(super) struct Limited {
     pub(super) target: Option<&'static str>,
 }
 
+/// A queue that nobody takes from.
+const FULL: &str = "newest";
+
 const LIMITED: [Limited; 4] = [
-    Limited { name: "newest", messages: 40, overflow: "drop-head", target: None },
+    Limited { name: FULL, messages: 40, overflow: "drop-head", target: None },
     Limited { name: "newest-letters", messages: 30, overflow: "drop-head", target: Some("dropped") },
     Limited { name: "refusing", messages: 60, overflow: "reject-publish", target: None },
     Limited {
@@ -94,9 +97,9 @@ pub(super) fn publish(world: &Arc<World>, rng: &Rng, session: &mut Session) -> R
     publisher::on(world, rng, session, &queues())
 }
 
-/// The consumer of those that drop, and of letters.
+/// The consumer of those that drop, but for one that is always full, and of letters.
 pub(super) fn consume(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<End> {
-    let names = named(false).chain(ways().map(|(_, target)| target));
+    let names = named(false).filter(|name| *name != FULL).chain(ways().map(|(_, target)| target));
     let queues: Vec<Queue> = names.map(|name| Queue::new(name, Style::Durable)).collect();
     consumer::on(world, rng, session, &queues)
 }
@@ -106,7 +109,7 @@ pub(super) fn get(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Resul
     let queues: Vec<Queue> = named(true).map(|name| Queue::new(name, Style::Durable)).collect();
     while !world.stopping() {
         let queue = &queues[usize::try_from(rng.below(queues.len() as u64)).unwrap_or(0)];
-        for _ in 0..rng.below(40) {
+        for _ in 0..rng.below(15) {
             alone::get(rng, session, queue)?;
         }
         match rng.below(60) {
