@@ -12,6 +12,7 @@ use ferrymq_storage::{BatchHead, Find, LogStore, Pending, Read, Stat, StorageErr
 use ferrymq_types::limits::BATCH_BYTES_MAX;
 use ferrymq_types::{Epoch, LogId, Offset};
 
+use crate::holds::Holds;
 use crate::settings::ConfigCell;
 use crate::watch::Watchers;
 
@@ -30,6 +31,8 @@ pub struct Partition {
     pub config: Arc<ConfigCell>,
     /// Who waits for new records.
     pub watchers: Watchers,
+    /// Whom retention asks before it trims.
+    pub holds: Holds,
     epoch: AtomicU32,
     high_watermark: AtomicU64,
     next: AtomicU64,
@@ -75,6 +78,7 @@ impl Partition {
             log,
             config,
             watchers: Watchers::default(),
+            holds: Holds::default(),
             epoch: AtomicU32::new(bounds.epoch.0),
             high_watermark: AtomicU64::new(bounds.next.0),
             next: AtomicU64::new(bounds.next.0),
@@ -168,6 +172,15 @@ impl Partition {
         if self.log_start.fetch_max(start.0, Ordering::AcqRel) < start.0 {
             self.watchers.notify();
         }
+    }
+
+    /// Asks those who hold records below `start` to let go of them; whether there is anybody to wait for.
+    pub(crate) fn ask_holds(&self, start: Offset) -> bool {
+        let waits = self.holds.ask(start.0);
+        if waits {
+            self.watchers.notify();
+        }
+        waits
     }
 
     pub(crate) fn publish_gone(&self) {

@@ -265,7 +265,8 @@ impl AckState {
         }
         self.chunks.entry(number).or_default().acquire_fresh(offset % SIZE);
         self.fresh = offset + 1;
-        self.fresh_ready = self.fresh_ready.saturating_sub(1);
+        // What was told to exist and did not is behind it, at the latest, when all is acquired.
+        self.fresh_ready = if self.fresh == self.end { 0 } else { self.fresh_ready.saturating_sub(1) };
         self.acquired += 1;
         Ok(Acquired { redelivered: offset < self.delivered, returned: 0, failed: 0 })
     }
@@ -376,6 +377,13 @@ impl AckState {
             self.fresh = fresh;
         }
         self.raise_floor();
+    }
+
+    /// The log begins at `start` now: whatever was available below is done; how many.
+    pub fn trimmed(&mut self, start: u64) -> u64 {
+        let before = self.ready();
+        self.lost(self.floor..start);
+        before - self.ready()
     }
 
     /// What changed since the last call and lies above the floor.

@@ -1,0 +1,120 @@
+//! Queues over topics: what a partition has becomes available, what it trims is gone.
+//!
+//! **Invariants.** What was trimmed before it was done is counted once in a life, unless somebody holds it: then it is
+//! settled by him, or counted when it comes back. What retention is about to trim becomes dead letters first, where the
+//! queue makes any. The floor of the acks is told by deltas and snapshots alone: there is no log whose start would tell it.
+//!
+//! Deliberately absent: reading (`streams/over/source.rs`), waiting for holds (retention).
+
+use std::sync::Arc;
+
+use ferrymq_types::LogId;
+
+use super::Owner;
+use super::discard::{Discarded, Reason};
+use super::queue::{Debt, Queue};
+use crate::holds::Hold;
+use crate::queues::ack::{Delta, Next};
+use crate::queues::streams::Source;
+use crate::watch::{Registration, Watcher};
+
+/// Records taken out for retention in a turn.
+const TAKEN_AT_A_TIME: usize = 65_536;
+
+/// A partition that a level of a queue follows.
+pub(super) struct Followed {
+    pub(super) source: Arc<Source>,
+    hold: Arc<Hold>,
+    _watch: Arc<Registration>,
+}
+
+impl Followed {
+    pub(super) fn new(source: Arc<Source>, watcher: &Arc<Watcher>, number: LogId) -> Box<Followed> {
+        let (hold, watch) = (source.hold(), source.watch(watcher, number.0));
+        Box::new(Followed { source, hold, _watch: watch })
+    }
+}
+
+impl Owner {
+    /// Has queues looked at whose partitions have changed.
+    pub(super) fn follow_changed(&mut self) {
+        for number in self.watcher.take_changed() {
+            self.run_soon(LogId(number));
+        }
+    }
+
+    /// Takes over what the partitions of a queue over a topic have and have not by now.
+    pub(super) fn follow(&mut self, log: LogId) {
+        let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.followed.is_some()) else { return };
+        let buries = queue.letters.as_ref().is_some_and(|letters| letters.to().is_some());
+        let (mut lost, mut gone) = (0, Vec::new());
+        for base in queue.bases() {
+            let level = queue.level(base);
+            lost += level.catch_up();
+            if buries {
+                level.take_asked(base, &mut gone);
+            }
+            level.tell_reached(buries);
+        }
+        if lost > 0 {
+            self.owe(log, Debt::Lazy, lost);
+        }
+        self.discard(log, gone);
+    }
+}
+
+impl Queue {
+    /// Whether its messages are a topic's records.
+    pub(super) fn is_over_topic(&self) -> bool {
+        self.followed.is_some()
+    }
+
+    /// Takes over where the partition begins and ends; how many of what it has no more were not done.
+    fn catch_up(&mut self) -> u64 {
+        let Some(followed) = &self.followed else { return 0 };
+        let (start, end) = (followed.source.start(), followed.source.end());
+        if end > self.acks.end() {
+            self.acks.extend(self.acks.end()..end);
+        }
+        if start <= self.acks.floor() {
+            self.follow_to(end);
+            return 0;
+        }
+        let count = self.acks.trimmed(start);
+        self.ready.forget_below(start.min(end));
+        followed.source.count_trimmed(count);
+        self.follow_to(end);
+        count
+    }
+
+    /// Takes out what retention is about to trim.
+    fn take_asked(&mut self, base: u64, gone: &mut Vec<Discarded>) {
+        let asked = self.followed.as_ref().map_or(0, |followed| followed.hold.asked());
+        while gone.len() < TAKEN_AT_A_TIME {
+            let offset = match self.acks.first_available() {
+                Some(Next::Returned(offset) | Next::Fresh(offset)) if offset < asked => offset,
+                _ => return,
+            };
+            if self.acks.acquire(offset).is_err() {
+                return;
+            }
+            gone.push(Discarded { offset: base | offset, reason: Reason::Expired, survives: true });
+        }
+    }
+
+    /// Says how far nothing is needed any more; `buries`: what is not done is.
+    fn tell_reached(&self, buries: bool) {
+        if let Some(followed) = &self.followed {
+            followed.hold.reach(if buries { self.acks.floor() } else { u64::MAX });
+        }
+    }
+
+    /// Adds to a delta how far everything is done, if that is for it to tell.
+    pub(super) fn tell_floor(&mut self, delta: &mut Delta) {
+        if self.is_over_topic() && self.owes_a_trim() {
+            let floor = self.acks.floor();
+            delta.done.insert(0, self.trimmed..floor);
+            self.trimmed = floor;
+        }
+    }
+}
