@@ -134,8 +134,8 @@ pub(super) struct Queue {
     /// Set once the shard has let go of it: who waits for what is in flight.
     pub(super) releasing: Option<oneshot::Sender<Vec<Released>>>,
     pub(super) settings: QueueSettings,
-    /// How long a delivery may be unsettled where nothing else is said.
-    timeout_default_ms: Option<u64>,
+    /// How long a delivery may be unsettled where nothing else is said; the largest number: for ever.
+    timeout_default_ms: u64,
     pub(super) limits: Option<Box<Limits>>,
     /// How often what is there was measured.
     pub(super) measured: u32,
@@ -201,7 +201,7 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
-            timeout_default_ms,
+            timeout_default_ms: timeout_default_ms.unwrap_or(u64::MAX),
             measured: 0,
             times,
             levels: None,
@@ -216,7 +216,8 @@ impl Queue {
 
     /// How long a delivery may be unsettled, if its consumer asks for `asked`; `None`: for ever.
     pub(super) fn timeout_ms(&self, asked: Option<u64>) -> Option<u64> {
-        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(self.timeout_default_ms);
+        let default_ms = Some(self.timeout_default_ms).filter(|ms| *ms < u64::MAX);
+        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(default_ms);
         // Classic queues know none, as in RabbitMQ 4.3.
         timeout_ms.filter(|_| self.consuming.counts)
     }
