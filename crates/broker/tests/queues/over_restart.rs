@@ -1,10 +1,14 @@
 //! Queues over topics after stops and kills: what was acknowledged stays so.
 
+use std::sync::Arc;
+
 use ferrymq_broker::queues::{ApplyTo, NoHeaders, PolicySort, PolicySpec, Publish, Settle, Value};
+use ferrymq_storage::ErrorKind;
 use ferrymq_types::Offset;
 
 use crate::over_rig::{OverRig, fresh, texts};
 use crate::rig::{VHOST, arguments, binding, counts, int, message, pass, quiet};
+use crate::staged::{Fate, StagedLogs};
 
 #[tokio::test]
 async fn acks_out_of_order_are_kept_over_stops_and_kills() {
@@ -173,4 +177,30 @@ async fn policies_do_not_say_what_the_topic_says() {
     rig.settle(&queue, &[&a], Settle::Reject).await;
     pass(1000).await;
     assert_eq!(texts(&rig.take_all("letters").await), ["a"]);
+}
+
+/// A state log that is rewritten tells of every queue over a topic how far it is done: nothing else does.
+#[tokio::test]
+async fn a_rewritten_state_log_tells_how_far_it_is_done() {
+    let logs = StagedLogs::default();
+    let mut rig = OverRig::standing_on(Arc::new(logs.clone())).await;
+    rig.topic("t", 1, &[]).await;
+    let queue = rig.over("q", "t", &[]).await;
+    rig.produce("t", 0, &["a", "b", "c"]).await;
+    let (a, b) = (rig.take("q").await.unwrap(), rig.take("q").await.unwrap());
+    rig.settle(&queue, &[&a], Settle::Ack).await;
+    rig.acks_are_durable(&queue).await;
+    // A write of acks that is refused: what it told is made up for by telling everything again.
+    logs.stage.hold();
+    rig.settle(&queue, &[&b], Settle::Ack).await;
+    quiet().await;
+    assert_eq!(logs.stage.waiting(), 1);
+    logs.stage.decide(Fate::Fails(ErrorKind::Unavailable));
+    logs.stage.release();
+    rig.acks_are_durable(&queue).await;
+    quiet().await;
+    for _ in 0..2 {
+        rig = rig.crash().await;
+        assert_eq!(rig.take_all("q").await, [("c".to_owned(), true)]);
+    }
 }

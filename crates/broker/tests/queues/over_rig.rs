@@ -12,6 +12,7 @@ use ferrymq_broker::queues::{
 };
 use ferrymq_broker::{AppendItem, Broker, BrokerOptions, NewTopic, Partition};
 use ferrymq_runtime::{Clock, Rng, Tasks};
+use ferrymq_storage::LogStore;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
 use ferrymq_types::{BatchBuilder, BatchHeader, Compression, LogId, Offset};
@@ -69,8 +70,12 @@ pub(crate) async fn open_both(
 
 impl OverRig {
     pub(crate) async fn new() -> OverRig {
+        OverRig::standing_on(Arc::new(MemoryStore::new())).await
+    }
+
+    pub(crate) async fn standing_on(logs: Arc<dyn LogStore>) -> OverRig {
         let memory = || Arc::new(MemoryMeta::new());
-        let stores = Stores { logs: Arc::new(MemoryStore::new()), meta: memory(), state: memory() };
+        let stores = Stores { logs, meta: memory(), state: memory() };
         OverRig::start(stores, Clock::starting_at(1_000_000), 1).await
     }
 
