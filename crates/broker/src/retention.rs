@@ -88,19 +88,16 @@ async fn trim(broker: &Broker, partition: &Partition, start: Offset) {
 
 /// Trims what somebody was to let go of first, once that is done or has taken too long for all of them.
 async fn trim_held_back(broker: &Broker, held_back: Vec<(&Arc<Partition>, Offset)>) {
-    let stopping = broker.tasks().stopping();
-    let mut patience = std::pin::pin!(async {
-        tokio::select! {
-            () = broker.clock().sleep(RETENTION_HOLD) => {}
-            () = stopping => {}
-        }
-    });
-    let mut is_over = held_back.is_empty();
+    let mut stopping = std::pin::pin!(broker.tasks().stopping());
+    let mut patience = std::pin::pin!(broker.clock().sleep(RETENTION_HOLD));
+    let mut is_over = false;
     for (partition, start) in held_back {
         if !is_over {
             tokio::select! {
                 biased;
                 () = partition.holds.reached(start.0) => {}
+                // Nothing is lost by trimming it in the next life.
+                () = &mut stopping => return,
                 () = &mut patience => is_over = true,
             }
         }

@@ -133,6 +133,8 @@ struct Owner {
     waker: ShardWaker,
     /// Told of what happens to partitions that queues here stand over.
     watcher: Arc<Watcher>,
+    /// Whether there ever was such a queue here.
+    follows: bool,
     stopped: Option<StorageError>,
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
@@ -173,6 +175,7 @@ pub(super) fn start(
         purges: Vec::new(),
         waker: Arc::default(),
         watcher: Watcher::new(),
+        follows: false,
         stopped: None,
         closing: false,
         scratch: Vec::new(),
@@ -211,7 +214,7 @@ impl Owner {
                 },
                 () = waker.notified() => self.unblock(),
                 // The turn follows.
-                () = watcher.changed() => {}
+                () = watcher.changed(), if self.follows => {}
                 // The turn does what is due.
                 () = async { clock.sleep(ring.unwrap_or_default()).await }, if ring.is_some() => {}
             }
@@ -235,7 +238,9 @@ impl Owner {
             self.on_message(message, permit);
         }
         self.ring();
-        self.follow_changed();
+        if self.follows {
+            self.follow_changed();
+        }
         for _ in 0..self.runnable.len() {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);

@@ -87,6 +87,7 @@ impl Owner {
     fn attach(&mut self, attached: Attached) {
         let log = attached.handle.log();
         let source = attached.source.clone();
+        self.follows |= source.is_some();
         let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms, self.delays_max);
         queue.followed = source.map(|source| Followed::new(source, &self.watcher, log));
         queue.wait_anew(0);

@@ -344,7 +344,8 @@ async fn restore(
     let said = said.unwrap_or(&nothing);
     let (start, end) = (source.start(), source.end());
     let floor = said.floor(begin);
-    if start > floor {
+    // Of a class that does not survive a restart, nobody knows what was trimmed and what was lost.
+    if start > floor && source.survives() {
         source.count_trimmed(said.left(floor..start));
     }
     let from = floor.max(start);

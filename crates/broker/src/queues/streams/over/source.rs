@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ferrymq_runtime::blocking;
 use ferrymq_storage::{ErrorKind, Find, StorageError};
 use ferrymq_types::limits::STREAM_WINDOW_BYTES;
-use ferrymq_types::{BatchView, Offset};
+use ferrymq_types::{BatchView, Durability, Offset};
 use tokio::sync::Semaphore;
 
 use super::super::reader::last_batch;
@@ -96,6 +96,11 @@ impl Source {
     /// Behind the last one that may be read.
     pub(in crate::queues) fn end(&self) -> u64 {
         self.partition.last_stable_offset().0
+    }
+
+    /// Whether what is there outlives a restart.
+    pub(super) fn survives(&self) -> bool {
+        self.partition.config.get().durability == Durability::Sync
     }
 
     /// Has changes told to `watcher` by this name, for as long as the answer is kept.
