@@ -60,6 +60,12 @@ fn store_samples(text: &mut String, store: &LocalStore) {
         ("store_groups_total", "counter", "Write groups written", &counters.groups),
         ("store_appended_bytes_total", "counter", "Bytes of batches accepted", &counters.bytes_appended),
         ("store_written_bytes_total", "counter", "Bytes given to the disk", &counters.bytes_written),
+        (
+            "store_shared_bytes_total",
+            "counter",
+            "Bytes not written because another copy of the message is there",
+            &counters.bytes_shared,
+        ),
         ("store_moved_bytes_total", "counter", "Bytes written by the mover", &counters.bytes_moved),
         ("store_syncs_total", "counter", "Syncs of the write-ahead log", &counters.syncs),
         ("store_sync_microseconds_total", "counter", "Time spent in them", &counters.sync_time_us),
