@@ -10,7 +10,7 @@
 //! Deliberately absent: time; trims that a client asks for, which ask nobody.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -38,9 +38,12 @@ impl Hold {
     }
 }
 
-/// The holds of one partition.
+/// The holds of one partition. There are many partitions, and few have any.
 #[derive(Debug, Default)]
-pub struct Holds {
+pub struct Holds(OnceLock<Box<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
     all: Mutex<Vec<Weak<Hold>>>,
     moved: Arc<Notify>,
 }
@@ -49,9 +52,10 @@ impl Holds {
     /// A hold that needs everything; it ends when it is dropped.
     #[must_use]
     pub fn take(&self) -> Arc<Hold> {
-        let hold = Hold { asked: AtomicU64::new(0), reached: AtomicU64::new(0), moved: self.moved.clone() };
+        let held = self.0.get_or_init(Box::default);
+        let hold = Hold { asked: AtomicU64::new(0), reached: AtomicU64::new(0), moved: held.moved.clone() };
         let hold = Arc::new(hold);
-        let mut all = self.all.lock();
+        let mut all = held.all.lock();
         all.retain(|hold| hold.strong_count() > 0);
         all.push(Arc::downgrade(&hold));
         hold
@@ -59,12 +63,22 @@ impl Holds {
 
     /// Asks all to let go of what lies below `start`; whether there is anybody to wait for.
     pub(crate) fn ask(&self, start: u64) -> bool {
-        for hold in self.all.lock().iter().filter_map(Weak::upgrade) {
+        let Some(held) = self.0.get() else { return false };
+        for hold in held.all.lock().iter().filter_map(Weak::upgrade) {
             hold.asked.fetch_max(start, Ordering::AcqRel);
         }
-        !self.have_reached(start)
+        !held.have_reached(start)
     }
 
+    /// Waits until nobody needs anything below `start`.
+    pub(crate) async fn reached(&self, start: u64) {
+        if let Some(held) = self.0.get() {
+            held.reached(start).await;
+        }
+    }
+}
+
+impl Held {
     fn have_reached(&self, start: u64) -> bool {
         let mut holds = self.all.lock();
         holds.retain(|hold| hold.strong_count() > 0);
@@ -72,8 +86,7 @@ impl Holds {
         here.all(|hold| hold.reached.load(Ordering::Acquire) >= start)
     }
 
-    /// Waits until nobody needs anything below `start`. One that ends is noticed when another moves.
-    pub(crate) async fn reached(&self, start: u64) {
+    async fn reached(&self, start: u64) {
         loop {
             let mut moved = std::pin::pin!(self.moved.notified());
             // From now on: what moves before the look below is seen by it.

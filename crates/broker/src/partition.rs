@@ -5,8 +5,9 @@
 //!
 //! Deliberately absent: anything an owner needs to append ([`crate::shard`]).
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ferrymq_storage::{BatchHead, Find, LogStore, Pending, Read, Stat, StorageError};
 use ferrymq_types::limits::BATCH_BYTES_MAX;
@@ -39,6 +40,7 @@ pub struct Partition {
     log_start: AtomicU64,
     last_append_ms: AtomicI64,
     gone: AtomicBool,
+    lost_tail: OnceLock<Box<Range<u64>>>,
     store: Arc<dyn LogStore>,
 }
 
@@ -85,6 +87,7 @@ impl Partition {
             log_start: AtomicU64::new(bounds.start.0),
             last_append_ms: AtomicI64::new(bounds.taken_ms),
             gone: AtomicBool::new(false),
+            lost_tail: OnceLock::new(),
             store,
         })
     }
@@ -164,8 +167,19 @@ impl Partition {
             from = heads.last().map(|head| head.base.plus(u64::from(head.span)));
             end = end.max(from.unwrap_or(end));
         }
-        self.high_watermark.store(end.min(self.next()).0, Ordering::Release);
+        let end = end.min(self.next());
+        self.high_watermark.store(end.0, Ordering::Release);
+        if end < self.next() {
+            // Once, before anybody reads.
+            let _first = self.lost_tail.set(Box::new(end.0..self.next().0)).is_ok();
+        }
         Ok(())
+    }
+
+    /// Offsets at the end that the last restart lost; empty if it lost none. What comes next comes behind them.
+    #[must_use]
+    pub fn lost_tail(&self) -> Range<u64> {
+        self.lost_tail.get().map_or(0..0, |lost| Range::clone(lost))
     }
 
     pub(crate) fn publish_start(&self, start: Offset) {

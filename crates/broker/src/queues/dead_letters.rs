@@ -315,7 +315,12 @@ impl Queues {
             }
             let mut read = Chunk::new();
             if let Some((_, source)) = moving.sources.iter().find(|(of, _)| *of == level) {
-                source.clone().read_letters(&ascending, &mut read).await?;
+                let read = source.clone().read_letters(&ascending, &mut read).await;
+                read.map_err(|error| match error.kind() {
+                    // The topic was deleted, and the queue goes with it.
+                    ErrorKind::NotFound => QueueError::Stopped,
+                    _ => error.into(),
+                })?;
             } else {
                 let log = moving.logs.iter().find(|(of, _)| *of == level).map(|(_, log)| *log);
                 let log = log.unwrap_or_else(|| moving.queue.log());

@@ -229,6 +229,8 @@ impl Owner {
         if idle {
             self.head_was_read();
         }
+        // What was trimmed meanwhile is counted, and not taken for what was never there.
+        self.follow(queue.log());
         let Some((log, queue)) = self.here(&queue) else { return };
         queue.reading = false;
         match result {
@@ -290,10 +292,13 @@ impl Queue {
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
             Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {
-                Some(offset) => (offset, false),
+                Some(offset) => {
+                    self.pass_to(offset);
+                    (offset, false)
+                }
                 None if self.ready.covers(self.acks.end()) => {
                     // The log was read to its end: nothing is left but a gap.
-                    self.acks.lost(from..self.acks.end());
+                    self.lost(from..self.acks.end());
                     return Ok(Taken::Nothing);
                 }
                 None => return Ok(Taken::Missing),
@@ -353,7 +358,7 @@ impl Queue {
         let first = self.ready.fill_returned(from, read, &self.acks)?;
         let exists = first.unwrap_or(until);
         if exists > from {
-            self.acks.lost(from..exists.min(until));
+            self.lost(from..exists.min(until));
         }
         Ok(())
     }
@@ -361,9 +366,9 @@ impl Queue {
     /// The log has lost these.
     fn pass_over(&mut self, returned: bool, from: u64, until: u64) {
         if returned {
-            self.acks.lost(from..until);
+            self.lost(from..until);
         } else if !self.ready.expect_damage() {
-            self.acks.lost(self.acks.fresh().min(from)..until);
+            self.lost(self.acks.fresh().min(from)..until);
             self.ready.clear(until);
         }
         // Else what lies before the damage is delivered first, and then it is read again.

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: reading (`streams/over/source.rs`), waiting for holds (retention).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ferrymq_types::LogId;
@@ -18,7 +19,7 @@ use crate::queues::ack::{Delta, Next};
 use crate::queues::streams::Source;
 use crate::watch::{Registration, Watcher};
 
-/// Records taken out for retention in a turn.
+/// Letters of a queue beyond which no more records are taken out for retention.
 const TAKEN_AT_A_TIME: usize = 65_536;
 
 /// A partition that a level of a queue follows.
@@ -45,14 +46,17 @@ impl Owner {
 
     /// Takes over what the partitions of a queue over a topic have and have not by now.
     pub(super) fn follow(&mut self, log: LogId) {
+        let log = self.queues.root(log);
         let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.followed.is_some()) else { return };
         let buries = queue.letters.as_ref().is_some_and(|letters| letters.to().is_some());
+        let under_way = queue.letters.as_ref().map_or(0, |letters| letters.count());
+        let room = TAKEN_AT_A_TIME.saturating_sub(usize::try_from(under_way).unwrap_or(usize::MAX));
         let (mut lost, mut gone) = (0, Vec::new());
         for base in queue.bases() {
             let level = queue.level(base);
             lost += level.catch_up();
             if buries {
-                level.take_asked(base, &mut gone);
+                level.take_asked(base, room, &mut gone);
             }
             level.tell_reached(buries);
         }
@@ -71,30 +75,55 @@ impl Queue {
 
     /// Takes over where the partition begins and ends; how many of what it has no more were not done.
     fn catch_up(&mut self) -> u64 {
-        let Some(followed) = &self.followed else { return 0 };
-        let (start, end) = (followed.source.start(), followed.source.end());
-        if end > self.acks.end() {
-            self.acks.extend(self.acks.end()..end);
-        }
-        if start <= self.acks.floor() {
-            self.follow_to(end);
-            return 0;
-        }
-        let count = self.acks.trimmed(start);
-        self.ready.forget_below(start.min(end));
-        followed.source.count_trimmed(count);
+        let Some(source) = self.followed.as_ref().map(|followed| followed.source.clone()) else { return 0 };
+        let (start, end) = (source.start(), source.end());
+        source.tell(&mut self.acks, end);
         self.follow_to(end);
+        match self.acks.first_available() {
+            Some(Next::Returned(first) | Next::Fresh(first)) if first < start => {}
+            // What somebody has of it stays his.
+            _ => return 0,
+        }
+        let count = self.acks.trimmed(start, |range| source.told(range));
+        self.ready.forget_below(start.min(end));
+        source.count_trimmed(count);
         count
     }
 
+    /// The first at or above `offset` that is not known to be missing.
+    fn first_told(&self, offset: u64) -> u64 {
+        self.followed.as_ref().map_or(offset, |followed| followed.source.first_told(offset))
+    }
+
+    /// These are not there, whatever was thought.
+    pub(super) fn lost(&mut self, offsets: Range<u64>) {
+        match &self.followed {
+            Some(followed) => self.acks.lost_of(offsets, |range| followed.source.told(range)),
+            None => self.acks.lost(offsets),
+        }
+    }
+
+    /// Records between what was given out last and the next one that is there are none.
+    #[inline]
+    pub(super) fn pass_to(&mut self, offset: u64) {
+        if self.followed.is_some() && self.acks.fresh() < offset {
+            self.lost(self.acks.fresh()..offset);
+        }
+    }
+
     /// Takes out what retention is about to trim.
-    fn take_asked(&mut self, base: u64, gone: &mut Vec<Discarded>) {
+    fn take_asked(&mut self, base: u64, room: usize, gone: &mut Vec<Discarded>) {
         let asked = self.followed.as_ref().map_or(0, |followed| followed.hold.asked());
-        while gone.len() < TAKEN_AT_A_TIME {
+        while gone.len() < room {
             let offset = match self.acks.first_available() {
-                Some(Next::Returned(offset) | Next::Fresh(offset)) if offset < asked => offset,
+                Some(Next::Returned(offset)) if offset < asked => offset,
+                Some(Next::Fresh(offset)) if offset < asked => self.first_told(offset),
                 _ => return,
             };
+            if offset >= asked {
+                return;
+            }
+            self.pass_to(offset);
             if self.acks.acquire(offset).is_err() {
                 return;
             }

@@ -42,9 +42,9 @@ struct Part {
 }
 
 impl Streams {
-    fn source(&self, partition: &Arc<Partition>) -> Arc<Source> {
+    async fn source(&self, partition: &Arc<Partition>) -> Result<Arc<Source>, StorageError> {
         let (opening, trimmed) = (self.over.opening.clone(), self.over.trimmed.clone());
-        Source::new(self.topics.clone(), partition.clone(), opening, trimmed)
+        Source::of(self.topics.clone(), partition.clone(), opening, trimmed).await
     }
 
     /// Records that topics trimmed before the queues over them were done with them, since the start.
@@ -94,10 +94,10 @@ impl Queues {
         let from = start(&spec.arguments, self.clock.wall_ms());
         let mut parts = Vec::with_capacity(topic.partitions.len());
         for partition in &topic.partitions {
-            let (number, source) = (self.durable_id(admin).await?, streams.source(partition));
+            let (number, source) = (self.durable_id(admin).await?, streams.source(partition).await?);
             let begin = source.begin(from).await?;
             let mut acks = AckState::new(begin);
-            acks.extend(begin..source.end().max(begin));
+            source.tell(&mut acks, source.end());
             parts.push(Part { number, begin, source, acks });
         }
         let Some(first) = parts.first().map(|part| part.number) else { return Err(QueueError::Retry) };
@@ -197,9 +197,9 @@ impl Queues {
             if let Some(topic) = found.filter(|topic| topic.id == record.topic_id) {
                 let mut parts = Vec::new();
                 for (&(number, begin), partition) in record.partitions.iter().zip(&topic.partitions) {
-                    let source = streams.source(partition);
+                    let source = streams.source(partition).await?;
                     let said = &journaled[shard];
-                    let acks = restore(&source, begin, said.acks.get(&LogId(number)), said.clean).await?;
+                    let acks = restore(&source, begin, said.acks.get(&LogId(number)), said.clean);
                     parts.push(Part { number: LogId(number), begin, source, acks });
                 }
                 let ended = |error| {
@@ -286,10 +286,10 @@ impl Queues {
         let mut record: OverStored = crate::queues::records::read(&entry)?;
         let mut parts = Vec::new();
         for partition in topic.partitions.iter().take(PARTITIONS_MAX).skip(known) {
-            let (number, source) = (self.durable_id(admin).await?, streams.source(partition));
-            let (begin, end) = (source.start(), source.end());
+            let (number, source) = (self.durable_id(admin).await?, streams.source(partition).await?);
+            let begin = source.start();
             let mut acks = AckState::new(begin);
-            acks.extend(begin..end.max(begin));
+            source.tell(&mut acks, source.end());
             record.partitions.push((number.0, begin));
             parts.push(Part { number, begin, source, acks });
         }
@@ -334,12 +334,7 @@ fn stream_of(topic: &Topic) -> StreamOf {
 }
 
 /// What is not done of a partition.
-async fn restore(
-    source: &Source,
-    begin: u64,
-    said: Option<&Replay>,
-    clean: bool,
-) -> Result<AckState, StorageError> {
+fn restore(source: &Source, begin: u64, said: Option<&Replay>, clean: bool) -> AckState {
     let nothing = Replay::default();
     let said = said.unwrap_or(&nothing);
     let (start, end) = (source.start(), source.end());
@@ -349,6 +344,5 @@ async fn restore(
         source.count_trimmed(said.left(floor..start));
     }
     let from = floor.max(start);
-    let existing = source.existing(from, end).await?;
-    Ok(said.restore(from, end.max(from), existing, clean))
+    said.restore(from, end.max(from), source.there(from, end), clean)
 }

@@ -2,11 +2,13 @@
 //!
 //! **Invariants.** Records are told with their offsets, ascending, each once. What cannot be read is passed over with an
 //! error in the log. What takes long to open is opened away from the serving threads, a few batches at a time. Nothing
-//! beyond what is durable for the topic's class is read.
+//! beyond what is durable for the topic's class is read. Offsets that a restart has lost, of a class that does not survive
+//! one, are told to nobody; others that turn out to be missing are told until they are passed.
 //!
 //! Deliberately absent: who gets what (the shard).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +23,7 @@ use super::super::window::{self, Wanted};
 use super::super::{StreamPlace, StreamStart, Topics};
 use crate::holds::Hold;
 use crate::partition::Partition;
+use crate::queues::ack::AckState;
 use crate::queues::dead_letters::{Chunk, DeathReason};
 use crate::queues::types::Message;
 use crate::watch::{Registration, Watcher};
@@ -68,6 +71,8 @@ impl Window {
 pub(in crate::queues) struct Source {
     topics: Topics,
     partition: Arc<Partition>,
+    /// Offsets that no record has, ascending: what restarts have lost.
+    gaps: Vec<Range<u64>>,
     opening: Arc<Semaphore>,
     trimmed: Arc<AtomicU64>,
 }
@@ -79,13 +84,44 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    pub(super) fn new(
+    /// # Errors
+    /// Whatever the store answers.
+    pub(super) async fn of(
         topics: Topics,
         partition: Arc<Partition>,
         opening: Arc<Semaphore>,
         trimmed: Arc<AtomicU64>,
-    ) -> Arc<Source> {
-        Arc::new(Source { topics, partition, opening, trimmed })
+    ) -> Result<Arc<Source>, StorageError> {
+        let gaps = gaps(&partition).await?;
+        Ok(Arc::new(Source { topics, partition, gaps, opening, trimmed }))
+    }
+
+    /// What of these offsets there is, as far as is known.
+    pub(super) fn there(&self, from: u64, until: u64) -> Vec<Range<u64>> {
+        let (mut there, mut at) = (Vec::new(), from);
+        for gap in self.gaps.iter().filter(|gap| gap.end > from && gap.start < until) {
+            there.extend(Some(at..gap.start).filter(|range| !range.is_empty()));
+            at = at.max(gap.end);
+        }
+        there.extend(Some(at..until).filter(|range| !range.is_empty()));
+        there
+    }
+
+    /// Tells what there is below `until` by now.
+    pub(in crate::queues) fn tell(&self, acks: &mut AckState, until: u64) {
+        if acks.end() < until {
+            self.there(acks.end(), until).into_iter().for_each(|range| acks.extend(range));
+        }
+    }
+
+    /// How many of these offsets are told to exist.
+    pub(in crate::queues) fn told(&self, range: Range<u64>) -> u64 {
+        self.there(range.start, range.end).into_iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// The first of them at or above `offset`.
+    pub(in crate::queues) fn first_told(&self, offset: u64) -> u64 {
+        self.gaps.iter().find(|gap| gap.contains(&offset)).map_or(offset, |gap| gap.end)
     }
 
     /// The first offset that is there.
@@ -243,33 +279,29 @@ impl Source {
         }
         Ok(end.0)
     }
+}
 
-    /// Which offsets exist from `from` on, below `until`.
-    ///
-    /// # Errors
-    /// Whatever the store answers.
-    pub(super) async fn existing(
-        &self,
-        from: u64,
-        until: u64,
-    ) -> Result<Vec<std::ops::Range<u64>>, StorageError> {
-        const HEADERS_PER_CALL: usize = 4096;
-        let mut existing: Vec<std::ops::Range<u64>> = Vec::new();
-        let mut at = from;
-        while at < until {
-            let heads = self.partition.headers(Offset(at), HEADERS_PER_CALL, 0).await?;
-            let Some(last) = heads.last() else { break };
-            at = last.base.0 + u64::from(last.span);
-            for head in heads {
-                let range = head.base.0..head.base.0 + u64::from(head.span);
-                match existing.last_mut() {
-                    Some(before) if before.end == range.start => before.end = range.end,
-                    _ => existing.push(range),
-                }
-            }
-        }
-        Ok(existing)
+/// Which offsets of a partition no record has. Without a walk, where no restart can have lost any.
+async fn gaps(partition: &Partition) -> Result<Vec<Range<u64>>, StorageError> {
+    const HEADERS_PER_CALL: usize = 4096;
+    if partition.config.get().durability == Durability::Sync {
+        return Ok(Vec::new());
     }
+    let (mut at, until) = (partition.log_start().0, partition.high_watermark().0);
+    let mut gaps: Vec<Range<u64>> = Vec::new();
+    while at < until {
+        let heads = partition.headers(Offset(at), HEADERS_PER_CALL, 0).await?;
+        if heads.is_empty() {
+            break;
+        }
+        for head in heads {
+            gaps.extend(Some(at..head.base.0).filter(|range| !range.is_empty()));
+            at = head.base.0 + u64::from(head.span);
+        }
+    }
+    // Once there is a record behind it, it was found above.
+    gaps.extend(Some(partition.lost_tail()).filter(|lost| lost.start >= until && !lost.is_empty()));
+    Ok(gaps)
 }
 
 /// Opens a batch, away from here if that may take long.
