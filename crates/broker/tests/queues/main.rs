@@ -23,6 +23,7 @@ mod levels;
 mod limits;
 mod model;
 mod over;
+mod over_batches;
 mod over_crash;
 mod over_restart;
 mod over_retention;

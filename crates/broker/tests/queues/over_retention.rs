@@ -134,3 +134,60 @@ async fn letters_that_are_not_taken_are_trimmed() {
     assert_eq!(texts(&rig.take_all("q").await), ["young"]);
     assert_eq!(rig.stat(&queue).await, counts(0, 1));
 }
+
+/// However much retention is about to trim, and however long its letters take: a part of it is under way.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_out_for_retention_is_bounded() {
+    const TAKEN: u64 = 65_536;
+    let rig = OverRig::new().await;
+    rig.topic("t", 2, &[("retention.ms", HOUR_MS)]).await;
+    let queue = rig.over("q", "t", &letters()).await;
+    let full = [("x-max-length", crate::rig::int(1)), ("x-overflow", Value::text("reject-publish"))];
+    let spec = ferrymq_broker::queues::QueueSpec {
+        arguments: crate::rig::arguments(&full),
+        ..crate::rig::durable("letters")
+    };
+    rig.queues.declare_queue(&rig.session, crate::rig::VHOST, spec).await.unwrap();
+    rig.publish("", "letters", "in the way").await;
+    for at in 0..80 {
+        rig.produce("t", at % 2, &["x"; 1000]).await;
+    }
+    pass_two_hours(&rig).await;
+    let looked = async {
+        for _ in 0..20 {
+            quiet().await;
+            let ready = rig.stat(&queue).await.ready;
+            assert!(ready >= 80_000 - TAKEN, "{ready}");
+        }
+        assert_eq!(rig.stat(&queue).await, counts(80_000 - TAKEN, 0));
+    };
+    tokio::join!(retention::run_once(&rig.broker), looked);
+    assert_eq!(rig.stat(&queue).await, counts(0, 0));
+}
+
+/// Letters that wait for their target end with the topic, and let go of it.
+#[tokio::test(start_paused = true)]
+async fn letters_end_with_their_topic() {
+    let rig = OverRig::new().await;
+    rig.topic("t", 1, &[]).await;
+    let queue = rig.over("q", "t", &letters()).await;
+    let full = [("x-max-length", crate::rig::int(1)), ("x-overflow", Value::text("reject-publish"))];
+    let spec = ferrymq_broker::queues::QueueSpec {
+        arguments: crate::rig::arguments(&full),
+        ..crate::rig::durable("letters")
+    };
+    rig.queues.declare_queue(&rig.session, crate::rig::VHOST, spec).await.unwrap();
+    rig.publish("", "letters", "in the way").await;
+    rig.produce("t", 0, &["a"]).await;
+    let a = rig.take("q").await.unwrap();
+    rig.settle(&queue, &[&a], Settle::Reject).await;
+    quiet().await;
+    let partition = std::sync::Arc::downgrade(&rig.partition("t", 0));
+    rig.broker.delete_topic("t").await.unwrap();
+    drop(queue);
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        quiet().await;
+    }
+    assert_eq!(partition.strong_count(), 0, "somebody still reads it");
+}

@@ -133,6 +133,22 @@ impl OverRig {
                 .build_compressed(compression, |raw| ferrymq_compress::compress(compression, raw))
                 .unwrap(),
         };
+        self.append(partition, bytes).await;
+    }
+
+    /// Appends a batch of which nobody can read a record.
+    pub(crate) async fn produce_rubbish(&self, topic: &str, index: i32, count: u8) {
+        let now = self.clock.wall_ms();
+        let mut builder = BatchBuilder::new(now);
+        (0..count).for_each(|at| {
+            builder.push(now, None, Some(&[at]), &[]);
+        });
+        let rubbish = |_: &[u8]| Ok::<_, std::io::Error>(vec![0xff; 50]);
+        let bytes = builder.build_compressed(Compression::Zstd, rubbish).unwrap();
+        self.append(self.partition(topic, index), bytes).await;
+    }
+
+    async fn append(&self, partition: Arc<Partition>, bytes: Bytes) {
         let bytes = BytesMut::from(&bytes[..]);
         let header = BatchHeader::decode(&bytes).unwrap();
         let pending = self.broker.append(vec![AppendItem { partition, bytes, header }]).await;
