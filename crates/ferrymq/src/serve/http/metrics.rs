@@ -56,7 +56,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
 
 fn store_samples(text: &mut String, store: &LocalStore) {
     let counters = store.counters();
-    let samples: [(&str, &str, &str, &AtomicU64); 13] = [
+    let samples: [(&str, &str, &str, &AtomicU64); 14] = [
         ("store_groups_total", "counter", "Write groups written", &counters.groups),
         ("store_appended_bytes_total", "counter", "Bytes of batches accepted", &counters.bytes_appended),
         ("store_written_bytes_total", "counter", "Bytes given to the disk", &counters.bytes_written),
