@@ -120,10 +120,11 @@ impl Queue {
                 Some(Next::Fresh(offset)) if offset < asked => self.first_told(offset),
                 _ => return,
             };
+            // A gap is nothing to wait for.
+            self.pass_to(offset.min(asked));
             if offset >= asked {
                 return;
             }
-            self.pass_to(offset);
             if self.acks.acquire(offset).is_err() {
                 return;
             }
