@@ -1,7 +1,7 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`],
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`], [`over`],
 //! [`stream`], [`limits`] and [`policies`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
@@ -16,6 +16,7 @@ mod letters;
 mod limits;
 pub(crate) mod link;
 mod mover;
+mod over;
 mod policies;
 mod publisher;
 mod session;
@@ -46,7 +47,9 @@ enum Style {
     Quorum,
     /// Nothing, and for one connection.
     Exclusive,
-    /// Everything, and to be read again.
+    /// Everything: its messages are records of a topic.
+    Over,
+    /// Everything: it is a topic.
     Stream,
 }
 
@@ -80,8 +83,9 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
+    session.declare(&over::topic(), false)?;
     let queues = shared().into_iter().chain(letters::queues()).chain(copies::queues());
-    let queues = queues.chain(mover::queues()).chain([delayed::queue(), letters::told()]);
+    let queues = queues.chain(mover::queues()).chain([delayed::queue(), letters::told(), over::queue()]);
     for queue in queues.chain(limits::queues()) {
         make(world, &mut session, &queue)?;
     }
@@ -90,13 +94,17 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
     copies::bind(&mut session)?;
     delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
+    world.queues.lock().over_topics.push(over::queue().label);
     session.cut();
-    let loads: [(&str, Load); 21] = [
+    let loads: [(&str, Load); 24] = [
         ("limited publisher", limits::publish),
         ("limited consumer", limits::consume),
         ("limited getter", limits::get),
         ("stream publisher", stream::publish),
         ("stream reader", stream::read),
+        ("publisher over a topic", over::publish),
+        ("consumer over a topic", over::consume),
+        ("finisher over a topic", over::finish),
         ("delaying publisher", delayed::publish),
         ("delayed consumer", delayed::consume),
         ("mover", mover::work),

@@ -425,13 +425,18 @@ fn arguments_of(queue: &Queue) -> std::result::Result<TableBuilder, EncodeError>
     let mut arguments = TableBuilder::new();
     let put = |name: &'static [u8], value| Some((name, value));
     let own = match queue.style {
-        Style::Quorum => put(b"x-queue-type", ValueRef::LongString(b"quorum")),
+        Style::Quorum | Style::Over => put(b"x-queue-type", ValueRef::LongString(b"quorum")),
         Style::Stream => put(b"x-queue-type", ValueRef::LongString(b"stream")),
         Style::Prioritized => put(b"x-max-priority", ValueRef::U8(3)),
         Style::Durable | Style::Exclusive => None,
     };
     if let Some((name, value)) = own {
         arguments.push(name, value)?;
+    }
+    if queue.style == Style::Over {
+        arguments.push(b"x-kafka-topic", ValueRef::LongString(super::over::TOPIC.as_bytes()))?;
+        // Nothing goes but what is rejected.
+        arguments.push(b"x-delivery-limit", ValueRef::I32(-1))?;
     }
     if let Some(target) = target_of(&queue.name) {
         arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(b""))?;

@@ -37,6 +37,8 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         sample(&mut text, name, kind, help, value);
     }
     rabbitmq::samples(&mut text, &shared.queues, shared.amqp.as_ref().as_ref()).await;
+    let help = "Records trimmed before queues over topics were done with them";
+    sample(&mut text, "queue_trimmed_total", "counter", help, shared.queues.trimmed());
     let (topics, partitions) =
         shared.context.broker.topics().with(|topics| (topics.len() as u64, topics.partitions() as u64));
     sample(&mut text, "topics", "gauge", "Topics", topics);
