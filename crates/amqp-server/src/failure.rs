@@ -200,8 +200,9 @@ fn inequivalent(what: &str, asked: &Property, current: &Property) -> String {
 /// A property as RabbitMQ tells it in `inequivalent arg`: the type of an argument only where the other is not given.
 fn shown(property: &Property, other: &Property) -> String {
     match property {
-        Property::Argument(Some(value)) if !matches!(other, Property::Argument(None)) => {
-            format!("'{}'", crate::args::to_wire(value))
+        // Erlang's `undefined`, which is also what is not there.
+        Property::Argument(Some(Value::Void)) if !matches!(other, Property::Argument(None)) => {
+            "none".to_owned()
         }
         Property::Flag(flag) => format!("'{flag}'"),
         Property::Kind(kind) => format!("'{}'", kind.name()),
@@ -344,6 +345,13 @@ mod tests {
             406,
             Scope::Channel,
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received '2' but current \
+             is '1'",
+        );
+        check(
+            inequivalent(seconds(1), Property::Argument(Some(Value::Void))),
+            406,
+            Scope::Channel,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received none but current \
              is '1'",
         );
         let wrong = |argument, value, wrong| QueueError::WrongArgument {

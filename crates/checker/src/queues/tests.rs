@@ -3,6 +3,7 @@
 mod copies;
 mod delayed;
 mod letters;
+mod limits;
 mod transactions;
 
 use super::*;
@@ -102,6 +103,7 @@ fn good() -> Script {
     copies::add(&mut history);
     delayed::add(&mut history);
     transactions::add(&mut history);
+    limits::add(&mut history);
     history.counts = vec![ask(50, Some((9, 3)), false), ask(210, Some((3, 0)), true)];
     history.declarations =
         vec![Declaration { queue: QUEUE.to_owned(), began: 1, ended: 2, outcome: Outcome::Ok }];
@@ -254,6 +256,7 @@ fn seeded() -> impl Iterator<Item = &'static (QueueRule, &'static str, Seed)> {
         .chain(copies::SEEDED)
         .chain(delayed::SEEDED)
         .chain(transactions::SEEDED)
+        .chain(limits::SEEDED)
 }
 
 #[test]
@@ -355,6 +358,7 @@ fn what_is_not_promised_is_allowed() {
         .chain(copies::ALLOWED)
         .chain(delayed::ALLOWED)
         .chain(transactions::ALLOWED)
+        .chain(limits::ALLOWED)
     {
         let mut script = good();
         seed(&mut script);

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use ferrymq_checker::Survives;
 use ferrymq_checker::queues::{Answer, Publishing};
 
-use super::{GATHER_BYTES, PATIENCE, Queue, Session, Style, named};
+use super::{GATHER_BYTES, Named, PATIENCE, Queue, Session, Style, named};
 use crate::amqp::link::Posting;
 use crate::history::{Outcome, Sent};
 use crate::value::Value;
@@ -106,6 +106,11 @@ impl Session {
             Posting { exchange, key, mandatory: true, persistent: true, priority: 0, delay_ms: None };
         self.link.put_publish(&posting, &body)?;
         if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// What was published last.
+    pub(in crate::amqp) fn last_published(&self) -> Named {
+        named(Value { writer: self.writer, counter: self.counter.saturating_sub(1) })
     }
 
     /// What waits for its confirm, but for records of topics.
