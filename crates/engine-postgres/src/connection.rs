@@ -51,7 +51,11 @@ impl Connection {
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
                 match message {
                     Ok(AsyncMessage::Notice(notice)) => {
-                        tracing::warn!(code = notice.code().code(), "the database warns: {}", notice.message());
+                        tracing::warn!(
+                            code = notice.code().code(),
+                            "the database warns: {}",
+                            notice.message()
+                        );
                         // "The transaction has already committed locally, but might not have been replicated."
                         if *notice.code() == SqlState::WARNING {
                             doubt.store(true, Ordering::SeqCst);
@@ -113,12 +117,11 @@ impl Connection {
 
 fn failed(error: Error) -> Failed {
     use tokio_postgres::error::Severity::{Error as Plain, Fatal, Panic};
-    match error.as_db_error().map(|db| (db.parsed_severity(), db.severity())) {
-        // A session that the server ends may have committed what it was at.
-        Some((Some(Fatal | Panic), _)) | None => Failed::Lost(text(&error)),
-        Some((Some(Plain), _)) => Failed::Refused(error),
-        Some((_, severity)) if severity == "ERROR" => Failed::Refused(error),
-        Some(_) => Failed::Lost(text(&error)),
+    let severity = error.as_db_error().map(|db| (db.parsed_severity(), db.severity()));
+    match severity {
+        // A session that the server ends may have committed what it was at. Servers before 9.6 tell only in their language.
+        Some((Some(Plain), _) | (None, "ERROR")) => Failed::Refused(error),
+        Some((Some(Fatal | Panic), _)) | Some(_) | None => Failed::Lost(text(&error)),
     }
 }
 

@@ -180,10 +180,8 @@ async fn keep(shared: &Shared, connection: &Connection) -> Result<(), Failed> {
     }
     let sealed = shared.segments.lock().take_sealed();
     if !sealed.is_empty() {
-        let sql = format!(
-            "UPDATE {} SET sealed = true WHERE id = ANY($1::int8[])",
-            shared.names.table("segment")
-        );
+        let sql =
+            format!("UPDATE {} SET sealed = true WHERE id = ANY($1::int8[])", shared.names.table("segment"));
         if let Err(failed) = connection.query(&sql, &[&sealed]).await {
             shared.segments.lock().give_back(sealed);
             return Err(failed);

@@ -127,7 +127,8 @@ impl Mirror {
     }
 
     fn shrink(&mut self) {
-        while self.tail_bytes > self.tail_bytes_max || self.kept.len() > 64 + 4 * self.logs.len().max(1 << 16) {
+        while self.tail_bytes > self.tail_bytes_max || self.kept.len() > 64 + 4 * self.logs.len().max(1 << 16)
+        {
             let Some((log, base)) = self.kept.pop_front() else { break };
             if let Some(known) = self.logs.get_mut(&log) {
                 self.tail_bytes -= known.tail.evict(base);

@@ -67,8 +67,10 @@ impl Default for Options {
 /// `InvalidArgument` with what is wrong with it; the text never holds the password.
 pub fn parse_url(url: &str) -> Result<Config, StorageError> {
     let invalid = |what: String| StorageError::new(ErrorKind::InvalidArgument, what);
-    let mut config: Config =
-        url.parse().map_err(|error| invalid(format!("not the address of a database: {error}")))?;
+    let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
+        let why = std::error::Error::source(&error).map_or(String::new(), |why| format!(": {why}"));
+        invalid(format!("not the address of a database{why}"))
+    })?;
     match config.get_ssl_mode() {
         SslMode::Disable | SslMode::Prefer => {}
         _ => {
@@ -83,7 +85,9 @@ pub fn parse_url(url: &str) -> Result<Config, StorageError> {
         return Err(invalid("synchronous_commit is not to be set in the address of the database".to_owned()));
     }
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(invalid("the address names no host: postgres://HOST/DATABASE, or ?host=/run/postgresql".to_owned()));
+        return Err(invalid(
+            "the address names no host: postgres://HOST/DATABASE, or ?host=/run/postgresql".to_owned(),
+        ));
     }
     config.application_name("ferrymq");
     config.keepalives_idle(Duration::from_secs(10));

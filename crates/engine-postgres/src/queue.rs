@@ -263,7 +263,9 @@ mod tests {
         let tight = Options { round_bytes_max: 1, ..Options::default() };
         assert_eq!(queue.take_round(&tight).map(|round| round.work.len()), Some(1));
         assert_eq!(queue.take_round(&tight).map(|round| round.work.len()), Some(1));
-        assert!(queue.push(vec![group(&[1]), group(&[2])], 100, ferrymq_runtime::Clock::system().now()).is_ok());
+        assert!(
+            queue.push(vec![group(&[1]), group(&[2])], 100, ferrymq_runtime::Clock::system().now()).is_ok()
+        );
         let refused = queue.push(vec![group(&[1])], 100, ferrymq_runtime::Clock::system().now());
         assert_eq!(refused.map_err(|work| work.len()), Err(1));
     }

@@ -62,9 +62,11 @@ pub(crate) async fn place(
     connection: &Connection,
     log: LogId,
 ) -> Result<Option<Place>, Failed> {
-    let known = shared.mirror.lock().get(log).map(|known| {
-        (known.row.start, known.row.turn, known.extents.clone(), known.has_memory)
-    });
+    let known = shared
+        .mirror
+        .lock()
+        .get(log)
+        .map(|known| (known.row.start, known.row.turn, known.extents.clone(), known.has_memory));
     match known {
         Some((start, _, Some(extents), with_memory)) => Ok(Some(Place { log, start, extents, with_memory })),
         Some((start, turn, None, with_memory)) => {
@@ -85,8 +87,9 @@ pub(crate) async fn place(
 }
 
 /// Something to be asked of the tables.
-pub(crate) type Question<T> =
-    Box<dyn for<'a> Fn(&'a Connection, &'a Names, &'a Place) -> BoxFuture<'a, Result<T, Failed>> + Send + Sync>;
+pub(crate) type Question<T> = Box<
+    dyn for<'a> Fn(&'a Connection, &'a Names, &'a Place) -> BoxFuture<'a, Result<T, Failed>> + Send + Sync,
+>;
 
 /// Asks it over a connection of the pool.
 pub(crate) async fn ask<T: Send>(
@@ -304,7 +307,8 @@ pub(crate) async fn live_batches(
     until: Offset,
 ) -> Result<Vec<(u64, Live)>, Failed> {
     let heads = heads(connection, names, place, from, until, usize::MAX, 0).await?;
-    let known = |(head, memory): (BatchHead, bool)| (head.base.0, live(head.span, head.size, head.epoch, memory));
+    let known =
+        |(head, memory): (BatchHead, bool)| (head.base.0, live(head.span, head.size, head.epoch, memory));
     Ok(heads.into_iter().map(known).collect())
 }
 

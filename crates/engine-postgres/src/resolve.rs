@@ -65,8 +65,7 @@ impl Writer {
                     continue;
                 }
             };
-            let words: Vec<Word> =
-                changes.iter().map(|(log, change)| word(change, found.get(log))).collect();
+            let words: Vec<Word> = changes.iter().map(|(log, change)| word(change, found.get(log))).collect();
             tracing::info!(?words, "found out what became of a round");
             if words.contains(&Word::Rewound) {
                 return rewound(&shared, ErrorKind::Unknown);

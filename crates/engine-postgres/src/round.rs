@@ -63,7 +63,10 @@ impl Writer {
                     shared.health.lock().full = false;
                     settle(&shared, changes, &turns, segment);
                     count(&shared.counters.rounds, 1);
-                    count(&shared.counters.groups, outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64);
+                    count(
+                        &shared.counters.groups,
+                        outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64,
+                    );
                     return outcomes;
                 }
                 Fate::NotDone => {}
@@ -86,9 +89,9 @@ impl Writer {
             Err(error) => return Fate::Failed(error),
         };
         match written {
-            Written::Done => {
-                Fate::Done { turns: changes.iter().map(|(log, change)| (*log, change.before.turn + 1)).collect() }
-            }
+            Written::Done => Fate::Done {
+                turns: changes.iter().map(|(log, change)| (*log, change.before.turn + 1)).collect(),
+            },
             Written::Again => Fate::NotDone,
             Written::Stale => {
                 count(&self.shared.counters.stale_rounds, 1);
@@ -149,7 +152,11 @@ impl Writer {
                 }
             }
         }
-        let looks: Vec<_> = groups.iter().flatten().filter(|op| !matches!(op.action, Action::Append(_) | Action::Delete)).collect();
+        let looks: Vec<_> = groups
+            .iter()
+            .flatten()
+            .filter(|op| !matches!(op.action, Action::Append(_) | Action::Delete))
+            .collect();
         if strangers.is_empty() && looks.is_empty() {
             return Ok(Ok(plan));
         }
@@ -195,7 +202,9 @@ async fn batches(
     }
     {
         let mirror = shared.mirror.lock();
-        if let Some(known) = mirror.get(log).filter(|known| known.tail.covers(range.start.max(known.row.start))) {
+        if let Some(known) =
+            mirror.get(log).filter(|known| known.tail.covers(range.start.max(known.row.start)))
+        {
             return Ok(known.tail.live(range.start.max(known.row.start), range.end));
         }
     }

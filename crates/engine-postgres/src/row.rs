@@ -105,13 +105,10 @@ mod tests {
         assert!(holes.cover(10, 16) && holes.cover(12, 13) && !holes.cover(15, 17) && !holes.cover(9, 11));
         holes.add(9, 30);
         assert_eq!(holes.ranges.clone().into_iter().collect::<Vec<_>>(), [(9, 30)]);
-        assert_eq!(holes.edits.clone().into_iter().collect::<Vec<_>>(), [
-            (9, Some(30)),
-            (10, None),
-            (12, None),
-            (14, None),
-            (20, None)
-        ]);
+        assert_eq!(
+            holes.edits.clone().into_iter().collect::<Vec<_>>(),
+            [(9, Some(30)), (10, None), (14, None), (20, None)]
+        );
     }
 
     #[test]

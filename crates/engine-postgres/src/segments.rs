@@ -78,7 +78,7 @@ mod tests {
     fn a_table_is_sealed_once_its_last_round_has_ended() {
         let now = ferrymq_runtime::Clock::system().now();
         let mut segments = Segments::new(1, 0, None, now);
-        let mut enter = |segments: &mut Segments, bytes| segments.enter(bytes, 10, Duration::from_secs(9), now);
+        let enter = |segments: &mut Segments, bytes| segments.enter(bytes, 10, Duration::from_secs(9), now);
         assert_eq!(enter(&mut segments, 10), (1, false));
         assert_eq!(enter(&mut segments, 1), (1, false), "there is no other yet");
         assert_eq!(segments.wanted(), Some(2));
@@ -92,6 +92,9 @@ mod tests {
         segments.made(3);
         let later = now + Duration::from_secs(10);
         assert_eq!(segments.enter(0, 10, Duration::from_secs(9), later), (3, true));
-        assert_eq!(segments.enter(0, 10, Duration::from_secs(9), later + Duration::from_secs(60)), (3, false));
+        assert_eq!(
+            segments.enter(0, 10, Duration::from_secs(9), later + Duration::from_secs(60)),
+            (3, false)
+        );
     }
 }

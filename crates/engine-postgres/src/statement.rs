@@ -80,15 +80,12 @@ pub(crate) fn round(
     let mut statement = Statement::default();
     fence(&mut statement, names, changes);
     let appended = |memory: bool| {
-        let inserts = changes.iter().flat_map(|(log, change)| {
-            change.inserts.iter().map(move |insert| (*log, insert))
-        });
+        let inserts =
+            changes.iter().flat_map(|(log, change)| change.inserts.iter().map(move |insert| (*log, insert)));
         let wanted = inserts.filter(move |(_, insert)| !insert.replaces && insert.memory == memory);
         wanted.collect::<Vec<_>>()
     };
-    for (memory, name, table) in
-        [(false, "b", names.batches(segment)), (true, "v", names.memory(segment))]
-    {
+    for (memory, name, table) in [(false, "b", names.batches(segment)), (true, "v", names.memory(segment))] {
         let inserts = appended(memory);
         if !inserts.is_empty() {
             statement.text(&format!(", {name} AS ("));
@@ -96,9 +93,9 @@ pub(crate) fn round(
             statement.text(")");
         }
     }
-    let extents = changes.iter().filter_map(|(log, change)| {
-        new_extent(known(*log), change, segment).map(|first| (log.0, first))
-    });
+    let extents = changes
+        .iter()
+        .filter_map(|(log, change)| new_extent(known(*log), change, segment).map(|first| (log.0, first)));
     let extents: Vec<(u64, u64)> = extents.collect();
     if !extents.is_empty() {
         statement.text(&format!(

@@ -16,22 +16,24 @@ use ferrymq_storage::{LogMeta, LogStore, MetaStore, Pending};
 use ferrymq_types::OwnerId;
 
 /// Opens what is in a schema; opening again follows a stop.
-async fn opened(url: &'static str, options: Options) -> Opened {
-    let store = Arc::new(common::open(url, options.clone()).await);
-    let stopping = store.clone();
-    let reopen = move || -> Pending<Opened> {
-        Box::pin(async move {
-            stopping.stop(Duration::from_secs(30)).await.unwrap();
-            drop(stopping);
-            opened(url, options).await
-        })
-    };
-    Opened { store, reopen: Some(Box::new(reopen)) }
+fn opened(url: &'static str, options: Options) -> Pending<Opened> {
+    Box::pin(async move {
+        let store = Arc::new(common::open(url, options.clone()).await);
+        let stopping = store.clone();
+        let reopen = move || -> Pending<Opened> {
+            Box::pin(async move {
+                stopping.stop(Duration::from_secs(30)).await.unwrap();
+                drop(stopping);
+                opened(url, options).await
+            })
+        };
+        Opened { store, reopen: Some(Box::new(reopen)) }
+    })
 }
 
 fn factory(options: fn(&str) -> Options) -> Option<impl Fn() -> Pending<Opened> + Send + Sync> {
     let url: &'static str = &common::shared()?.url;
-    Some(move || -> Pending<Opened> { Box::pin(opened(url, options(&common::schema()))) })
+    Some(move || -> Pending<Opened> { opened(url, options(&common::schema())) })
 }
 
 #[test]

@@ -60,7 +60,8 @@ async fn by_time(
             "SELECT {HEAD} {} AND max_ts >= $5::int8 ORDER BY {order} LIMIT 1",
             alive(names, place, segment)
         );
-        let (log, start, at_least) = (place.log.0.cast_signed(), place.start.signed(), at.unwrap_or(i64::MIN));
+        let (log, start, at_least) =
+            (place.log.0.cast_signed(), place.start.signed(), at.unwrap_or(i64::MIN));
         let found = connection.query(&sql, &[&log, &lower, &until, &start, &at_least]).await?;
         let Some((head, _)) = found.first().map(head_of) else { continue };
         if at.is_some() {

@@ -69,12 +69,9 @@ pub(crate) async fn holes(
 }
 
 /// A log's extents, ascending.
-pub(crate) async fn extents(
-    connection: &Connection,
-    names: &Names,
-    log: LogId,
-) -> Result<Extents, Failed> {
-    let sql = format!("SELECT first, segment FROM {} WHERE log = $1::int8 ORDER BY first", names.table("extent"));
+pub(crate) async fn extents(connection: &Connection, names: &Names, log: LogId) -> Result<Extents, Failed> {
+    let sql =
+        format!("SELECT first, segment FROM {} WHERE log = $1::int8 ORDER BY first", names.table("extent"));
     let found = connection.query(&sql, &[&log.0.cast_signed()]).await?;
     Ok(found.iter().map(|row| (row.get::<_, i64>(0).cast_unsigned(), row.get(1))).collect())
 }

@@ -7,6 +7,7 @@
 //! Deliberately absent: a server that is shared with anybody.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::io::{BufRead as _, BufReader};
@@ -20,25 +21,26 @@ use ferrymq_runtime::Clock;
 use ferrymq_storage::Pending;
 
 /// A server.
-pub struct Server {
-    pub url: String,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) directory: tempfile::TempDir,
     settings: Vec<String>,
     child: Child,
 }
 
 impl Server {
     /// Starts one with these settings; `None`: it cannot be, and the test is skipped.
-    pub fn start(settings: &[&str]) -> Option<Server> {
+    pub(crate) fn start(settings: &[&str]) -> Option<Server> {
         // In memory where that is possible: what is tested is not the disk. Short: a socket's path has little room.
-        let root = ["/dev/shm", "/tmp"].into_iter().find(|root| Path::new(root).is_dir()).unwrap();
+        let (memory, disk) = (PathBuf::from("/dev/shm"), std::env::temp_dir());
+        let root = if memory.is_dir() { memory } else { disk };
         let directory = tempfile::Builder::new().prefix("fmq-pg-").tempdir_in(root).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         match run(directory.path(), &settings) {
             Ok((child, url)) => Some(Server { url, directory, settings, child }),
             Err(why) => {
                 let why = format!("PostgreSQL cannot be started: {why}");
-                assert!(std::env::var_os("CI").is_none(), "{why}");
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
                 eprintln!("\n*** SKIPPED, NOTHING WAS TESTED: {why}\n");
                 None
             }
@@ -46,13 +48,13 @@ impl Server {
     }
 
     /// The server's process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let file = std::fs::read_to_string(self.directory.path().join("data/postmaster.pid")).unwrap();
         file.lines().next().unwrap().trim().parse().unwrap()
     }
 
     /// Kills the server as a power cut of its process would, and starts it again.
-    pub fn kill_and_restart(&mut self) {
+    pub(crate) fn kill_and_restart(&mut self) {
         let killed = Command::new("kill").args(["-KILL", &self.pid().to_string()]).status().unwrap();
         assert!(killed.success());
         self.child.wait().unwrap();
@@ -87,19 +89,19 @@ fn run(directory: &Path, settings: &[String]) -> Result<(Child, String), String>
 }
 
 /// The server that the tests of one process share. Ends with the process.
-pub fn shared() -> Option<&'static Server> {
+pub(crate) fn shared() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     SERVER.get_or_init(|| Server::start(&[])).as_ref()
 }
 
 /// A schema that nobody else uses.
-pub fn schema() -> String {
+pub(crate) fn schema() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Small tables, so that a test crosses them with few bytes.
-pub fn tiny(schema: &str) -> Options {
+pub(crate) fn tiny(schema: &str) -> Options {
     Options {
         schema: schema.to_owned(),
         append_connections: 2,
@@ -112,11 +114,11 @@ pub fn tiny(schema: &str) -> Options {
     }
 }
 
-pub async fn open(url: &str, options: Options) -> PostgresStore {
+pub(crate) async fn open(url: &str, options: Options) -> PostgresStore {
     PostgresStore::open(parse_url(url).unwrap(), options, Clock::system()).await.unwrap()
 }
 
-pub fn on_tokio(future: Pending<()>) {
+pub(crate) fn on_tokio(future: Pending<()>) {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
