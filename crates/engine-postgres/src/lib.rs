@@ -37,5 +37,5 @@ pub mod store;
 mod tail;
 mod writer;
 
-pub use options::{Options, parse_url};
-pub use store::{Health, PostgresStore};
+pub use options::{Config, Options, parse_url};
+pub use store::{Counters, Health, PostgresStore};

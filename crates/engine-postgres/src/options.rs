@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use ferrymq_storage::{ErrorKind, StorageError};
-use tokio_postgres::Config;
+pub use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
 /// Settings of a [`PostgresStore`](crate::PostgresStore).

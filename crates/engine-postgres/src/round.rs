@@ -60,7 +60,7 @@ impl Writer {
             shared.segments.lock().leave(segment);
             match fate {
                 Fate::Done { turns } => {
-                    shared.health.lock().full = false;
+                    *shared.full_at.lock() = None;
                     settle(&shared, changes, &turns, segment);
                     count(&shared.counters.rounds, 1);
                     count(
@@ -71,7 +71,9 @@ impl Writer {
                 }
                 Fate::NotDone => {}
                 Fate::Failed(error) => {
-                    shared.health.lock().full = error.kind() == ErrorKind::Full;
+                    if error.kind() == ErrorKind::Full {
+                        *shared.full_at.lock() = Some(shared.clock.now());
+                    }
                     for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
                         *outcome = Err(error.clone());
                     }

@@ -16,6 +16,7 @@ use ferrymq_storage::{
 use ferrymq_types::{LogId, Offset, OwnerId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use tokio_postgres::Config;
 
 use crate::connection::Connection;
@@ -35,7 +36,7 @@ use crate::writer::Writer;
 pub struct Health {
     /// Why the store stopped taking writes for good; reads go on.
     pub stopped: Option<String>,
-    /// Whether the last round was refused because the database's disk is full.
+    /// Whether a round was refused within the last seconds because the database's disk is full.
     pub full: bool,
     /// Why the database cannot be reached now, if it cannot.
     pub away: Option<String>,
@@ -64,6 +65,9 @@ pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
+/// How long a full disk is believed to be full.
+const FULL_FOR: Duration = Duration::from_secs(5);
+
 /// What all tasks of a store have in common.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -78,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
     pub(crate) counters: Counters,
     pub(crate) health: Mutex<Health>,
+    /// When the database last said that its disk is full.
+    pub(crate) full_at: Mutex<Option<Instant>>,
     queue: Mutex<Inbox>,
     pub(crate) arrived: Notify,
     pub(crate) housekeeping: Notify,
@@ -195,6 +201,7 @@ impl PostgresStore {
             pool: Pool::new(options.read_connections),
             counters: Counters::default(),
             health: Mutex::default(),
+            full_at: Mutex::default(),
             queue: Mutex::new(Inbox { queue: Queue::default(), closed: false }),
             arrived: Notify::new(),
             housekeeping: Notify::new(),
@@ -230,7 +237,11 @@ impl PostgresStore {
     /// How the store is.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.shared.health.lock().clone()
+        let mut health = self.shared.health.lock().clone();
+        // Only a round tells that there is room again, and those who would make one may wait for this to end.
+        let full_at = *self.shared.full_at.lock();
+        health.full = full_at.is_some_and(|at| self.shared.clock.now().duration_since(at) < FULL_FOR);
+        health
     }
 
     /// What the store counted since its start.

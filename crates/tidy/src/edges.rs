@@ -73,6 +73,7 @@ pub const TABLE: &[Rule] = &[
             "disk",
             "storage",
             "engine-local",
+            "engine-postgres",
             "broker",
             "kafka-server",
             "amqp-server",
