@@ -59,7 +59,8 @@ impl Mirror {
     /// A log was claimed. If nobody else wrote to it since, what is known stays.
     pub(crate) fn claimed(&mut self, log: LogId, row: Row, holes: Holes) {
         match self.logs.get_mut(&log) {
-            Some(known) if (known.row.next, known.row.start) == (row.next, row.start) => {
+            // A claim of ours is two turns; more, and somebody else had it meanwhile.
+            Some(known) if (known.row.epoch.next(), known.row.turn + 2) == (row.epoch, row.turn) => {
                 known.row = row;
                 known.holes = holes;
             }

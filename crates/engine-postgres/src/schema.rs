@@ -111,7 +111,7 @@ pub(crate) async fn create(
     connection.batch(&sql).await.map_err(failed)
 }
 
-/// Creates the tables of a segment and makes it known.
+/// Creates the tables of a segment and makes it known. May be repeated: the reply may have been lost.
 pub(crate) async fn create_segment(
     connection: &Connection,
     names: &Names,
@@ -126,11 +126,11 @@ pub(crate) async fn create_segment(
     let (batches, memory) = (names.batches(segment), names.memory(segment));
     let sql = format!(
         "BEGIN;
-         CREATE TABLE {batches} ({columns}) {with};
+         CREATE TABLE IF NOT EXISTS {batches} ({columns}) {with};
          ALTER TABLE {batches} ALTER COLUMN data SET STORAGE EXTERNAL;
-         CREATE UNLOGGED TABLE {memory} ({columns}) {with};
+         CREATE UNLOGGED TABLE IF NOT EXISTS {memory} ({columns}) {with};
          ALTER TABLE {memory} ALTER COLUMN data SET STORAGE EXTERNAL;
-         INSERT INTO {schema}.segment (id, sealed) VALUES ({segment}, false);
+         INSERT INTO {schema}.segment (id, sealed) VALUES ({segment}, false) ON CONFLICT DO NOTHING;
          COMMIT",
         schema = names.schema()
     );
