@@ -52,9 +52,7 @@ impl From<QueueError> for Failure {
         use ReplyCode as C;
         match error {
             E::NoVhost(name) => vhost_deleted(&name),
-            E::NotFound { entity, vhost, name } => {
-                Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
-            }
+            E::NotFound { entity, vhost, name } => not_found(entity, &vhost, &name),
             E::Inequivalent { entity, vhost, name, property, current, asked } => {
                 let what = format!("'{property}' for {entity} '{name}' in vhost '{vhost}'");
                 Failure::new(C::PreconditionFailed, inequivalent(&what, &asked, &current))
@@ -116,6 +114,12 @@ impl From<QueueError> for Failure {
             E::Stopped => forced(),
         }
     }
+}
+
+/// Topics are in no virtual host.
+fn not_found(entity: Entity, vhost: &str, name: &str) -> Failure {
+    let at = if entity == Entity::Topic { String::new() } else { format!(" in vhost '{vhost}'") };
+    Failure::new(ReplyCode::NotFound, format_args!("no {entity} '{name}'{at}"))
 }
 
 /// Somebody else's queue.
@@ -238,6 +242,8 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         }
         Wrong::MaxAge => ": invalid_max_age".to_owned(),
         Wrong::QueueType => format!(": \"unsupported queue type '{wire}'\""),
+        Wrong::OverTopic => format!(": {wrong}"),
+        Wrong::NoTopic => format!(": {wrong}"),
         Wrong::NotOf(QueueType::Classic) => " of queue type rabbit_classic_queue".to_owned(),
         Wrong::NotOf(QueueType::Quorum) => " of queue type rabbit_quorum_queue".to_owned(),
         Wrong::NotOf(QueueType::Stream) => " of queue type rabbit_stream_queue".to_owned(),

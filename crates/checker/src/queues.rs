@@ -16,6 +16,9 @@
 //! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
 //! acknowledgements too.
 //!
+//! What is published to a queue over a topic goes to the topic: confirmed there, it vouches for no acknowledgement. A
+//! transaction does, and a clean stop.
+//!
 //! What an exchange keeps back is not seen before it is due; that a queue has it then vouches for nothing.
 //!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
@@ -61,6 +64,8 @@ pub struct QueueHistory {
     pub transactions: Vec<Transaction>,
     /// Which queues have dead letters, and where these go.
     pub letters: Vec<DeadLetters>,
+    /// Queues whose messages are a topic's records: a confirm of one vouches for no acknowledgement.
+    pub over_topics: Vec<String>,
     /// How many messages a queue said to have.
     pub counts: Vec<Count>,
     /// The ends of lives.

@@ -1,7 +1,7 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`]
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`], [`over`]
 //! and [`stream`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
@@ -15,6 +15,7 @@ mod last;
 mod letters;
 pub(crate) mod link;
 mod mover;
+mod over;
 mod publisher;
 mod session;
 mod stream;
@@ -44,6 +45,10 @@ enum Style {
     Quorum,
     /// Nothing, and for one connection.
     Exclusive,
+    /// Everything: its messages are records of a topic.
+    Over,
+    /// Everything: it is a topic.
+    Stream,
 }
 
 /// A queue.
@@ -76,17 +81,22 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
+    session.declare(&over::topic(), false)?;
     let queues = shared().into_iter().chain(letters::queues()).chain(copies::queues());
-    for queue in queues.chain(mover::queues()).chain([delayed::queue()]) {
+    for queue in queues.chain(mover::queues()).chain([delayed::queue(), over::queue()]) {
         make(world, &mut session, &queue)?;
     }
     copies::bind(&mut session)?;
     delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
+    world.queues.lock().over_topics.push(over::queue().label);
     session.cut();
-    let loads: [(&str, Load); 18] = [
+    let loads: [(&str, Load); 21] = [
         ("stream publisher", stream::publish),
         ("stream reader", stream::read),
+        ("publisher over a topic", over::publish),
+        ("consumer over a topic", over::consume),
+        ("finisher over a topic", over::finish),
         ("delaying publisher", delayed::publish),
         ("delayed consumer", delayed::consume),
         ("mover", mover::work),

@@ -156,9 +156,10 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
         }
         // A transaction makes durable what is part of it, and is not known to vouch for anything else. What is kept back
-        // is confirmed long before its queue has it.
+        // is confirmed long before its queue has it; what lies in a topic, without its queue.
         let is_direct = publishing.routable && publishing.part_of.is_none() && publishing.due.is_none();
-        let counts = is_direct && publishing.survives == Survives::PowerCut;
+        let is_over = history.over_topics.contains(&publishing.queue);
+        let counts = is_direct && !is_over && publishing.survives == Survives::PowerCut;
         if counts && publishing.is_confirmed() {
             let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
             *latest = publishing.began.max(*latest);

@@ -293,6 +293,13 @@ const ALLOWED: &[(&str, Seed)] = &[
     ("an ack that no later confirm vouches for comes back after a crash", |it| {
         it.0.deliveries[3].settled = settled(How::Done, 80);
     }),
+    ("a confirm in a topic vouches for no ack", |it| {
+        it.0.over_topics.push(QUEUE.to_owned());
+        it.0.deliveries[3].settled = settled(How::Done, 63);
+        it.0.publishings.push(published(7, 0, 70));
+        it.0.deliveries.push(Delivery { redelivered: true, last: true, ..delivered(7, 2, 270) });
+        it.0.counts[1].found = Some((4, 0));
+    }),
     ("a confirm of a transient message vouches for nothing", |it| {
         it.0.deliveries[3].settled = settled(How::Done, 63);
         it.0.publishings.push(Publishing { survives: Survives::Nothing, ..published(7, 0, 70) });

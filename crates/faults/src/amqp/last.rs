@@ -59,6 +59,11 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
             world.violation(QueueRule::TooFew.name(), what);
         }
     }
+    let (finished, wanted) = (super::over::finished(&notes), min(200));
+    if finished < wanted {
+        let what = || format!("{finished} done in transactions over a topic, {wanted} wanted");
+        world.violation(QueueRule::TooFew.name(), what);
+    }
     let report = check(&notes, &expected);
     for violation in report.violations {
         world.violation(violation.rule.name(), || violation.what.chars().take(WORDS_MAX).collect());

@@ -240,9 +240,19 @@ impl Session {
     /// Declares a queue, or asks for it if `passive`.
     pub(super) fn declare(&mut self, queue: &Queue, passive: bool) -> Result<Told> {
         let mut arguments = TableBuilder::new();
-        if queue.style == Style::Quorum {
-            let pushed = arguments.push(b"x-queue-type", ValueRef::LongString(b"quorum"));
-            pushed.map_err(Error::other)?;
+        let kind: Option<&[u8]> = match queue.style {
+            Style::Quorum | Style::Over => Some(b"quorum"),
+            Style::Stream => Some(b"stream"),
+            Style::Durable | Style::Prioritized | Style::Exclusive => None,
+        };
+        if let Some(kind) = kind {
+            arguments.push(b"x-queue-type", ValueRef::LongString(kind)).map_err(Error::other)?;
+        }
+        if queue.style == Style::Over {
+            let topic = ValueRef::LongString(super::over::TOPIC.as_bytes());
+            arguments.push(b"x-kafka-topic", topic).map_err(Error::other)?;
+            // Nothing goes but what is rejected.
+            arguments.push(b"x-delivery-limit", ValueRef::I32(-1)).map_err(Error::other)?;
         }
         if queue.style == Style::Prioritized {
             arguments.push(b"x-max-priority", ValueRef::U8(3)).map_err(Error::other)?;

@@ -202,7 +202,7 @@ impl Session {
 /// What a message is promised to survive in a queue.
 fn survives(style: Style, persistent: bool) -> Survives {
     match style {
-        Style::Quorum => Survives::PowerCut,
+        Style::Quorum | Style::Over | Style::Stream => Survives::PowerCut,
         Style::Durable | Style::Prioritized if persistent => Survives::PowerCut,
         Style::Durable | Style::Prioritized | Style::Exclusive => Survives::Nothing,
     }

@@ -39,6 +39,8 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         sample(&mut text, name, kind, help, value);
     }
     rabbitmq::samples(&mut text, &shared.queues, shared.amqp.as_ref().as_ref()).await;
+    let help = "Records trimmed before queues over topics were done with them";
+    sample(&mut text, "queue_trimmed_total", "counter", help, shared.queues.trimmed());
     let (topics, partitions) =
         shared.context.broker.topics().with(|topics| (topics.len() as u64, topics.partitions() as u64));
     sample(&mut text, "topics", "gauge", "Topics", topics);
@@ -86,10 +88,16 @@ fn postgres_samples(text: &mut String, store: &PostgresStore) {
 
 fn local_samples(text: &mut String, store: &LocalStore) {
     let counters = store.counters();
-    let samples: [(&str, &str, &str, &AtomicU64); 13] = [
+    let samples: [(&str, &str, &str, &AtomicU64); 14] = [
         ("store_groups_total", "counter", "Write groups written", &counters.groups),
         ("store_appended_bytes_total", "counter", "Bytes of batches accepted", &counters.bytes_appended),
         ("store_written_bytes_total", "counter", "Bytes given to the disk", &counters.bytes_written),
+        (
+            "store_shared_bytes_total",
+            "counter",
+            "Bytes not written because another copy of the message is there",
+            &counters.bytes_shared,
+        ),
         ("store_moved_bytes_total", "counter", "Bytes written by the mover", &counters.bytes_moved),
         ("store_syncs_total", "counter", "Syncs of the write-ahead log", &counters.syncs),
         ("store_sync_microseconds_total", "counter", "Time spent in them", &counters.sync_time_us),
