@@ -192,7 +192,7 @@ fn with_cuts(before: u32, after: u32) {
     proxy(&real, &socket, proxying, Rng::seeded(u64::from(before * 100 + after)), tasks.clone());
     drop(entered);
     let url = format!("postgres:///postgres?user=ferrymq&host={}", socket.display());
-    let trouble = cuts.clone();
+    let trouble = cuts;
     let schema = common::schema();
     under(url, Options { schema, ..Options::default() }, 50, move |acknowledged| {
         trouble.before.store(before, Ordering::Relaxed);
