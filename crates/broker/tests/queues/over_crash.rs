@@ -275,7 +275,8 @@ async fn one_seed(seed: u64, class: &'static str) {
         life = Life::begin(&disk, seed + 1000 * (round + 1)).await;
         world.check(&life, seed, when).await;
         // And behind whatever gap there is by now.
-        (world.produce(&life).await, world.produce(&life).await);
+        world.produce(&life).await;
+        world.produce(&life).await;
         world.check(&life, seed, "some records later").await;
     }
     life.end(true).await;
