@@ -64,6 +64,7 @@ pub mod session;
 pub mod settings;
 mod shard;
 pub mod sink;
+pub mod stored;
 pub mod streams;
 mod topology;
 pub mod types;

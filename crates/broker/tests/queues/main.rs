@@ -14,6 +14,7 @@ mod deliver;
 mod expiry;
 mod fan_out;
 mod golden;
+mod golden_delays;
 mod golden_policies;
 mod joint;
 mod joint_crash;
