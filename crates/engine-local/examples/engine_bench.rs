@@ -62,8 +62,7 @@ async fn engine(directory: &Path, row: &Row, clock: &Clock) -> (f64, f64, Arc<Co
             {
                 let at = turn % logs.len();
                 turn += 1;
-                let batch =
-                    Batch { base: Offset(next[at]), span: 1, max_timestamp: 0, bytes: payload.clone() };
+                let batch = Batch::new(Offset(next[at]), 1, 0, payload.clone());
                 let append = Append {
                     expect_next: Offset(next[at]),
                     commit_id: CommitId { writer: 1, sequence: next[at] },

@@ -18,13 +18,15 @@ use ferrymq_storage::validate::{check_claim, check_group};
 use ferrymq_storage::{Action, Claim, ErrorKind, Group, Outcome, StorageError};
 use ferrymq_types::{LogId, OwnerId};
 
+use crate::core::bodies::Bodies;
 use crate::counters::Counters;
 use crate::files::{DataFile, FileId};
-use crate::format::{BLOCK_BYTES, FileKind, HEAD_BYTES, Record, encode_group, payload_slot_bytes};
+use crate::format::{BLOCK_BYTES, FileKind, HEAD_BYTES, Record, encode_group};
 use crate::options::SeededBug;
 use crate::shared::Shared;
 use crate::stage::{Accepted, Staging};
 
+pub(crate) mod bodies;
 pub(crate) mod maintain;
 mod publish;
 
@@ -95,6 +97,10 @@ pub struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) staging: Staging,
     pub(crate) wal: ActiveFile,
+    /// What in it may be referred to.
+    pub(crate) bodies: Bodies,
+    /// What `FORMAT` says.
+    pub(crate) format: u32,
     pub(crate) volatile: Option<ActiveFile>,
     pub(crate) next_file: u64,
     /// Number of the last group written.
@@ -265,39 +271,46 @@ impl Core {
     }
 
     fn write_round(&mut self, round: &mut Round) -> Result<(), Failure> {
-        if let Some(bytes) = group_bytes(&round.items, FileKind::Volatile) {
-            self.make_room_volatile(bytes)?;
-            self.write_group(FileKind::Volatile, &mut round.items)?;
+        let mut volatile = records(&round.items, FileKind::Volatile);
+        if !volatile.is_empty() {
+            self.make_room_volatile(group_bytes(&volatile))?;
+            self.write_group(FileKind::Volatile, &mut volatile, &mut round.items)?;
         }
-        if let Some(bytes) = group_bytes(&round.items, FileKind::Wal) {
-            self.make_room(bytes)?;
-            self.write_group(FileKind::Wal, &mut round.items)?;
+        let mut wal = records(&round.items, FileKind::Wal);
+        if !wal.is_empty() {
+            let bodies = self.share(&mut wal)?;
+            self.write_group(FileKind::Wal, &mut wal, &mut round.items)?;
+            self.bodies.keep(bodies, &wal);
+            let saved =
+                wal.iter().map(|record| record.frame.as_ref().map_or(0, |frame| frame.elsewhere_bytes()));
+            Counters::add(&self.shared.counters.bytes_shared, saved.sum::<usize>() as u64);
         }
         Ok(())
     }
 
     /// Writes one group into the active file of `kind`, which must have room.
-    fn write_group(&mut self, kind: FileKind, items: &mut [Item]) -> Result<(), Failure> {
+    fn write_group(
+        &mut self,
+        kind: FileKind,
+        plain: &mut [Record],
+        items: &mut [Item],
+    ) -> Result<(), Failure> {
         let shared = self.shared.clone();
         let seq = if kind == FileKind::Wal { self.seq + 1 } else { 0 };
         let durable_seq = self.durable_seq;
         let Some(active) = self.active(kind) else {
             return Err(Failure::before(io::Error::other("no active file")));
         };
-        let chosen = items.iter().filter(|item| item.kind == kind);
-        let mut plain: Vec<Record> = chosen.map(|item| item.record.clone()).collect();
         let identity = shared.identity(active.data.id);
-        let Some(table) = encode_group(identity, active.position, seq, durable_seq, &mut plain) else {
+        let Some(table) = encode_group(identity, active.position, seq, durable_seq, plain) else {
             return Err(Failure::before(io::Error::other("a write group exceeds a file")));
         };
         let mut chunks = Vec::with_capacity(plain.len() + 2);
         chunks.push(IoSlice::new(&table));
         let mut length = table.len();
-        for record in &plain {
-            let slot = payload_slot_bytes(record.payload.len());
-            let payload: &[u8] = if record.payload.is_empty() { &ZEROS[..slot] } else { &record.payload };
-            chunks.push(IoSlice::new(payload));
-            length += slot;
+        for record in &*plain {
+            record.chunks(&mut chunks);
+            length += record.slot_bytes();
         }
         let padded = length.next_multiple_of(ZEROS.len());
         chunks.push(IoSlice::new(&ZEROS[..padded - length]));
@@ -413,13 +426,15 @@ fn undo_write(active: &ActiveFile, error: io::Error) -> Failure {
     }
 }
 
-/// Bytes of the group that the items of one kind make; `None` if there are none.
-fn group_bytes(items: &[Item], kind: FileKind) -> Option<u64> {
-    let mut bytes = HEAD_BYTES;
-    for item in items.iter().filter(|item| item.kind == kind) {
-        bytes += HEAD_BYTES + payload_slot_bytes(item.record.payload.len());
-    }
-    (bytes > HEAD_BYTES).then(|| (bytes as u64).next_multiple_of(BLOCK_BYTES))
+/// The records of one kind, to be written.
+fn records(items: &[Item], kind: FileKind) -> Vec<Record> {
+    items.iter().filter(|item| item.kind == kind).map(|item| item.record.clone()).collect()
+}
+
+/// Bytes of the group that these records make.
+fn group_bytes(records: &[Record]) -> u64 {
+    let bytes = records.iter().fold(HEAD_BYTES, |bytes, record| bytes + HEAD_BYTES + record.slot_bytes());
+    (bytes as u64).next_multiple_of(BLOCK_BYTES)
 }
 
 pub(crate) fn closed() -> StorageError {

@@ -20,6 +20,8 @@ pub struct Counters {
     pub records: AtomicU64,
     /// Bytes of batches accepted.
     pub bytes_appended: AtomicU64,
+    /// Of these, bytes that were not written, because they lay in the file already.
+    pub bytes_shared: AtomicU64,
     /// Bytes given to the disk, padding, indexes, checkpoints and moves included.
     pub bytes_written: AtomicU64,
     /// Of these, bytes written by the mover.

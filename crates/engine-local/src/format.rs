@@ -5,23 +5,36 @@
 //! group   | head 64 B | record header 64 B x record_count | payloads back to back | zeros up to 4 KiB |
 //! head    magic u32, version u16, 0 u16, store u64, file u64, seq u64, durable_seq u64,
 //!         position u32, body_bytes u32, record_count u32, crc u32 (over head and record headers), 0 u64
-//! record  kind u8, class u8, 0 u16, epoch u32, log u64, base u64, span u32, payload_bytes u32,
+//! record  kind u8, class u8, form u16, epoch u32, log u64, base u64, span u32, payload_bytes u32,
 //!         max_timestamp i64, a u64, b u64, position u32, crc u32
 //! ```
 //! All numbers are little-endian. `a` and `b` hold a commit id (append), an owner (claim) or a range
 //! (replace). A record's crc covers its store, file, log, offset, span, epoch, position and payload, so that a
 //! stale or misdirected block never verifies; it can be checked from an index entry without the record header.
 //!
+//! `form` is 0 for a payload that lies there as it is, and 1 for one of which parts lie elsewhere in the file: then a
+//! frame lies at `position` ([`frame`]), while `payload_bytes` and `crc` are those of the whole payload. A group with
+//! such a record has version 2, all others version 1; a directory that may hold one says so in `FORMAT`.
+//!
 //! **Invariants.** Zeros never verify as anything. WAL files, volatile files and run files share this format.
-//! A change of any byte here is a new [`VERSION`].
+//! A change of any byte here is a new version.
 //!
 //! Deliberately absent: compression, encryption, anything that looks into a payload.
 
+use std::io::IoSlice;
+
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
+use ferrymq_storage::SharedPart;
 
-/// Version of all files this module writes.
+pub(crate) mod frame;
+
+use frame::Frame;
+
+/// Version of file headers, and of groups and indexes in which every payload lies as it is.
 pub(crate) const VERSION: u16 = 1;
+/// Version of groups and indexes in which some do not.
+pub(crate) const VERSION_FRAMED: u16 = 2;
 /// Groups and the file header are aligned to this many bytes.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 /// Bytes of a group head and of a record header.
@@ -68,6 +81,8 @@ impl Kind {
 pub(crate) struct RecordHeader {
     pub kind: Kind,
     pub class: u8,
+    /// Parts of the payload lie elsewhere.
+    pub framed: bool,
     pub epoch: u32,
     pub log: u64,
     pub base: u64,
@@ -86,6 +101,7 @@ impl RecordHeader {
         RecordHeader {
             kind,
             class: 0,
+            framed: false,
             epoch,
             log,
             base: 0,
@@ -105,7 +121,7 @@ impl RecordHeader {
     }
 
     fn encode(&self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&[self.kind as u8, self.class, 0, 0]);
+        into.extend_from_slice(&[self.kind as u8, self.class, u8::from(self.framed), 0]);
         into.extend_from_slice(&self.epoch.to_le_bytes());
         into.extend_from_slice(&self.log.to_le_bytes());
         into.extend_from_slice(&self.base.to_le_bytes());
@@ -118,11 +134,18 @@ impl RecordHeader {
         into.extend_from_slice(&self.crc.to_le_bytes());
     }
 
-    /// `None` for a kind this version does not know.
+    /// `None` for a kind or a form this version does not know.
     pub(crate) fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<RecordHeader> {
+        let kind = Kind::from_u8(bytes[0])?;
+        let framed = match [bytes[2], bytes[3]] {
+            [0, 0] => false,
+            [1, 0] if matches!(kind, Kind::Append | Kind::ReplaceBatch) => true,
+            _ => return None,
+        };
         Some(RecordHeader {
-            kind: Kind::from_u8(bytes[0])?,
+            kind,
             class: bytes[1],
+            framed,
             epoch: u32_at(bytes, 4),
             log: u64_at(bytes, 8),
             base: u64_at(bytes, 16),
@@ -142,6 +165,34 @@ impl RecordHeader {
 pub(crate) struct Record {
     pub header: RecordHeader,
     pub payload: Bytes,
+    /// Parts of the payload that others may hold too.
+    pub shared: Vec<SharedPart>,
+    /// What of the payload is not written, because it lies in the file already.
+    pub frame: Option<Box<Frame>>,
+}
+
+impl Record {
+    /// One that shares nothing.
+    pub(crate) fn new(header: RecordHeader, payload: Bytes) -> Record {
+        Record { header, payload, shared: Vec::new(), frame: None }
+    }
+
+    /// Bytes it takes in a group: an empty payload takes one, so that positions tell records apart.
+    pub(crate) fn slot_bytes(&self) -> usize {
+        match &self.frame {
+            None => self.payload.len().max(1),
+            Some(frame) => frame.bytes(self.payload.len()),
+        }
+    }
+
+    /// What is written behind the table, in order.
+    pub(crate) fn chunks<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
+        match &self.frame {
+            None if self.payload.is_empty() => out.push(IoSlice::new(&[0])),
+            None => out.push(IoSlice::new(&self.payload)),
+            Some(frame) => frame.chunks(&self.payload, out),
+        }
+    }
 }
 
 /// Which file of which store: part of every checksum.
@@ -174,13 +225,8 @@ impl GroupHead {
     }
 }
 
-/// Bytes a payload takes in a group: an empty one takes one, so that positions tell records apart.
-pub(crate) fn payload_slot_bytes(payload_bytes: usize) -> usize {
-    payload_bytes.max(1)
-}
-
 /// Encodes head and record headers of a group at `position`, filling in each record's position and crc.
-/// The payloads are to be written behind it as they are; see [`payload_slot_bytes`].
+/// What [`Record::chunks`] says is to be written behind it.
 ///
 /// `None` if the group does not fit 32-bit positions.
 pub(crate) fn encode_group(
@@ -193,11 +239,20 @@ pub(crate) fn encode_group(
     let table_bytes = (records.len() + 1) * HEAD_BYTES;
     let mut at = position + table_bytes as u64;
     let body_from = at;
-    for record in records.iter_mut() {
-        record.header.position = u32::try_from(at).ok()?;
+    let mut version = VERSION;
+    for index in 0..records.len() {
+        let (before, rest) = records.split_at_mut(index);
+        let record = &mut rest[0];
+        let position = u32::try_from(at).ok()?;
+        record.header.position = position;
         record.header.payload_bytes = u32::try_from(record.payload.len()).ok()?;
+        record.header.framed = record.frame.is_some();
         record.header.crc = payload_crc(identity, &record.header, &record.payload);
-        at += payload_slot_bytes(record.payload.len()) as u64;
+        at += record.slot_bytes() as u64;
+        if let Some(frame) = &mut record.frame {
+            version = VERSION_FRAMED;
+            frame.place(identity, position, &record.payload, |index| before[index].header.position)?;
+        }
     }
     let head = GroupHead {
         seq,
@@ -209,7 +264,7 @@ pub(crate) fn encode_group(
     };
     u32::try_from(at.next_multiple_of(BLOCK_BYTES)).ok()?;
     let mut out = Vec::with_capacity(table_bytes);
-    encode_head(identity, &head, &mut out);
+    encode_head(identity, version, &head, &mut out);
     for record in records.iter() {
         record.header.encode(&mut out);
     }
@@ -220,9 +275,9 @@ pub(crate) fn encode_group(
 
 const CRC_AT: usize = 52;
 
-fn encode_head(identity: FileIdentity, head: &GroupHead, out: &mut Vec<u8>) {
+fn encode_head(identity: FileIdentity, version: u16, head: &GroupHead, out: &mut Vec<u8>) {
     out.extend_from_slice(&GROUP_MAGIC.to_le_bytes());
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(&identity.store.to_le_bytes());
     out.extend_from_slice(&identity.file.to_le_bytes());
@@ -239,7 +294,8 @@ pub(crate) fn decode_head(identity: FileIdentity, position: u64, bytes: &[u8]) -
     let bytes: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
     let named = FileIdentity { store: u64_at(bytes, 8), file: u64_at(bytes, 16) };
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if u32_at(bytes, 0) != GROUP_MAGIC || version != VERSION || named != identity {
+    let is_known = version == VERSION || version == VERSION_FRAMED;
+    if u32_at(bytes, 0) != GROUP_MAGIC || !is_known || named != identity {
         return None;
     }
     let head = GroupHead {
@@ -274,8 +330,7 @@ fn group_crc(table: &[u8]) -> u32 {
 
 /// The crc of a record's payload and of where and what it is.
 pub(crate) fn payload_crc(identity: FileIdentity, header: &RecordHeader, payload: &[u8]) -> u32 {
-    let place = Place { log: header.log, base: header.base, span: header.span, epoch: header.epoch };
-    place_crc(identity, place, header.position, payload)
+    place_crc(identity, Place::of(header), header.position, payload)
 }
 
 /// What a batch is, for its checksum.
@@ -287,8 +342,22 @@ pub(crate) struct Place {
     pub epoch: u32,
 }
 
+impl Place {
+    pub(crate) fn of(header: &RecordHeader) -> Place {
+        Place { log: header.log, base: header.base, span: header.span, epoch: header.epoch }
+    }
+}
+
 /// The same as [`payload_crc`] from parts, as an index entry has them.
 pub(crate) fn place_crc(identity: FileIdentity, place: Place, position: u32, payload: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(&place_prefix(identity, place, position));
+    digest.update(payload);
+    narrow(digest.finalize())
+}
+
+/// What of its checksum is not payload.
+pub(crate) fn place_prefix(identity: FileIdentity, place: Place, position: u32) -> [u8; 44] {
     let mut prefix = [0_u8; 44];
     prefix[..8].copy_from_slice(&identity.store.to_le_bytes());
     prefix[8..16].copy_from_slice(&identity.file.to_le_bytes());
@@ -297,10 +366,13 @@ pub(crate) fn place_crc(identity: FileIdentity, place: Place, position: u32, pay
     prefix[32..36].copy_from_slice(&place.span.to_le_bytes());
     prefix[36..40].copy_from_slice(&place.epoch.to_le_bytes());
     prefix[40..44].copy_from_slice(&position.to_le_bytes());
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(&prefix);
-    digest.update(payload);
-    narrow(digest.finalize())
+    prefix
+}
+
+/// The CRC-32C of one piece behind another, from theirs.
+pub(crate) fn crc_behind(first: u32, second: u32, second_bytes: u64) -> u32 {
+    let (first, second) = (u64::from(first), u64::from(second));
+    narrow(crc_fast::checksum_combine(CrcAlgorithm::Crc32Iscsi, first, second, second_bytes))
 }
 
 /// A plain CRC-32C.

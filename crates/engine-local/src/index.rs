@@ -5,7 +5,10 @@
 //! head       magic u64, version u16, 0 x6, store u64, file u64, logs u64, entries u64,
 //!            crc u32 of the directory, crc u32 of the head before it, 0 u64
 //! directory  log u64, first entry u64, entries u32, crc u32 of these entries
+//! entry      base u64, max_timestamp i64, span u32, bytes u32, position u32, crc u32
 //! ```
+//! The top bit of an entry's `bytes` says that a frame lies at `position`; an index with such an entry has version 2.
+//!
 //! **Invariants.** An index file is derived: whatever is missing or does not verify is made anew from the data
 //! file. It is never synced. Entries of one log ascend in position.
 //!
@@ -20,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::counters::Counters;
 use crate::files::{DataFile, FileId, index_path};
-use crate::format::{FileIdentity, RecordHeader, VERSION, crc32c, u32_at, u64_at};
+use crate::format::{FileIdentity, RecordHeader, VERSION, VERSION_FRAMED, crc32c, u32_at, u64_at};
 use crate::scan::scan;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"FERRYIDX");
@@ -34,18 +37,32 @@ pub(crate) struct Entry {
     pub base: u64,
     pub max_timestamp: i64,
     pub span: u32,
-    pub bytes: u32,
+    /// Bytes of the batch, and [`FRAMED`].
+    size: u32,
     pub position: u32,
     pub crc: u32,
 }
 
+/// The bit in an entry's size that says that parts of the batch lie elsewhere. A batch has 64 MiB at most.
+const FRAMED: u32 = 1 << 31;
+
 impl Entry {
+    /// Bytes of the batch.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.size & !FRAMED
+    }
+
+    /// Whether parts of it lie elsewhere: what lies at its position is a frame.
+    pub(crate) fn is_framed(&self) -> bool {
+        self.size & FRAMED != 0
+    }
+
     pub(crate) fn of(header: &RecordHeader) -> Entry {
         Entry {
             base: header.base,
             max_timestamp: header.max_timestamp,
             span: header.span,
-            bytes: header.payload_bytes,
+            size: header.payload_bytes & !FRAMED | if header.framed { FRAMED } else { 0 },
             position: header.position,
             crc: header.crc,
         }
@@ -59,7 +76,7 @@ impl Entry {
         out.extend_from_slice(&self.base.to_le_bytes());
         out.extend_from_slice(&self.max_timestamp.to_le_bytes());
         out.extend_from_slice(&self.span.to_le_bytes());
-        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.position.to_le_bytes());
         out.extend_from_slice(&self.crc.to_le_bytes());
     }
@@ -69,7 +86,7 @@ impl Entry {
             base: u64_at(bytes, 0),
             max_timestamp: u64_at(bytes, 8).cast_signed(),
             span: u32_at(bytes, 16),
-            bytes: u32_at(bytes, 20),
+            size: u32_at(bytes, 20),
             position: u32_at(bytes, 24),
             crc: u32_at(bytes, 28),
         }
@@ -96,9 +113,11 @@ pub(crate) fn encode(identity: FileIdentity, logs: &EntriesByLog) -> Vec<u8> {
         directory.extend_from_slice(&crc32c(&entries[from..]).to_le_bytes());
         first += list.len() as u64;
     }
+    let framed = logs.values().flatten().any(Entry::is_framed);
+    let version = if framed { VERSION_FRAMED } else { VERSION };
     let mut out = Vec::with_capacity(HEAD_BYTES + directory.len() + entries.len());
     out.extend_from_slice(&MAGIC.to_le_bytes());
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 6]);
     for number in [identity.store, identity.file, logs.len() as u64, first] {
         out.extend_from_slice(&number.to_le_bytes());

@@ -35,5 +35,6 @@ mod stage;
 pub mod store;
 
 pub use counters::{Counters, Health};
+pub use format::frame::inspect_frame;
 pub use options::{Options, SeededBug};
 pub use store::LocalStore;

@@ -49,7 +49,7 @@ impl Segment {
             position_last: last.position,
             base: first.base,
             next: last.next(),
-            bytes: entries.iter().map(|entry| u64::from(entry.bytes)).sum(),
+            bytes: entries.iter().map(|entry| u64::from(entry.bytes())).sum(),
             max_timestamp: entries.iter().map(|entry| entry.max_timestamp).max()?,
             epoch,
             count: u32::try_from(entries.len()).unwrap_or(u32::MAX),
@@ -220,7 +220,7 @@ impl LogState {
     fn push(&mut self, header: &RecordHeader, file: FileId) {
         let entry = Entry::of(header);
         let before = self.put_dense(file, entry);
-        self.bytes += u64::from(entry.bytes);
+        self.bytes += u64::from(entry.bytes());
         let index = self.segments.partition_point(|segment| segment.base <= entry.base);
         if let Some(last) = index.checked_sub(1).and_then(|index| self.segments.get_mut(index)) {
             // Only if no dead entry lies between the two, or the segment would take it in.
@@ -229,7 +229,7 @@ impl LogState {
             if adjoins && fits && last.next <= entry.base {
                 last.position_last = entry.position;
                 last.next = entry.next();
-                last.bytes += u64::from(entry.bytes);
+                last.bytes += u64::from(entry.bytes());
                 last.max_timestamp = last.max_timestamp.max(entry.max_timestamp);
                 last.count += 1;
                 return;

@@ -3,7 +3,8 @@
 //! ```text
 //! plan (writer) -> run (any thread: read, verify, write, one sync, index) -> finish (writer: switch, checkpoint)
 //! ```
-//! Files with few hot logs stay where they are: moving every byte again would halve the device.
+//! Files with few hot logs stay where they are: moving every byte again would halve the device. So do those of which
+//! the copies, each written whole, would take more than the file does.
 //!
 //! **Invariants.** A batch is in its old place until a durable run holds it and the log's segments say so; the
 //! old file goes only once both retained checkpoints name the new place. What was freed meanwhile stays
@@ -25,7 +26,6 @@ use crate::counters::Counters;
 use crate::files::{DataFile, FileId, data_path, directory};
 use crate::format::{
     BLOCK_BYTES, FILE_BYTES_MAX, FileKind, HEAD_BYTES, Kind, Record, RecordHeader, encode_group,
-    payload_slot_bytes,
 };
 use crate::index::{EntriesByLog, Entry};
 use crate::log::{Entries as _, LogState, Segment};
@@ -101,7 +101,9 @@ impl Core {
             let put = data.put_bytes.load(Ordering::Relaxed);
             data.live().saturating_mul(100) < put.saturating_mul(options.rewrite_live_percent_max)
         };
-        candidates.retain(|data| scattered(data) || sparse(data));
+        // What is shared there would be written out: that must not make more of it than there is.
+        let grows = |data: &DataFile| data.live() > data.used_bytes.load(Ordering::Relaxed);
+        candidates.retain(|data| (scattered(data) || sparse(data)) && !grows(data));
         candidates.sort_unstable_by_key(|data| data.id);
         let waiting: u64 = candidates.iter().map(|data| data.live()).sum();
         if candidates.len() < options.move_files_min && waiting < MOVE_BYTES_MIN {
@@ -275,7 +277,7 @@ impl MoveJob {
 fn group_length(entries: &[Entry]) -> usize {
     let mut bytes = 0;
     let fits = |entry: &&Entry| {
-        bytes += entry.bytes as usize;
+        bytes += entry.bytes() as usize;
         bytes <= GROUP_BYTES_MAX
     };
     entries.iter().take(GROUP_RECORDS_MAX).take_while(fits).count().max(1)
@@ -287,7 +289,7 @@ fn payloads(shared: &Shared, log: u64, picks: &[Pick]) -> Option<Vec<Bytes>> {
     let mut picks = picks.iter();
     for mut run in runs {
         while !run.bytes.is_empty() {
-            payloads.push(run.bytes.split_to(picks.next()?.entry.bytes as usize));
+            payloads.push(run.bytes.split_to(picks.next()?.entry.bytes() as usize));
         }
     }
     picks.next().is_none().then_some(payloads)
@@ -312,14 +314,14 @@ impl RunWriter<'_> {
         let mut records: Vec<Record> = entries
             .iter()
             .zip(payloads)
-            .map(|(entry, payload)| Record {
-                header: RecordHeader {
+            .map(|(entry, payload)| {
+                let header = RecordHeader {
                     base: entry.base,
                     span: entry.span,
                     max_timestamp: entry.max_timestamp,
                     ..RecordHeader::new(Kind::Append, log, epoch)
-                },
-                payload,
+                };
+                Record::new(header, payload)
             })
             .collect();
         let identity = self.shared.identity(self.data.id);
@@ -329,13 +331,8 @@ impl RunWriter<'_> {
         let mut chunks = Vec::with_capacity(records.len() + 2);
         chunks.push(IoSlice::new(&table));
         for record in &records {
-            let slot = payload_slot_bytes(record.payload.len());
-            chunks.push(IoSlice::new(if record.payload.is_empty() {
-                &ZEROS[..slot]
-            } else {
-                &record.payload
-            }));
-            length += slot;
+            record.chunks(&mut chunks);
+            length += record.slot_bytes();
         }
         let padded = length.next_multiple_of(ZEROS.len());
         chunks.push(IoSlice::new(&ZEROS[..padded - length]));

@@ -108,11 +108,13 @@ pub enum SeededBug {
     AckGroupPartially,
     /// Does not sync a checkpoint before it replaces the previous one and files are deleted for it.
     ForgetCheckpointSync,
+    /// Refers to what lies in the WAL file before.
+    ShareAcrossFiles,
 }
 
 impl SeededBug {
     /// All of them.
-    pub const ALL: [SeededBug; 10] = [
+    pub const ALL: [SeededBug; 11] = [
         SeededBug::AckBeforeSync,
         SeededBug::SkipDirSync,
         SeededBug::IgnoreSyncError,
@@ -123,5 +125,6 @@ impl SeededBug {
         SeededBug::ReuseOffsetAfterTrim,
         SeededBug::AckGroupPartially,
         SeededBug::ForgetCheckpointSync,
+        SeededBug::ShareAcrossFiles,
     ];
 }

@@ -21,6 +21,7 @@ use crate::shared::{Log, Shared};
 
 pub(crate) mod buffers;
 pub(crate) mod describe;
+mod framed;
 mod region;
 
 pub(crate) use region::read_picks;
@@ -174,7 +175,7 @@ fn take_wanted(entries: &[Entry], bytes_max: u64, count_max: usize) -> Vec<Entry
     let mut bytes = 0;
     let begins_inside = |entry: &&Entry| {
         let inside = bytes <= bytes_max;
-        bytes += u64::from(entry.bytes);
+        bytes += u64::from(entry.bytes());
         inside
     };
     entries.iter().take(count_max.max(1)).take_while(begins_inside).copied().collect()
@@ -223,7 +224,7 @@ pub(crate) fn pick(
         };
         let skip = entries.partition_point(|entry| entry.next() <= wanted.from);
         for entry in &entries[skip..] {
-            bytes += u64::from(entry.bytes);
+            bytes += u64::from(entry.bytes());
             let enough = picks.len() >= wanted.count_max || (bytes > wanted.bytes_max && !picks.is_empty());
             if enough || entry.base >= wanted.until || entry.base >= segment.next {
                 return Ok(picks);

@@ -22,6 +22,7 @@ use ferrymq_storage::{ErrorKind, StorageError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::{self, Checkpoint, Encoder, Head};
+use crate::core::bodies::Bodies;
 use crate::core::maintain::{CLEAN, create_file};
 use crate::core::{ActiveFile, Core};
 use crate::counters::{Counters, Health};
@@ -40,7 +41,10 @@ mod replay;
 const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
 const FORMAT_NAME: &str = "ferrymq-data";
-const FORMAT_VERSION: u32 = 1;
+/// A directory in which every payload lies as it is.
+pub(crate) const FORMAT_PLAIN: u32 = 1;
+/// One that may hold frames; written before the first of them.
+pub(crate) const FORMAT_FRAMED: u32 = 2;
 const DIRECTORIES: [&str; 5] = ["wal", "sorted", "volatile", "quarantine", checkpoint::DIRECTORY];
 
 impl Core {
@@ -84,26 +88,34 @@ fn prepare(disk: &dyn Disk, rng: &Rng) -> Result<Loaded, StorageError> {
     }
     match version.as_deref().map(parse_format) {
         None => {}
-        Some(Some(FORMAT_VERSION)) => {}
+        Some(Some(FORMAT_PLAIN | FORMAT_FRAMED)) => {}
         Some(Some(newer)) => {
             let text = format!(
-                "the data directory has format {newer}, this program reads {FORMAT_VERSION}: start a version \
-                 of ferrymq that reads it"
+                "the data directory has format {newer}, this program reads {FORMAT_PLAIN} and \
+                 {FORMAT_FRAMED}: start a version of ferrymq that reads it"
             );
             return Err(StorageError::new(ErrorKind::InvalidArgument, text));
         }
         Some(None) => {
             let text = "the file FORMAT is damaged: if this is a ferrymq data directory, write into it the \
-                        line: ferrymq-data 1";
+                        line: ferrymq-data 2";
             return Err(StorageError::new(ErrorKind::InvalidArgument, text));
         }
     }
-    if let Some(loaded) = load_checkpoint(disk).map_err(io)? {
+    let format = version.as_deref().and_then(parse_format);
+    if let Some(mut loaded) = load_checkpoint(disk).map_err(io)? {
         // After a kill its name may be in memory only, and everything from now on builds on it.
         disk.sync_dir(Path::new(checkpoint::DIRECTORY)).map_err(io)?;
-        if version.is_none() {
-            write_format(disk).map_err(io)?;
-        }
+        loaded.format = match format {
+            Some(format) => format,
+            None => {
+                // Made and not finished, unless somebody took it away: then there may be frames.
+                let is_new = disk.list(Path::new("wal")).map_err(io)?.is_empty();
+                let format = if is_new { FORMAT_PLAIN } else { FORMAT_FRAMED };
+                write_format(disk, format).map_err(io)?;
+                format
+            }
+        };
         return Ok(loaded);
     }
     let in_use = version.is_some() || !disk.list(Path::new("wal")).map_err(io)?.is_empty();
@@ -114,9 +126,9 @@ fn prepare(disk: &dyn Disk, rng: &Rng) -> Result<Loaded, StorageError> {
     let head = Head { store: rng.next_u64(), number: 1, seq: 0, replay_from: 1, next_file: 1 };
     let bytes = Encoder::new(&head, &crate::stage::Tombstones::default(), &[], 0).finish();
     checkpoint::write(disk, 1, 0, &bytes, true).map_err(io)?;
-    write_format(disk).map_err(io)?;
+    write_format(disk, FORMAT_PLAIN).map_err(io)?;
     let checkpoint = Checkpoint { head, ..Checkpoint::default() };
-    Ok(Loaded { checkpoint, number_max: 1, broken: Vec::new() })
+    Ok(Loaded { checkpoint, number_max: 1, broken: Vec::new(), format: FORMAT_PLAIN })
 }
 
 /// The newest checkpoint that verifies.
@@ -125,6 +137,8 @@ struct Loaded {
     number_max: u64,
     /// Numbers of newer ones that do not.
     broken: Vec<u64>,
+    /// What `FORMAT` says.
+    format: u32,
 }
 
 fn load_checkpoint(disk: &dyn Disk) -> io::Result<Option<Loaded>> {
@@ -133,7 +147,9 @@ fn load_checkpoint(disk: &dyn Disk) -> io::Result<Option<Loaded>> {
     let mut broken = Vec::new();
     for number in numbers.into_iter().rev() {
         match checkpoint::read(disk, number)? {
-            Some(checkpoint) => return Ok(Some(Loaded { checkpoint, number_max, broken })),
+            Some(checkpoint) => {
+                return Ok(Some(Loaded { checkpoint, number_max, broken, format: FORMAT_PLAIN }));
+            }
             None => broken.push(number),
         }
     }
@@ -159,11 +175,12 @@ fn parse_format(text: &str) -> Option<u32> {
     (name == FORMAT_NAME).then(|| version.parse().ok()).flatten()
 }
 
-fn write_format(disk: &dyn Disk) -> io::Result<()> {
+/// Says durably what the directory may hold.
+pub(crate) fn write_format(disk: &dyn Disk, format: u32) -> io::Result<()> {
     let temporary = Path::new("FORMAT.tmp");
     remove_if_there(disk, temporary)?;
     let file = disk.create(temporary)?;
-    file.write_at(&[IoSlice::new(format!("{FORMAT_NAME} {FORMAT_VERSION}\n").as_bytes())], 0)?;
+    file.write_at(&[IoSlice::new(format!("{FORMAT_NAME} {format}\n").as_bytes())], 0)?;
     file.sync_data()?;
     disk.rename(temporary, Path::new(FORMAT))?;
     disk.sync_dir(Path::new(""))
@@ -190,7 +207,7 @@ fn recover(
     loaded: Loaded,
     lock: Box<dyn Send + Sync>,
 ) -> io::Result<Core> {
-    let Loaded { checkpoint, number_max, broken } = loaded;
+    let Loaded { checkpoint, number_max, broken, format } = loaded;
     wipe_volatile(&*disk)?;
     let clean_seq = read_clean(&*disk)?;
     let head = checkpoint.head.clone();
@@ -209,6 +226,8 @@ fn recover(
     let mut core = Core {
         staging,
         wal: placeholder(&shared, next_file),
+        bodies: Bodies::default(),
+        format,
         volatile: None,
         next_file,
         seq,

@@ -139,7 +139,7 @@ impl Staging {
             });
             let (a, b) = halves(owner);
             let header = RecordHeader { a, b, ..RecordHeader::new(Kind::Claim, log.0, pending.epoch) };
-            accepted.wal(Record { header, payload: Bytes::new() });
+            accepted.wal(Record::new(header, Bytes::new()));
         }
         Ok((accepted, claims))
     }
@@ -194,21 +194,21 @@ impl Staging {
                 if to > pending.start {
                     self.change(log).start = to;
                     let header = RecordHeader { base: to, ..header(Kind::Trim) };
-                    accepted.wal(Record { header, payload: Bytes::new() });
+                    accepted.wal(Record::new(header, Bytes::new()));
                 }
                 accepted.needs_sync = true;
             }
             Action::Discard(ranges) => {
                 let filled = ranges.iter().filter(|range| range.start < range.end);
                 let payload = encode_ranges(filled.map(|range| (range.start.0, range.end.0)));
-                accepted.wal(Record { header: header(Kind::Discard), payload });
+                accepted.wal(Record::new(header(Kind::Discard), payload));
                 accepted.needs_sync = true;
             }
             Action::Replace { range, batches } => {
                 let epochs = replace::epochs(shared, log, &range, &batches, &accepted.records)?;
                 let (a, b) = (range.start.0, range.end.0);
                 let replace = RecordHeader { a, b, ..header(Kind::Replace) };
-                accepted.wal(Record { header: replace, payload: Bytes::new() });
+                accepted.wal(Record::new(replace, Bytes::new()));
                 for (batch, epoch) in batches.into_iter().zip(epochs) {
                     let header = RecordHeader { epoch, ..header(Kind::ReplaceBatch) };
                     accepted.wal(record(header, batch));
@@ -216,7 +216,7 @@ impl Staging {
                 accepted.needs_sync = true;
             }
             Action::Delete => {
-                accepted.wal(Record { header: header(Kind::Delete), payload: Bytes::new() });
+                accepted.wal(Record::new(header(Kind::Delete), Bytes::new()));
                 accepted.needs_sync = true;
                 self.logs.remove(&log);
                 self.deleted_now.push(log);
@@ -263,7 +263,7 @@ impl Staging {
             pending.reserved = end.saturating_add(shared.options.reserve_offsets).min(Offset::MAX.0);
             let header =
                 RecordHeader { base: pending.reserved, ..RecordHeader::new(Kind::Reserve, log, epoch) };
-            accepted.wal(Record { header, payload: Bytes::new() });
+            accepted.wal(Record::new(header, Bytes::new()));
             accepted.needs_sync = true;
         }
         let kind = if append.class == Durability::Memory { FileKind::Volatile } else { FileKind::Wal };
@@ -275,7 +275,7 @@ impl Staging {
 fn record(header: RecordHeader, batch: Batch) -> Record {
     let header =
         RecordHeader { base: batch.base.0, span: batch.span, max_timestamp: batch.max_timestamp, ..header };
-    Record { header, payload: batch.bytes }
+    Record { header, payload: batch.bytes, shared: batch.shared, frame: None }
 }
 
 /// The two halves of an owner's id.

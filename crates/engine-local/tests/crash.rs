@@ -34,15 +34,17 @@ fn nothing_is_wrong(fault: impl FnOnce(&mut Trial<'_>) -> ControlFlow<()>) -> (u
 
 #[test]
 fn without_a_crash_everything_is_as_promised() {
-    let mut moves = 0;
+    let (mut moves, mut shared) = (0, 0);
     nothing_is_wrong(|trial| {
         (0..40).try_for_each(|seed| {
-            let (end, moved) = faults::restarts(seed, trial);
+            let (end, (moved, saved)) = faults::restarts(seed, trial);
             moves += moved;
+            shared += saved;
             end
         })
     });
     assert!(moves > 20, "the workloads do not move enough: {moves}");
+    assert!(shared > 200_000, "the workloads do not share enough: {shared}");
 }
 
 #[test]
@@ -145,6 +147,7 @@ const TABLE: &[(SeededBug, Fault, Rule)] = &[
     (SeededBug::AckGroupPartially, Fault::Restarts, Rule::Torn),
     (SeededBug::AckGroupPartially, Fault::Restarts, Rule::Lost),
     (SeededBug::ForgetCheckpointSync, Fault::PowerCuts, Rule::Lost),
+    (SeededBug::ShareAcrossFiles, Fault::Restarts, Rule::Lost),
 ];
 
 /// Where a bug breaks a rule, if it does; else what else was found.

@@ -27,6 +27,7 @@ pub mod random;
 mod read;
 mod remove;
 mod restart;
+mod shared;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -98,6 +99,8 @@ pub fn cases() -> Vec<Case> {
             discard_takes_whole_batches, discard_does_not_move_bounds, replace_compacts, replace_keeps_epochs,
             replace_brings_nothing_back, delete_is_for_good;
         restart: everything_survives, removals_survive, fences_survive, no_offset_is_reused, memory_leaves_a_gap;
+        shared: copies_read_back, one_copy_goes_and_the_others_stay, a_key_given_twice_mixes_nothing_up,
+            parts_lie_within_and_apart;
         plays: ack_queue_with_dead_letters, transaction_over_three_logs, compaction_under_a_reader,
             a_thousand_logs_at_once, takeovers_with_lost_replies;
     }

@@ -25,7 +25,8 @@ pub mod validate;
 
 pub use error::{ErrorKind, StorageError};
 pub use log::{
-    Action, Append, Batch, BatchHead, Claim, Find, Group, LogStore, Op, Outcome, Read, Run, Space, Stat,
+    Action, Append, Batch, BatchHead, Claim, Find, Group, LogStore, Op, Outcome, Read, Run, SHARED_BYTES_MIN,
+    ShareKey, SharedPart, Space, Stat,
 };
 pub use log_meta::LogMeta;
 pub use memory::MemoryStore;

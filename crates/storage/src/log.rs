@@ -29,6 +29,7 @@
 //! `Fenced`, then `Conflict`, then `Full`.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use ferrymq_types::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
@@ -193,9 +194,46 @@ pub struct Batch {
     /// The bytes, stored and returned as they are: at least one, at most
     /// [`BATCH_BYTES_MAX`](ferrymq_types::limits::BATCH_BYTES_MAX).
     pub bytes: Bytes,
+    /// Which parts of `bytes` other batches hold too: a store may write those once. Ascending, apart, at least one
+    /// byte each. Empty where nothing is shared.
+    pub shared: Vec<SharedPart>,
 }
 
+/// A part of a batch that other batches hold too. It only says so: the bytes are in the batch like all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedPart {
+    /// Whose bytes they are. A store that finds other bytes under a key that it knows takes them for what they are.
+    pub key: ShareKey,
+    /// Where they begin in the batch.
+    pub at: u32,
+    /// How many.
+    pub bytes: u32,
+}
+
+/// Names bytes that go into several batches, as long as this process lives. Never given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShareKey(u64);
+
+impl ShareKey {
+    /// A new one.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> ShareKey {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        ShareKey(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Parts shorter than this are not worth a [`SharedPart`]: what is saved is less than what reading them apart costs.
+pub const SHARED_BYTES_MIN: usize = 1024;
+
 impl Batch {
+    /// One that shares nothing.
+    #[must_use]
+    pub fn new(base: Offset, span: u32, max_timestamp: i64, bytes: Bytes) -> Batch {
+        Batch { base, span, max_timestamp, bytes, shared: Vec::new() }
+    }
+
     /// The offset behind its last record.
     #[must_use]
     pub fn next(&self) -> Offset {

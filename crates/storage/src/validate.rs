@@ -72,6 +72,9 @@ fn check_batches(batches: &[Batch]) -> Result<(), StorageError> {
             let size = batch.bytes.len();
             return Err(limit(format!("a batch is too large: max={BATCH_BYTES_MAX} size={size}")));
         }
+        if !are_parts(batch) {
+            return Err(invalid("shared parts of a batch overlap, descend, are empty or lie outside of it"));
+        }
         if u64::from(batch.span) > Offset::MAX.since(batch.base) {
             return Err(limit(format!("a log has no more offsets: base={}", batch.base)));
         }
@@ -80,6 +83,14 @@ fn check_batches(batches: &[Batch]) -> Result<(), StorageError> {
         return Err(invalid("batches overlap or descend"));
     }
     Ok(())
+}
+
+fn are_parts(batch: &Batch) -> bool {
+    let mut from = 0;
+    batch.shared.iter().all(|part| {
+        let begins = std::mem::replace(&mut from, u64::from(part.at) + u64::from(part.bytes));
+        part.bytes > 0 && u64::from(part.at) >= begins && from <= batch.bytes.len() as u64
+    })
 }
 
 fn invalid(what: impl Into<std::sync::Arc<str>>) -> StorageError {

@@ -318,14 +318,15 @@ impl BatchBuilder {
         self.push_with(timestamp, key, value, headers);
     }
 
-    /// Appends one record whose headers, names and values, need not be kept anywhere else.
+    /// Appends one record whose headers, names and values, need not be kept anywhere else; where in the batch the bytes of
+    /// its value begin, or would.
     pub fn push_with<'a>(
         &mut self,
         timestamp: i64,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
-    ) {
+    ) -> usize {
         let delta = timestamp - self.base_timestamp;
         let index = i64::from(self.count);
         let body = 1 + varint_bytes(delta) + varint_bytes(index) + field_bytes(key) + field_bytes(value);
@@ -341,6 +342,7 @@ impl BatchBuilder {
         put_varint(&mut self.out, index);
         put_bytes(&mut self.out, key);
         put_bytes(&mut self.out, value);
+        let value_at = self.out.len() - value.map_or(0, <[u8]>::len);
         put_varint(&mut self.out, signed(headers.len()));
         for (key, value) in headers {
             put_bytes(&mut self.out, Some(key));
@@ -349,6 +351,7 @@ impl BatchBuilder {
         debug_assert_eq!(self.out.len() - start, length);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.count += 1;
+        value_at
     }
 
     /// Records so far.

@@ -43,7 +43,7 @@ fn close(
     let span = builder.count().cast_unsigned();
     let mut bytes = batch::into_mut(builder.build());
     batch::set_position(&mut bytes, base, epoch);
-    into.push(Batch { base, span, max_timestamp, bytes: bytes.freeze() });
+    into.push(Batch::new(base, span, max_timestamp, bytes.freeze()));
     base.plus(span.into())
 }
 

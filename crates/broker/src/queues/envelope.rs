@@ -57,8 +57,13 @@ pub(super) struct Stamp {
     pub(super) delay_ms: Option<u64>,
 }
 
-/// Adds a message to a batch. `scratch` is where its envelope is put together.
-pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, scratch: &mut Vec<u8>) {
+/// Adds a message to a batch; where in that its body begins. `scratch` is where its envelope is put together.
+pub(super) fn push(
+    builder: &mut BatchBuilder,
+    message: &Message,
+    now_ms: i64,
+    scratch: &mut Vec<u8>,
+) -> usize {
     scratch.clear();
     let flag = |on, flag| if on { flag } else { 0 };
     let flags = flag(message.persistent, PERSISTENT)
@@ -80,7 +85,7 @@ pub(super) fn push(builder: &mut BatchBuilder, message: &Message, now_ms: i64, s
     put_part(scratch, &message.routing_key);
     scratch.extend_from_slice(&message.properties);
     let header = std::iter::once((HEADER, Some(&scratch[..])));
-    builder.push_with(now_ms, None, Some(&message.body), header);
+    builder.push_with(now_ms, None, Some(&message.body), header)
 }
 
 fn put_part(scratch: &mut Vec<u8>, part: &[u8]) {

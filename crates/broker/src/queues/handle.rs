@@ -198,15 +198,16 @@ impl Queues {
                 failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
                 continue;
             }
-            let Some((first, rest)) = to.queues().split_first() else { continue };
-            let first = first.0.shard;
-            for (at, queue) in rest.iter().enumerate() {
+            let Some(first) = to.queues().first().map(|first| first.0.shard) else { continue };
+            let item = Item::new(index, message, to);
+            let queues = item.to.queues();
+            for (at, queue) in queues.iter().enumerate() {
                 let shard = queue.0.shard;
-                if shard != first && !rest[..at].iter().any(|before| before.0.shard == shard) {
-                    by_shard[shard].push(Item { index, message: message.clone(), to: to.clone() });
+                if shard != first && !queues[..at].iter().any(|before| before.0.shard == shard) {
+                    by_shard[shard].push(item.clone());
                 }
             }
-            by_shard[first].push(Item { index, message, to });
+            by_shard[first].push(item);
         }
         (PendingPublish { count, failed, waiting: Vec::with_capacity(1) }, by_shard)
     }

@@ -194,8 +194,9 @@ impl Queues {
             let mut shards: Vec<usize> = to.queues().iter().map(|queue| queue.0.shard).collect();
             shards.sort_unstable();
             shards.dedup();
+            let item = Item::new(index, message, to);
             for shard in shards {
-                shares[shard].0.push(Item { index, message: message.clone(), to: to.clone() });
+                shares[shard].0.push(item.clone());
             }
         }
         for settles in &parts.settles {

@@ -125,12 +125,7 @@ impl Owned {
             commit_id: CommitId { writer: context.writer, sequence },
             class: config.durability,
             space: Space::Normal,
-            batches: vec![Batch {
-                base,
-                span: header.span(),
-                max_timestamp: stamped.max_timestamp,
-                bytes: bytes.freeze(),
-            }],
+            batches: vec![Batch::new(base, header.span(), stamped.max_timestamp, bytes.freeze())],
         };
         let (log, epoch, owner) = (partition.log, partition.epoch(), context.owner);
         let appended = Appended { base, append_time_ms, log_start: partition.log_start() };

@@ -12,6 +12,7 @@ mod delayed;
 mod delayed_crash;
 mod deliver;
 mod expiry;
+mod fan_out;
 mod golden;
 mod golden_policies;
 mod joint;

@@ -95,7 +95,7 @@ fn prefixes(
         let mut rest = run.bytes;
         // A run is made of whole picks: it ends with the pick that ends where it does.
         for pick in picks.by_ref() {
-            let batch = rest.split_to(pick.entry.bytes as usize);
+            let batch = rest.split_to(pick.entry.bytes() as usize);
             let shown = batch.len().min(prefix);
             heads.push(head(pick, Bytes::copy_from_slice(&batch[..shown])));
             if pick.entry.next() == run.next.0 {
@@ -111,7 +111,7 @@ fn head(pick: &Pick, prefix: Bytes) -> BatchHead {
         base: Offset(pick.entry.base),
         span: pick.entry.span,
         max_timestamp: pick.entry.max_timestamp,
-        size: pick.entry.bytes,
+        size: pick.entry.bytes(),
         epoch: Epoch(pick.epoch),
         prefix,
     }
@@ -176,7 +176,7 @@ fn entry_for(entries: &[Entry], what: Find, largest: i64, behind_bytes: u64) -> 
         Find::TailBytes(bytes) => {
             let mut held = behind_bytes;
             let fits = |entry: &&Entry| {
-                held += u64::from(entry.bytes);
+                held += u64::from(entry.bytes());
                 held <= bytes
             };
             entries.iter().rev().take_while(fits).last().copied()

@@ -1,7 +1,7 @@
 //! Reading chosen batches from their files: neighbours in one call, each verified before it is handed out.
 //!
 //! **Invariants.** Nothing that does not verify is returned. Batches that lie back to back come as one run, so that
-//! a reader far behind costs few pieces.
+//! a reader far behind costs few pieces. One of which parts lie elsewhere is read for itself and is a run of its own.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ferrymq_storage::{ErrorKind, Run, StorageError};
 use ferrymq_types::Offset;
 
-use super::{Mode, Pick, Stop};
+use super::{Mode, Pick, Stop, framed};
 use crate::format::{Place, place_crc};
 use crate::index::Entry;
 use crate::shared::Shared;
@@ -36,7 +36,7 @@ pub(crate) fn read_picks(shared: &Shared, id: u64, picks: &[Pick], mode: Mode) -
 }
 
 fn range_of(entry: &Entry) -> Range<u64> {
-    u64::from(entry.position)..u64::from(entry.position) + u64::from(entry.bytes)
+    u64::from(entry.position)..u64::from(entry.position) + u64::from(entry.bytes())
 }
 
 /// How many of the first picks lie so close together that one read gets them.
@@ -44,7 +44,9 @@ fn region(picks: &[Pick]) -> usize {
     let begin = range_of(&picks[0].entry).start;
     let near = picks.windows(2).take_while(|pair| {
         let (one, other) = (range_of(&pair[0].entry), range_of(&pair[1].entry));
-        pair[0].file.id == pair[1].file.id
+        let whole = !pair[0].entry.is_framed() && !pair[1].entry.is_framed();
+        whole
+            && pair[0].file.id == pair[1].file.id
             && other.start >= one.end
             && other.start - one.end <= GAP_BYTES_MAX
             && other.end - begin <= REGION_BYTES_MAX
@@ -60,6 +62,10 @@ fn read_region(
     runs: &mut Vec<Run>,
 ) -> Result<(), Stop> {
     let (Some(first), Some(last)) = (picks.first(), picks.last()) else { return Ok(()) };
+    if first.entry.is_framed() {
+        runs.push(framed::read(shared, id, first, mode)?);
+        return Ok(());
+    }
     let begin = range_of(&first.entry).start;
     let length = range_of(&last.entry).end - begin;
     let mut buffer = shared.buffers.take(index(length));
@@ -111,7 +117,7 @@ fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
-fn verifies(shared: &Shared, id: u64, pick: &Pick, payload: &[u8]) -> bool {
+pub(super) fn verifies(shared: &Shared, id: u64, pick: &Pick, payload: &[u8]) -> bool {
     if shared.options.has(crate::options::SeededBug::TrustStaleIndex) {
         return true;
     }

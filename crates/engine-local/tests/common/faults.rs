@@ -105,15 +105,15 @@ fn start(workload: &mut Workload, disk: &SimDisk, power_cut: bool, trial: &Trial
     }
 }
 
-/// No fault but restarts; how many moves there were.
-pub fn restarts(seed: u64, trial: &mut Trial<'_>) -> (ControlFlow<()>, u64) {
+/// No fault but restarts; how many moves there were, and how many bytes were not written because they lay there.
+pub fn restarts(seed: u64, trial: &mut Trial<'_>) -> (ControlFlow<()>, (u64, u64)) {
     let disk = SimDisk::new(seed);
     let mut workload = run(&disk, seed, 60, trial, false);
     if let Some(core) = start(&mut workload, &disk, false, trial) {
         workload.look(&core, true);
     }
     let expected = Expectations { sends_min: 30, records_min: 30, ..Expectations::default() };
-    (trial.judge(&format!("seed {seed}"), &workload.journal, &expected), workload.moves)
+    (trial.judge(&format!("seed {seed}"), &workload.journal, &expected), (workload.moves, workload.shared))
 }
 
 /// No fault at all; every acknowledgement is held against the disk's trace.

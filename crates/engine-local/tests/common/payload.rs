@@ -1,8 +1,11 @@
 //! Batches that say what they are, so that whoever reads one knows who sent it and whether it is whole.
 //!
-//! The first eight bytes hold a number, the span and the length; all others follow from these.
+//! The first eight bytes hold a number, the span and the length; all others follow from these. Long ones hold a body
+//! that those of neighbouring numbers hold too.
 //!
 //! **Invariant.** No two batches of a run begin with the same eight bytes.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use ferrymq_checker::Value;
@@ -53,17 +56,39 @@ pub fn batch(writer: Writer, number: u64, base: u64, span: u32, length: usize) -
     let word = (word << SPAN_BITS) | u64::from(span);
     let word = (word << LENGTH_BITS) | length as u64;
     let max_timestamp = i64::try_from(number % 1000).unwrap();
-    Batch { base: Offset(base), span, max_timestamp, bytes: fill(word, length) }
+    Batch::new(Offset(base), span, max_timestamp, fill(word, length))
+}
+
+/// Where a long batch holds the body, in words of eight bytes.
+const BODY_WORDS: Range<usize> = 8..146;
+/// Numbers whose long batches hold the same one.
+const NEIGHBOURS: u64 = 32;
+
+/// Which body a batch of this number and length holds, and where.
+pub fn body(number: u64, length: usize) -> Option<(u64, Range<usize>)> {
+    let range = BODY_WORDS.start * 8..BODY_WORDS.end * 8;
+    (length >= range.end).then_some((number / NEIGHBOURS, range))
+}
+
+/// The words of a batch behind the first, without end.
+fn words(word: u64, length: usize) -> impl Iterator<Item = u64> {
+    let number = word >> (LENGTH_BITS + SPAN_BITS + Writer::BITS);
+    let seed = |word: u64| word.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut own = seed(word);
+    let shared = body(number, length);
+    let mut of_body = seed(shared.as_ref().map_or(0, |(body, _)| !body));
+    (1..).map(move |at| {
+        let state = if shared.is_some() && BODY_WORDS.contains(&at) { &mut of_body } else { &mut own };
+        *state = next(*state);
+        *state
+    })
 }
 
 fn fill(word: u64, length: usize) -> Bytes {
     let mut out = Vec::with_capacity(length + 8);
     out.extend_from_slice(&(word ^ MAGIC).to_le_bytes());
-    let mut state = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while out.len() < length {
-        state = next(state);
-        out.extend_from_slice(&state.to_le_bytes());
-    }
+    let count = length.div_ceil(8) - 1;
+    words(word, length).take(count).for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
     out.truncate(length);
     Bytes::from(out)
 }
@@ -82,14 +107,13 @@ pub fn read(bytes: &[u8], span: u64) -> Value {
     let length = word & ((1 << LENGTH_BITS) - 1);
     let spans = (word >> LENGTH_BITS) & ((1 << SPAN_BITS) - 1);
     let writer = (word >> (LENGTH_BITS + SPAN_BITS)) & ((1 << Writer::BITS) - 1);
-    let mut state = word.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let (words, end) = rest.as_chunks::<8>();
+    let mut expected = words(word, bytes.len());
+    let (chunks, end) = rest.as_chunks::<8>();
     let mut whole = length == bytes.len() as u64 && spans == span;
-    for word in words {
-        state = next(state);
-        whole &= u64::from_le_bytes(*word) == state;
+    for (chunk, word) in chunks.iter().zip(expected.by_ref()) {
+        whole &= u64::from_le_bytes(*chunk) == word;
     }
-    whole &= next(state).to_le_bytes().starts_with(end);
+    whole &= expected.next().is_some_and(|word| word.to_le_bytes().starts_with(end));
     let writer = usize::try_from(writer).ok().and_then(|writer| Writer::ALL.get(writer));
     match writer {
         Some(writer) if whole => value(*writer, word >> (LENGTH_BITS + SPAN_BITS + Writer::BITS)),

@@ -10,10 +10,11 @@ use std::io;
 use std::sync::Arc;
 
 use ferrymq_checker::{Pending, Survives, Terms, What};
+use ferrymq_engine_local::Counters;
 use ferrymq_engine_local::core::{Core, Done, Work};
 use ferrymq_engine_local::mover::Moved;
 use ferrymq_runtime::Rng;
-use ferrymq_storage::{Action, Batch, Group, Op};
+use ferrymq_storage::{Action, Batch, Group, Op, ShareKey, SharedPart};
 use ferrymq_types::{Durability, Epoch, LogId, Offset, OwnerId};
 
 use super::journal::Journal;
@@ -68,6 +69,8 @@ pub struct Workload {
     logs: BTreeMap<u64, Log>,
     groups: u64,
     numbers: u64,
+    /// What goes into several batches.
+    bodies: BTreeMap<u64, ShareKey>,
     owners: u128,
     steps: u64,
     stale: Vec<(u64, u32, u128)>,
@@ -75,6 +78,8 @@ pub struct Workload {
     moving: Option<io::Result<Moved>>,
     /// Moves begun.
     pub moves: u64,
+    /// Bytes that were not written because they lay there.
+    pub shared: u64,
 }
 
 impl Workload {
@@ -86,11 +91,13 @@ impl Workload {
             logs: BTreeMap::new(),
             groups: 0,
             numbers: 0,
+            bodies: BTreeMap::new(),
             owners: 100,
             steps: 0,
             stale: Vec::new(),
             moving: None,
             moves: 0,
+            shared: 0,
         }
     }
 
@@ -103,11 +110,13 @@ impl Workload {
             logs: self.logs.clone(),
             groups: self.groups,
             numbers: self.numbers,
+            bodies: self.bodies.clone(),
             owners: self.owners + 1000,
             steps: self.steps,
             stale: self.stale.clone(),
             moving: None,
             moves: 0,
+            shared: 0,
         }
     }
 
@@ -151,7 +160,10 @@ impl Workload {
         let (work, notes): (Vec<Work>, Vec<Vec<Note>>) =
             asked.into_iter().map(|asked| (asked.work, asked.notes)).unzip();
         let on_answer = self.on_answer(&notes);
+        let saved = |core: &Core| Counters::get(&core.reader().counters().bytes_shared);
+        let before = saved(core);
         let done = execute_noting(core, work, on_answer);
+        self.shared += saved(core) - before;
         for (done, notes) in done.into_iter().zip(notes) {
             match done {
                 Done::Claim(result) => {
@@ -266,7 +278,13 @@ impl Workload {
 
     fn batch(&mut self, writer: Writer, base: u64, span: u32, length: usize) -> Batch {
         self.numbers += 1;
-        payload::batch(writer, self.numbers, base, span, length)
+        let mut batch = payload::batch(writer, self.numbers, base, span, length);
+        if let Some((body, range)) = payload::body(self.numbers, length) {
+            let key = *self.bodies.entry(body).or_insert_with(ShareKey::new);
+            let (at, bytes) = (u32::try_from(range.start).unwrap(), u32::try_from(range.len()).unwrap());
+            batch.shared.push(SharedPart { key, at, bytes });
+        }
+        batch
     }
 
     fn span(&self) -> u32 {

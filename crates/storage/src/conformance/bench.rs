@@ -228,7 +228,7 @@ pub(super) fn batch(base: u64, span: u32) -> Batch {
 pub(super) fn sized(base: u64, span: u32, max_timestamp: i64, size: usize) -> Batch {
     let text = format!("<{base}+{span}@{max_timestamp}>");
     let bytes: Bytes = text.bytes().cycle().take(size).collect();
-    Batch { base: Offset(base), span, max_timestamp, bytes }
+    Batch::new(Offset(base), span, max_timestamp, bytes)
 }
 
 /// Batches of these spans, back to back from `base` on.

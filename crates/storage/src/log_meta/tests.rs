@@ -257,7 +257,7 @@ fn bytes_that_are_no_metadata_are_corrupt_and_not_skipped() {
     let store = MemoryStore::new();
     let meta = open(&store);
     now(create(&meta, "a")).unwrap();
-    let batch = Batch { base: Offset(1), span: 1, max_timestamp: 0, bytes: Bytes::from("nonsense") };
+    let batch = Batch::new(Offset(1), 1, 0, Bytes::from("nonsense"));
     let append = Append {
         expect_next: Offset(1),
         commit_id: CommitId::default(),

@@ -169,8 +169,7 @@ impl Inner {
     ) -> Op {
         writer.sequence += 1;
         let bases = (0..).map(|place| next.plus(place));
-        let batches =
-            bases.zip(records).map(|(base, bytes)| Batch { base, span: 1, max_timestamp: 0, bytes });
+        let batches = bases.zip(records).map(|(base, bytes)| Batch::new(base, 1, 0, bytes));
         let append = Append {
             expect_next: next,
             commit_id: CommitId { writer: u64::from(self.epoch.0), sequence: writer.sequence },

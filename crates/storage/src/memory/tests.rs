@@ -117,7 +117,7 @@ fn random_lives_tell_a_defective_store_from_the_oracle() {
 
 fn append(epoch: Epoch, at: u64, size: usize, space: Space) -> Group {
     let bytes = vec![7; size].into();
-    let batches = vec![Batch { base: Offset(at), span: 1, max_timestamp: 0, bytes }];
+    let batches = vec![Batch::new(Offset(at), 1, 0, bytes)];
     let commit_id = CommitId { writer: 1, sequence: at };
     let action = Action::Append(Append {
         expect_next: Offset(at),

@@ -482,7 +482,7 @@ async fn append(
         commit_id: ferrymq_types::CommitId { writer: 9, sequence: 1 },
         class: ferrymq_types::Durability::Sync,
         space,
-        batches: vec![ferrymq_storage::Batch { base: claim.next, span: 1, max_timestamp: 0, bytes }],
+        batches: vec![ferrymq_storage::Batch::new(claim.next, 1, 0, bytes)],
     };
     let action = ferrymq_storage::Action::Append(append);
     let op = ferrymq_storage::Op { log: claim.log, epoch: claim.epoch, owner: OwnerId(9), action };

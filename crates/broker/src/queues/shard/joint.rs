@@ -214,7 +214,7 @@ impl Owner {
                         drop(touched.collect::<Vec<_>>());
                         return Err(full);
                     }
-                    queue.gather(0, item.index, &item.message, now_ms, &mut self.scratch);
+                    queue.gather(0, item, now_ms, &mut self.scratch);
                 }
             }
         }

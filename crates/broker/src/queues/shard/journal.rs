@@ -359,5 +359,5 @@ fn finish(builder: BatchBuilder, next: &mut u64, epoch: Epoch, now_ms: i64) -> B
     let mut bytes = batch::into_mut(builder.build());
     batch::set_position(&mut bytes, base, epoch);
     *next += u64::from(span);
-    Batch { base, span, max_timestamp: now_ms, bytes: bytes.freeze() }
+    Batch::new(base, span, now_ms, bytes.freeze())
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use ferrymq_storage::StorageError;
+use ferrymq_storage::{SHARED_BYTES_MIN, ShareKey, StorageError};
 use ferrymq_types::{Epoch, LogId, Offset};
 use tokio::sync::oneshot;
 
@@ -22,13 +22,23 @@ use crate::queues::types::{
 };
 
 /// One message for some queues of a shard.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::queues) struct Item {
     /// Its place in the call.
     pub(in crate::queues) index: u32,
     pub(in crate::queues) message: Message,
     /// All queues it goes to; the shard takes its own.
     pub(in crate::queues) to: Routed,
+    /// Under which its body is known in each of them, if it is worth writing once.
+    pub(in crate::queues) share: Option<ShareKey>,
+}
+
+impl Item {
+    /// A message for all of these queues; clone it for further shards.
+    pub(in crate::queues) fn new(index: u32, message: Message, to: Routed) -> Item {
+        let worth = to.queues().len() > 1 && message.body.len() >= SHARED_BYTES_MIN;
+        Item { index, message, to, share: worth.then(ShareKey::new) }
+    }
 }
 
 /// A queue whose log was claimed.

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
-use ferrymq_storage::{Action, Append, Batch, Op, Space};
+use ferrymq_storage::{Action, Append, Batch, Op, ShareKey, SharedPart, Space};
 use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, batch};
 use tokio::sync::oneshot;
 
@@ -23,7 +23,7 @@ use super::expiry::Times;
 use super::lanes::Lane;
 use super::levels::Levels;
 use super::limits::Limits;
-use super::message::{Attached, GetReply, Released};
+use super::message::{Attached, GetReply, Item, Released};
 use super::ready::{Ready, ReadyBudget};
 use super::waiting::Waiting;
 use crate::queues::ack::AckState;
@@ -48,6 +48,8 @@ pub(super) struct Part {
 struct Gathered {
     class: Durability,
     builder: BatchBuilder,
+    /// Bodies that go to other queues too.
+    shared: Vec<SharedPart>,
     parts: Vec<Part>,
     body_bytes: u64,
     /// Whether any has a time to live of its own.
@@ -247,8 +249,7 @@ impl Queue {
     pub(super) fn gather(
         &mut self,
         request: u64,
-        index: u32,
-        message: &Message,
+        Item { index, message, share, .. }: &Item,
         now_ms: i64,
         scratch: &mut Vec<u8>,
     ) -> bool {
@@ -259,20 +260,28 @@ impl Queue {
         };
         if !self.gathered.back().is_some_and(fits) {
             let builder = BatchBuilder::with_capacity(now_ms, 1024 + message.bytes());
-            let parts = Vec::new();
-            self.gathered.push_back(Gathered { class, builder, parts, body_bytes: 0, expires: false });
+            let (parts, shared) = (Vec::new(), Vec::new());
+            self.gathered.push_back(Gathered {
+                class,
+                builder,
+                shared,
+                parts,
+                body_bytes: 0,
+                expires: false,
+            });
         }
         let last = self.gathered.back_mut().expect("one was just made sure of");
-        envelope::push(&mut last.builder, message, now_ms, scratch);
+        let at = envelope::push(&mut last.builder, message, now_ms, scratch);
+        last.shared.extend(share.and_then(|key| part(key, at, message.body.len())));
         last.body_bytes += message.body.len() as u64;
         last.expires |= message.ttl_ms.is_some();
         match last.parts.last_mut() {
             Some(part) if part.request == request => {
-                part.messages.push(index);
+                part.messages.push(*index);
                 false
             }
             _ => {
-                last.parts.push(Part { request, messages: vec![index] });
+                last.parts.push(Part { request, messages: vec![*index] });
                 true
             }
         }
@@ -302,7 +311,7 @@ impl Queue {
     /// Gives out offsets to what is gathered: one operation and run number per batch.
     pub(super) fn seal(&mut self, owner: OwnerId, writer: u64, now_ms: i64, ops: &mut Vec<(Op, u64)>) {
         for gathered in std::mem::take(&mut self.gathered) {
-            let Gathered { class, builder, parts, body_bytes, expires } = gathered;
+            let Gathered { class, builder, shared, parts, body_bytes, expires } = gathered;
             let span = builder.count().cast_unsigned();
             let mut bytes = batch::into_mut(builder.build());
             let base = Offset(self.next);
@@ -314,7 +323,7 @@ impl Queue {
                 commit_id: CommitId { writer, sequence: self.sequence },
                 class,
                 space: Space::Normal,
-                batches: vec![Batch { base, span, max_timestamp: now_ms, bytes: bytes.clone() }],
+                batches: vec![Batch { base, span, max_timestamp: now_ms, bytes: bytes.clone(), shared }],
             };
             let (log, epoch) = (self.handle.log(), self.epoch);
             let number = self.first_run + self.runs.len() as u64;
@@ -444,4 +453,9 @@ impl Hasher for OffsetHasher {
         let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = mixed ^ (mixed >> 32);
     }
+}
+
+/// A body as a part of its batch.
+fn part(key: ShareKey, at: usize, bytes: usize) -> Option<SharedPart> {
+    Some(SharedPart { key, at: u32::try_from(at).ok()?, bytes: u32::try_from(bytes).ok()? })
 }

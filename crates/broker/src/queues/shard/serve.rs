@@ -153,7 +153,7 @@ impl Owner {
                 }
                 let queue = queue.level_for(&item.message);
                 let log = queue.handle.log();
-                let begun = queue.gather(request, item.index, &item.message, now_ms, &mut self.scratch);
+                let begun = queue.gather(request, &item, now_ms, &mut self.scratch);
                 parts += usize::from(begun);
                 if !std::mem::replace(&mut queue.in_gather_list, true) {
                     self.gathering.push(log);

@@ -144,7 +144,7 @@ impl Desk {
     async fn publish(&mut self, items: Vec<Item>, reply: oneshot::Sender<Failed>, permit: BytePermit) {
         self.turn = self.turn.wrapping_add(1);
         let mut appending = Appending::new(self.clock.wall_ms(), self.turn);
-        for Item { index, message, to } in &items {
+        for Item { index, message, to, .. } in &items {
             let mut record = None;
             for queue in to.queues().iter().filter(|queue| queue.stream().is_some()) {
                 if self.closed.contains(queue) {

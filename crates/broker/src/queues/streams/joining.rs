@@ -38,7 +38,7 @@ impl Queues {
         for publish in &parts.publishes {
             if publish.to.queues().iter().any(is_stream) {
                 let (message, to) = (publish.message.clone(), publish.to.clone());
-                items.push(Item { index: u32::try_from(items.len()).unwrap_or(u32::MAX), message, to });
+                items.push(Item::new(u32::try_from(items.len()).unwrap_or(u32::MAX), message, to));
             }
             rest.publishes.extend(without_streams(publish));
         }
