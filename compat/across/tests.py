@@ -239,5 +239,151 @@ def a_stream_deleted_with_amqp_is_no_topic_any_more():
         assert made not in admin().list_topics(timeout=10).topics
 
 
+def over(channel, made, stem="q", kind="quorum", **arguments):
+    """A queue over a topic."""
+    queue = name(stem)
+    arguments = {"x-kafka-topic": made, "x-queue-type": kind, **{k.replace("_", "-"): v for k, v in arguments.items()}}
+    return queue, channel.queue_declare(queue, durable=True, arguments=arguments).method.message_count
+
+
+@test
+def workers_share_what_kafka_clients_produce():
+    made, count, workers = topic("t", 4), 2000, 4
+    with opened() as channel:
+        queue, ready = over(channel, made)
+        assert ready == 0
+    done, lock, over_with = [], threading.Lock(), threading.Event()
+
+    def worker(number):
+        with opened() as channel:
+            channel.basic_qos(prefetch_count=20)
+            seen = 0
+
+            def on_message(_, method, properties, body):
+                nonlocal seen
+                seen += 1
+                # One in ten fails the first time.
+                if body.endswith(b"7") and not method.redelivered:
+                    return channel.basic_nack(method.delivery_tag, requeue=True)
+                channel.basic_ack(method.delivery_tag)
+                with lock:
+                    done.append((number, body, method.redelivered, properties.headers))
+                return None
+
+            channel.basic_consume(queue, on_message)
+            while not over_with.is_set():
+                channel.connection.process_data_events(0.05)
+
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(workers)]
+    for thread in threads:
+        thread.start()
+    records = [(f"key-{at}", f"job {at}", [("at", str(at))]) for at in range(count)]
+    produce(made, *records, linger_ms=5, compression_type="lz4")
+    try:
+        eventually("all jobs", lambda: len(done) >= count, 60)
+    finally:
+        over_with.set()
+        for thread in threads:
+            thread.join(30)
+    assert sorted(body for _, body, _, _ in done) == sorted(f"job {at}".encode() for at in range(count)), "each once"
+    assert {number for number, _, _, _ in done} == set(range(workers)), "all have worked"
+    for _, body, redelivered, headers in done:
+        assert redelivered == body.endswith(b"7") and f"job {headers['at']}".encode() == body
+    with opened() as channel:
+        assert channel.queue_declare(queue, passive=True).method.message_count == 0
+    # Kafka's clients read all of it whatever the workers did.
+    assert sum(len(kafka_records(made, 1, partition)) > 0 for partition in range(4)) == 4
+
+
+@test
+def a_worker_that_dies_gives_its_records_back():
+    made = topic("t")
+    produce(made, *[(None, f"{at}", []) for at in range(10)])
+    with opened() as dying:
+        queue, ready = over(dying, made, kind="classic")
+        assert ready == 10
+        dying.basic_qos(prefetch_count=4)
+        held = []
+        dying.basic_consume(queue, lambda _, method, properties, body: held.append((method, body)))
+
+        def enough():
+            dying.connection.process_data_events(0.05)
+            return len(held) == 4
+
+        eventually("four records", enough)
+        dying.basic_ack(held[1][0].delivery_tag)
+    with opened() as channel:
+        # The ack came before the end.
+        eventually("what it had", lambda: channel.queue_declare(queue, passive=True).method.message_count == 9)
+        found = []
+        while (got := channel.basic_get(queue))[0]:
+            found.append((got[2], got[0].redelivered))
+            channel.basic_ack(got[0].delivery_tag)
+        assert [body for body, _ in found] == [f"{at}".encode() for at in range(10) if at != 1], found
+        # The fifth may have been on its way: the ack made room for it.
+        expected = {body: body in (b"0", b"2", b"3") for body, _ in found if body != b"4"}
+        assert {body: redelivered for body, redelivered in found if body != b"4"} == expected, found
+
+
+@test
+def what_is_published_to_a_queue_over_a_topic_is_a_record():
+    made = topic("t")
+    with opened() as channel:
+        queue, _ = over(channel, made)
+        twin, _ = over(channel, made)
+        exchange = name("e")
+        channel.exchange_declare(exchange, "fanout", durable=True)
+        channel.queue_bind(queue, exchange)
+        channel.queue_bind(twin, exchange)
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, "k", b"to both", pika.BasicProperties(headers={"n": 1}), mandatory=True)
+        channel.basic_publish("", queue, b"to one", mandatory=True)
+        for each in (queue, twin):
+            assert [channel.basic_get(each, auto_ack=True)[2] for _ in range(3)] == [b"to both", b"to one", None]
+        first, second = kafka_records(made, 2)
+        assert (first.key(), first.value(), dict(first.headers())["n"]) == (b"k", b"to both", b"1")
+        assert second.value() == b"to one"
+        assert channel.queue_delete(queue).method.message_count == 0
+        assert made in admin().list_topics(timeout=10).topics, "the topic is not the queue's to delete"
+
+
+@test
+def a_queue_over_a_topic_that_is_not_there_or_says_what_the_topic_says_is_refused():
+    made = topic("t")
+    for arguments, code, words in (
+        ({"x-kafka-topic": name("nowhere")}, 404, "no topic"),
+        ({"x-kafka-topic": made, "x-message-ttl": 5}, 406, "the topic's settings say what is kept"),
+        ({"x-kafka-topic": made, "x-max-priority": 5}, 406, "the topic's settings say what is kept"),
+    ):
+        with opened() as channel:
+            try:
+                channel.queue_declare(name("q"), durable=True, arguments=arguments)
+                raise AssertionError("it was taken")
+            except ChannelClosedByBroker as error:
+                assert error.reply_code == code and words in error.reply_text, error
+
+
+@test
+def records_that_are_rejected_or_deleted_go_where_they_should():
+    made = topic("t")
+    with opened() as channel:
+        letters = name("letters")
+        channel.queue_declare(letters, durable=True)
+        queue, _ = over(channel, made, x_dead_letter_exchange="", x_dead_letter_routing_key=letters)
+        produce(made, *[("key", f"{at}", []) for at in range(5)])
+        eventually("the first", lambda: channel.queue_declare(queue, passive=True).method.message_count == 5)
+        method, _, _ = channel.basic_get(queue)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+        eventually("the letter", lambda: channel.queue_declare(letters, passive=True).method.message_count == 1)
+        _, properties, body = channel.basic_get(letters, auto_ack=True)
+        assert body == b"0" and properties.headers["x-first-death-queue"] == queue, properties.headers
+        # A client deletes records: what was not worked off is gone.
+        partition = TopicPartition(made, 0, 3)
+        list(admin().delete_records([partition]).values())[0].result(15)
+        eventually("the rest", lambda: channel.queue_declare(queue, passive=True).method.message_count == 2)
+        assert channel.basic_get(queue, auto_ack=True)[2] == b"3"
+        assert channel.queue_purge(queue).method.message_count == 1
+
+
 if __name__ == "__main__":
     main()

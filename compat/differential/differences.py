@@ -44,7 +44,8 @@ KNOWN = {
     ),
     "channel-after-channel": (
         "when a connection ends its channels give back what they had one after the other: a message may expire, or go to "
-        "somebody, in between, also to a consumer without acknowledgements of the connection that ends",
+        "somebody, in between, also to a consumer without acknowledgements of the connection that ends; of a quorum queue that "
+        "is counted",
         "no source: the order of channels is promised by nobody",
     ),
     "returned-beyond-limit": (
@@ -53,7 +54,8 @@ KNOWN = {
         "deps/rabbit/src/rabbit_amqqueue_process.erl, requeue_and_run",
     ),
     "order-of-returns": (
-        "what comes back to a quorum queue keeps the order in which it came back, in FerryMQ its place in the queue",
+        "what comes back to a quorum queue keeps the order in which it came back, in FerryMQ its place in the queue: only what "
+        "came back may change places, the oldest is first in FerryMQ, and what is dropped of it is the oldest",
         "deps/rabbit/src/rabbit_fifo.erl, take_next_msg; docs/adr/0006-queues-are-logs-with-an-ack-subscription.md",
     ),
 }
@@ -129,9 +131,11 @@ class Facts:
         self.quorum, self.ranked, self.consumed, self.limited = set(), set(), {}, False
         self.quorum_limited = set()
         self.timed = self.greedy = False
+        self.channels = set()
 
     def learn(self, step):
         where, method, values = step
+        self.channels.add(where)
         arguments, queue = values.get("arguments") or {}, values.get("queue")
         if arguments.get("x-queue-type") == "quorum":
             self.quorum.add(queue)
@@ -179,6 +183,7 @@ def normalised(step, theirs, ours, known, facts):
         _turns(step, theirs, ours, known, facts)
     if theirs != ours and (facts.timed or facts.greedy):
         _channels(step, theirs, ours, known)
+    _counted_between(step, ours, known, facts)
     if theirs != ours and facts.limited:
         _beyond_limit(step, theirs, ours, known)
     if theirs != ours and step[2].get("queue") in facts.quorum and step[1] == "basic.get":
@@ -277,6 +282,9 @@ def _turns(step, theirs, ours, known, facts):
         if same_each or not (mixed or commit or queue in facts.quorum or equals):
             continue
         name = "several-ways" if mixed else "atomic-commit" if commit else "whose-turn" if equals else "order-of-returns"
+        both = ((sides[0].get(source, []), sides[1].get(source, [])) for source in {*of_queue[0], *of_queue[1]})
+        if name == "order-of-returns" and not all(_only_returns_moved(*of_one) for of_one in both):
+            continue
         known.add(name)
         for source in of_queue[0]:
             del sides[0][source]
@@ -302,6 +310,19 @@ def _channels(step, theirs, ours, known):
         _same_holders(theirs, ours, known, "channel-after-channel")
 
 
+def _counted_between(step, ours, known, facts):
+    """The same of a quorum queue: RabbitMQ counts what went to a channel that was about to end, and it comes back later."""
+    ended = {where.split(".")[0] for where, events in ours["control"].items() if any(event[0] == "connection.close" for event in events)}
+    if step[1] in ("close", "drop") and "." not in step[0]:
+        ended.add(step[0])
+    for number in ended:
+        consumes = any(
+            source.startswith(number + ".") and queue in facts.quorum for source, queue in facts.consumed.items()
+        )
+        if consumes and sum(where.startswith(number + ".") for where in facts.channels) > 1:
+            known.add("channel-after-channel")
+
+
 def _same_holders(theirs, ours, known, name):
     if all(theirs[part] == ours[part] for part in ("control", "confirm", "cancel")):
         for part in ("deliver", "queues"):
@@ -315,28 +336,53 @@ def _death_of(message):
     return [entry for entry in deaths[0][1] if entry[0] in ("queue", "reason")] if deaths else None
 
 
-def _returns(theirs, ours, known):
-    """Another returned message of the same quorum queue came first."""
+def _age(message):
+    """When it was published, of all messages of the script; None of a letter, which came into its queue later."""
+    *_, properties, body = message
+    if _death_tables(_headers(properties) or []):
+        return None
+    number, _, copy_of = body.removeprefix("m").partition(".")
+    return int(number), int(copy_of or 0)
+
+
+def _by_age(messages):
+    ages = [_age(message) for message in messages]
+    return None in ages or ages == sorted(ages)
+
+
+def _only_returns_moved(theirs, ours):
+    """What is new is in its place on both sides, and of what came back the oldest is first here."""
+    moved = [(one, other) for one, other in zip(theirs, ours) if one != other]
+    all_back = all(one[0] and other[0] for one, other in moved)
+    return len(theirs) == len(ours) and all_back and _by_age([other for other in ours if other[0]])
+
+
+def _returns(theirs, ours, known, dropped=False):
+    """Another returned message of the same quorum queue came first: here an older one, unless that was dropped."""
     for where, events in theirs["control"].items():
         for index, (one, other) in enumerate(zip(events, ours["control"].get(where, []))):
             if one[0] != "basic.get-ok" or other[0] != "basic.get-ok":
                 continue
             left = one[1]["messages"] == other[1]["messages"]
-            if one != other and left and one[1]["redelivered"] and other[1]["redelivered"]:
+            older = dropped or _by_age([other, one]) and _age(other) != _age(one)
+            if one != other and left and one[1]["redelivered"] and other[1]["redelivered"] and older:
                 events[index] = copy.deepcopy(other)
                 known.add("order-of-returns")
 
 
 def _dropped_returns(step, theirs, ours, known, facts):
-    """Of what came back to a quorum queue with a limit the head was dropped: which that is depends on its order."""
+    """Of what came back to a quorum queue with a limit the head was dropped: here the oldest, there what came back first."""
     for source in {*theirs["deliver"], *ours["deliver"]}:
         if facts.consumed.get(source) in facts.quorum_limited:
             sides = [side["deliver"].get(source, []) for side in (theirs, ours)]
-            if len(sides[0]) == len(sides[1]) and all(message[0] for side in sides for message in side) and sides[0] != sides[1]:
+            ages = [sorted(filter(None, map(_age, side))) for side in sides]
+            newer = all(other >= one for one, other in zip(*ages)) and _by_age(sides[1])
+            came_back = all(message[0] for side in sides for message in side)
+            if len(sides[0]) == len(sides[1]) and came_back and newer and sides[0] != sides[1]:
                 theirs["deliver"][source] = copy.deepcopy(sides[1])
                 known.add("order-of-returns")
     if step[1] == "basic.get" and step[2].get("queue") in facts.quorum_limited:
-        _returns(theirs, ours, known)
+        _returns(theirs, ours, known, dropped=True)
 
 
 def _headers(properties):

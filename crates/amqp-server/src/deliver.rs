@@ -76,7 +76,7 @@ impl Connection {
     ) -> Result<(), Failure> {
         let told = match consumer.stream {
             true => streams::shortened(&delivery, self.opened.frame_max),
-            false => counts::told(&delivery, self.opened.frame_max),
+            false => streams::told(&delivery, self.opened.frame_max),
         };
         let properties = counts::properties(&delivery, told.as_ref());
         let Delivery { offset, redelivered, message, .. } = &delivery;

@@ -52,9 +52,7 @@ impl From<QueueError> for Failure {
         use ReplyCode as C;
         match error {
             E::NoVhost(name) => vhost_deleted(&name),
-            E::NotFound { entity, vhost, name } => {
-                Failure::new(C::NotFound, format_args!("no {entity} '{name}' in vhost '{vhost}'"))
-            }
+            E::NotFound { entity, vhost, name } => not_found(entity, &vhost, &name),
             E::Inequivalent { entity, vhost, name, property, current, asked } => {
                 let what = format!("'{property}' for {entity} '{name}' in vhost '{vhost}'");
                 Failure::new(C::PreconditionFailed, inequivalent(&what, &asked, &current))
@@ -116,6 +114,12 @@ impl From<QueueError> for Failure {
             E::Stopped => forced(),
         }
     }
+}
+
+/// Topics are in no virtual host.
+fn not_found(entity: Entity, vhost: &str, name: &str) -> Failure {
+    let at = if entity == Entity::Topic { String::new() } else { format!(" in vhost '{vhost}'") };
+    Failure::new(ReplyCode::NotFound, format_args!("no {entity} '{name}'{at}"))
 }
 
 /// Somebody else's queue.
@@ -196,8 +200,9 @@ fn inequivalent(what: &str, asked: &Property, current: &Property) -> String {
 /// A property as RabbitMQ tells it in `inequivalent arg`: the type of an argument only where the other is not given.
 fn shown(property: &Property, other: &Property) -> String {
     match property {
-        Property::Argument(Some(value)) if !matches!(other, Property::Argument(None)) => {
-            format!("'{}'", crate::args::to_wire(value))
+        // Erlang's `undefined`, which is also what is not there.
+        Property::Argument(Some(Value::Void)) if !matches!(other, Property::Argument(None)) => {
+            "none".to_owned()
         }
         Property::Flag(flag) => format!("'{flag}'"),
         Property::Kind(kind) => format!("'{}'", kind.name()),
@@ -238,6 +243,8 @@ fn why(wrong: &Wrong, value: &Value) -> String {
         }
         Wrong::MaxAge => ": invalid_max_age".to_owned(),
         Wrong::QueueType => format!(": \"unsupported queue type '{wire}'\""),
+        Wrong::OverTopic => format!(": {wrong}"),
+        Wrong::NoTopic => format!(": {wrong}"),
         Wrong::NotOf(QueueType::Classic) => " of queue type rabbit_classic_queue".to_owned(),
         Wrong::NotOf(QueueType::Quorum) => " of queue type rabbit_quorum_queue".to_owned(),
         Wrong::NotOf(QueueType::Stream) => " of queue type rabbit_stream_queue".to_owned(),
@@ -338,6 +345,13 @@ mod tests {
             406,
             Scope::Channel,
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received '2' but current \
+             is '1'",
+        );
+        check(
+            inequivalent(seconds(1), Property::Argument(Some(Value::Void))),
+            406,
+            Scope::Channel,
+            "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received none but current \
              is '1'",
         );
         let wrong = |argument, value, wrong| QueueError::WrongArgument {

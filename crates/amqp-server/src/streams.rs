@@ -8,7 +8,6 @@
 
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::{EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef};
-use ferrymq_broker::queues::streams::max_age_ms;
 use ferrymq_broker::queues::{
     Delivery, Message, StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Translate, Value,
     Wrong,
@@ -16,6 +15,7 @@ use ferrymq_broker::queues::{
 use ferrymq_mapping::{AmqpMessage, FILTER_HEADER, KafkaRecord, Place, place, to_message, to_record};
 
 use crate::channel::Channel;
+use crate::counts;
 use crate::deliver::properties_of;
 use crate::failure::Failure;
 
@@ -60,7 +60,7 @@ pub(crate) fn asked(
 ) -> Result<StreamFrom, (&'static str, Value, Wrong)> {
     let start = match given(OFFSET) {
         None => StreamStart::default(),
-        Some(value) => start(&value, now_ms).ok_or((OFFSET, value, Wrong::StreamOffset))?,
+        Some(value) => StreamStart::parse(&value, now_ms).ok_or((OFFSET, value, Wrong::StreamOffset))?,
     };
     let unfiltered = match given(UNFILTERED) {
         None => false,
@@ -79,21 +79,6 @@ pub(crate) fn asked(
         Some(other) => return Err((FILTER, other, Wrong::Type)),
     };
     Ok(StreamFrom { start, filter: values.map(|values| StreamFilter { values, unfiltered }) })
-}
-
-fn start(value: &Value, now_ms: i64) -> Option<StreamStart> {
-    Some(match (value, value.as_text()) {
-        (_, Some("first")) => StreamStart::First,
-        (_, Some("last")) => StreamStart::Last,
-        (_, Some("next")) => StreamStart::Next,
-        (_, Some(interval)) => StreamStart::Time(now_ms.saturating_sub(max_age_ms(interval)?)),
-        (Value::Timestamp(seconds), None) => {
-            StreamStart::Time(i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1000))
-        }
-        // Below the first there is the first.
-        (Value::Int(offset, _), None) => StreamStart::Offset(u64::try_from(*offset).unwrap_or(0)),
-        _ => return None,
-    })
 }
 
 /// What a channel must have said before it consumes a stream, in RabbitMQ's order.
@@ -120,6 +105,18 @@ pub(crate) fn shortened(delivery: &Delivery, frame_max: u32) -> Option<BytesMut>
         return None;
     }
     without_headers(properties_of(&delivery.message)).ok()
+}
+
+/// The properties of a delivery of a queue with its counts; or less its headers, if it is a record of a topic that is too
+/// large for the client's frames; `None`: as they are.
+pub(crate) fn told(delivery: &Delivery, frame_max: u32) -> Option<BytesMut> {
+    counts::told(delivery, frame_max).or_else(|| {
+        let is_record = || {
+            let headers = properties_of(&delivery.message).headers();
+            headers.is_some_and(|headers| headers.get(place::OFFSET.as_bytes()).is_some())
+        };
+        shortened(delivery, frame_max).filter(|_| is_record())
+    })
 }
 
 fn without_headers(stored: Properties<'_>) -> Result<BytesMut, EncodeError> {
@@ -159,7 +156,7 @@ mod tests {
             (Value::Bool(true), None),
         ];
         for (value, expected) in cases {
-            assert_eq!(start(&value, now), expected, "{value:?}");
+            assert_eq!(StreamStart::parse(&value, now), expected, "{value:?}");
         }
     }
 
@@ -178,7 +175,9 @@ mod tests {
             message,
         };
         assert!(shortened(&delivery, 0).is_none() && shortened(&delivery, 131_072).is_none());
+        assert!(told(&delivery, 0).is_none() && told(&delivery, 131_072).is_none());
         let short = shortened(&delivery, 4096).unwrap();
+        assert_eq!(told(&delivery, 4096), Some(short.clone()));
         let properties = Properties::parse(&short).unwrap();
         let headers = properties.headers().unwrap();
         assert_eq!(headers.get(b"x-stream-offset"), Some(ValueRef::I64(7)));

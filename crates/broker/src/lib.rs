@@ -15,6 +15,7 @@ mod appended;
 mod believed;
 pub mod broker;
 pub mod groups;
+pub mod holds;
 pub mod partition;
 pub mod producers;
 pub mod queues;

@@ -5,13 +5,15 @@
 //!
 //! Deliberately absent: anything an owner needs to append ([`crate::shard`]).
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ferrymq_storage::{BatchHead, Find, LogStore, Pending, Read, Stat, StorageError};
 use ferrymq_types::limits::BATCH_BYTES_MAX;
 use ferrymq_types::{Epoch, LogId, Offset};
 
+use crate::holds::Holds;
 use crate::settings::ConfigCell;
 use crate::watch::Watchers;
 
@@ -30,12 +32,15 @@ pub struct Partition {
     pub config: Arc<ConfigCell>,
     /// Who waits for new records.
     pub watchers: Watchers,
+    /// Whom retention asks before it trims.
+    pub holds: Holds,
     epoch: AtomicU32,
     high_watermark: AtomicU64,
     next: AtomicU64,
     log_start: AtomicU64,
     last_append_ms: AtomicI64,
     gone: AtomicBool,
+    lost_tail: OnceLock<Box<Range<u64>>>,
     store: Arc<dyn LogStore>,
 }
 
@@ -75,12 +80,14 @@ impl Partition {
             log,
             config,
             watchers: Watchers::default(),
+            holds: Holds::default(),
             epoch: AtomicU32::new(bounds.epoch.0),
             high_watermark: AtomicU64::new(bounds.next.0),
             next: AtomicU64::new(bounds.next.0),
             log_start: AtomicU64::new(bounds.start.0),
             last_append_ms: AtomicI64::new(bounds.taken_ms),
             gone: AtomicBool::new(false),
+            lost_tail: OnceLock::new(),
             store,
         })
     }
@@ -160,14 +167,34 @@ impl Partition {
             from = heads.last().map(|head| head.base.plus(u64::from(head.span)));
             end = end.max(from.unwrap_or(end));
         }
-        self.high_watermark.store(end.min(self.next()).0, Ordering::Release);
+        let end = end.min(self.next());
+        self.high_watermark.store(end.0, Ordering::Release);
+        if end < self.next() {
+            // Once, before anybody reads.
+            let _first = self.lost_tail.set(Box::new(end.0..self.next().0)).is_ok();
+        }
         Ok(())
+    }
+
+    /// Offsets at the end that the last restart lost; empty if it lost none. What comes next comes behind them.
+    #[must_use]
+    pub fn lost_tail(&self) -> Range<u64> {
+        self.lost_tail.get().map_or(0..0, |lost| Range::clone(lost))
     }
 
     pub(crate) fn publish_start(&self, start: Offset) {
         if self.log_start.fetch_max(start.0, Ordering::AcqRel) < start.0 {
             self.watchers.notify();
         }
+    }
+
+    /// Asks those who hold records below `start` to let go of them; whether there is anybody to wait for.
+    pub(crate) fn ask_holds(&self, start: Offset) -> bool {
+        let waits = self.holds.ask(start.0);
+        if waits {
+            self.watchers.notify();
+        }
+        waits
     }
 
     pub(crate) fn publish_gone(&self) {

@@ -5,6 +5,7 @@
 //! producer's word: none (-1), a wrong one, or one of long ago must not delete what was just acknowledged, also
 //! not after a restart. What the time is, a step of the system's clock does not decide alone
 //! (`believed`). A trim is an ordinary fenced operation of the owner; readers see the new start only once it is durable.
+//! What a queue over a topic has not moved as dead letters yet is waited for, a minute at most (`holds`).
 //! By size, at least `segment.bytes` go at a time, as Kafka's segments would.
 //!
 //! Deliberately absent: compaction.
@@ -20,6 +21,9 @@ use ferrymq_types::{LogId, Offset};
 use crate::appended::{AllMarks, MARKS_PER_RETENTION, Marks};
 use crate::broker::Broker;
 use crate::partition::Partition;
+
+/// How long a trim waits for those who hold what it would take away, in all.
+const RETENTION_HOLD: Duration = Duration::from_secs(60);
 
 /// Runs retention every `interval` until the broker stops.
 pub(crate) fn start(broker: &Arc<Broker>, interval: Duration) {
@@ -48,6 +52,7 @@ pub async fn run_once(broker: &Broker) {
         tracing::warn!(error = %error, "retention could not note the time; it will try again");
     }
     let topics = broker.topics().all();
+    let mut held_back = Vec::new();
     for topic in &topics {
         for partition in &topic.partitions {
             let start = match trim_point(partition, broker.clock(), marks).await {
@@ -58,11 +63,14 @@ pub async fn run_once(broker: &Broker) {
                     continue;
                 }
             };
-            if let Err(error) = broker.trim(partition, start).await {
-                tracing::warn!(partition = ?partition, error = %error, "retention could not trim a partition");
+            if partition.ask_holds(start) {
+                held_back.push((partition, start));
+            } else {
+                trim(broker, partition, start).await;
             }
         }
     }
+    trim_held_back(broker, held_back).await;
     let there: HashSet<LogId> =
         topics.iter().flat_map(|topic| topic.partitions.iter().map(|partition| partition.log)).collect();
     marks.keep_only(|log| there.contains(&log));
@@ -70,6 +78,31 @@ pub async fn run_once(broker: &Broker) {
         tracing::warn!(error = %error, "retention could not note when records were appended; it will try again");
     }
     broker.expire_producers().await;
+}
+
+async fn trim(broker: &Broker, partition: &Partition, start: Offset) {
+    if let Err(error) = broker.trim(partition, start).await {
+        tracing::warn!(partition = ?partition, error = %error, "retention could not trim a partition");
+    }
+}
+
+/// Trims what somebody was to let go of first, once that is done or has taken too long for all of them.
+async fn trim_held_back(broker: &Broker, held_back: Vec<(&Arc<Partition>, Offset)>) {
+    let mut stopping = std::pin::pin!(broker.tasks().stopping());
+    let mut patience = std::pin::pin!(broker.clock().sleep(RETENTION_HOLD));
+    let mut is_over = false;
+    for (partition, start) in held_back {
+        if !is_over {
+            tokio::select! {
+                biased;
+                () = partition.holds.reached(start.0) => {}
+                // Nothing is lost by trimming it in the next life.
+                () = &mut stopping => return,
+                () = &mut patience => is_over = true,
+            }
+        }
+        trim(broker, partition, start).await;
+    }
 }
 
 /// Where a partition should start, if not where it does.

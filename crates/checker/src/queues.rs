@@ -16,20 +16,27 @@
 //! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
 //! acknowledgements too.
 //!
+//! What is published to a queue over a topic goes to the topic: confirmed there, it vouches for no acknowledgement. A
+//! transaction does, and a clean stop.
+//!
 //! What an exchange keeps back is not seen before it is due; that a queue has it then vouches for nothing.
+//!
+//! A queue with a [`Limit`] drops its oldest messages, or refuses new ones; one that is set while clients work holds as soon
+//! as that was answered. Into a *stream* a transaction or a dead letter may get without the rest, and a letter more than once.
 //!
 //! **Invariants of who takes notes.** A delivery is noted when it is taken off a channel that is not being closed
 //! and holds nothing back unnoted; once a channel begins to end, what comes on it is not noted. A value is published
 //! once to a queue. What nobody knows is left open: a settlement without a later answer on its channel, a publishing without
 //! a confirm. A channel that the broker ended, or that broke, held nothing for certain when it did.
 //!
-//! Deliberately absent: exchanges and routing, limits on time and length, and a file format; a run keeps this in memory.
+//! Deliberately absent: exchanges and routing, limits on time and bytes, and a file format; a run keeps this in memory.
 
 mod answers;
 mod deliveries;
 mod ends;
 mod facts;
 mod fate;
+mod limits;
 mod report;
 mod transactions;
 
@@ -61,12 +68,24 @@ pub struct QueueHistory {
     pub transactions: Vec<Transaction>,
     /// Which queues have dead letters, and where these go.
     pub letters: Vec<DeadLetters>,
+    /// Limits of queues. One that is declared is set before anything else.
+    pub limits: Vec<Change<Limit>>,
+    /// Which policies were set, in words, or taken away. One that is none is taken away before anything else.
+    pub policies: Vec<Change<Option<String>>>,
+    /// Which policies were there.
+    pub policies_seen: Vec<Change<Option<String>>>,
+    /// What of `queues` are streams.
+    pub streams: Vec<String>,
+    /// Queues whose messages are a topic's records: a confirm of one vouches for no acknowledgement.
+    pub over_topics: Vec<String>,
     /// How many messages a queue said to have.
     pub counts: Vec<Count>,
     /// The ends of lives.
     pub stops: Vec<Stop>,
     /// Times in which the store had failed: nothing that was published in them may have been confirmed in them.
     pub broken: Vec<Range<u64>>,
+    /// Times in which the store may have refused messages: a refusal says nothing of a queue's limit.
+    pub full: Vec<Range<u64>>,
 }
 
 /// What became of a publishing, in the order in which it was told.
@@ -125,6 +144,41 @@ pub struct DeadLetters {
     pub source: String,
     /// Where they go; it has no dead letters of its own.
     pub target: String,
+}
+
+/// What a queue does with messages that are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest goes, into its dead letters if it has any.
+    DropHead,
+    /// The new one is refused, and goes into dead letters if there are any.
+    Refuse,
+}
+
+/// How many messages a queue may have ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// So many; `None`: any number.
+    pub messages: Option<u64>,
+    /// What becomes of others.
+    pub overflow: Overflow,
+    /// What was out of the queue at any time without being noted, at most: that is not ready.
+    pub unseen: u64,
+}
+
+/// Something was set, or seen to be, by one client after the other.
+#[derive(Debug, Clone)]
+pub struct Change<T> {
+    /// Of what.
+    pub of: String,
+    /// What it is then.
+    pub to: T,
+    /// When it was asked for.
+    pub began: u64,
+    /// When it was answered.
+    pub ended: u64,
+    /// How it was answered.
+    pub outcome: Outcome,
 }
 
 /// How a delivery was settled.
@@ -268,6 +322,7 @@ pub fn check(history: &QueueHistory, expected: &QueueExpectations) -> QueueRepor
     deliveries::check(&facts, &mut report);
     fate::check(&facts, expected, &mut report);
     transactions::check(history, &facts, expected, &mut report);
+    limits::check(history, &facts, expected, &mut report);
     ends::check(history, &facts, expected, &mut report);
     report
 }

@@ -144,6 +144,11 @@ pub(crate) struct Item {
     pub early: bool,
 }
 
+/// Whether the disk, or what the user may use of it, is full. What failed so may be tried again later.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Why a step failed.
 pub(crate) enum Failure {
     /// No room; nothing was changed.
@@ -154,10 +159,10 @@ pub(crate) enum Failure {
 
 impl Failure {
     fn before(error: io::Error) -> Failure {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::Full(error),
-            _ => Failure::Fatal { error, wrote: false },
+        if is_no_room(&error) {
+            return Failure::Full(error);
         }
+        Failure::Fatal { error, wrote: false }
     }
 
     fn after(error: io::Error) -> Failure {

@@ -20,8 +20,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::core::Core;
 use crate::core::maintain::create_file;
+use crate::core::{Core, is_no_room};
 use crate::counters::Counters;
 use crate::files::{DataFile, FileId, data_path, directory};
 use crate::format::{
@@ -159,7 +159,7 @@ impl Core {
         }
         moved.data.sealed.store(true, Ordering::Release);
         match self.write_checkpoint() {
-            Err(error) if error.kind() != io::ErrorKind::StorageFull => {
+            Err(error) if !is_no_room(&error) => {
                 self.stop_for_good(&error);
                 Err(error)
             }

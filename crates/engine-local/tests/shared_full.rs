@@ -120,12 +120,14 @@ fn without_room_for_the_format_a_new_file_begins_with_nothing() {
 fn a_disk_full_for_a_moment_leaves_nothing_to_refer_to() {
     let kinds = [OpKind::Create, OpKind::Write, OpKind::Allocate, OpKind::Rename];
     let mut refused = 0;
-    for blocks in 0..8 {
+    for (failure, blocks) in
+        [Failure::Enospc, Failure::Edquot].into_iter().flat_map(|it| (0..8).map(move |n| (it, n)))
+    {
         for nth in 1..12 {
             let disk = SimDisk::new(nth);
             let mut writer = Writer::open(&disk);
             writer.fill(blocks + 4);
-            disk.order(Fault::nth(&kinds, nth, Failure::Enospc));
+            disk.order(Fault::nth(&kinds, nth, failure));
             for seed in 0..3 {
                 let (key, body) = (ShareKey::new(), bytes_of(50 + seed, BODY_BYTES));
                 for log in 0..6 {

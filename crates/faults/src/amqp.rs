@@ -1,8 +1,8 @@
 //! The AMQP load: what works on queues while faults happen, and what is there in the end.
 //!
 //! In reading order: [`link`] (bytes), [`session`] (a channel that takes notes), [`publisher`], [`consumer`],
-//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`]
-//! and [`stream`] (who does what), [`last`] (the last reading). The rules are the checker's.
+//! [`alone`], [`churn`], [`letters`], [`copies`], [`mover`], [`delayed`], [`over`],
+//! [`stream`], [`limits`] and [`policies`] (who does what), [`last`] (the last reading). The rules are the checker's.
 //!
 //! **Invariant.** A queue that is purged or deleted is used by one client, so that what was in it is known.
 
@@ -13,8 +13,11 @@ mod copies;
 mod delayed;
 mod last;
 mod letters;
+mod limits;
 pub(crate) mod link;
 mod mover;
+mod over;
+mod policies;
 mod publisher;
 mod session;
 mod stream;
@@ -44,6 +47,10 @@ enum Style {
     Quorum,
     /// Nothing, and for one connection.
     Exclusive,
+    /// Everything: its messages are records of a topic.
+    Over,
+    /// Everything: it is a topic.
+    Stream,
 }
 
 /// A queue.
@@ -76,17 +83,28 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         return Ok(Vec::new());
     }
     let mut session = Session::open(world)?.ok_or_else(|| anyhow::anyhow!("there is no server"))?;
+    session.declare(&over::topic(), false)?;
     let queues = shared().into_iter().chain(letters::queues()).chain(copies::queues());
-    for queue in queues.chain(mover::queues()).chain([delayed::queue()]) {
+    let queues = queues.chain(mover::queues()).chain([delayed::queue(), letters::told(), over::queue()]);
+    for queue in queues.chain(limits::queues()) {
         make(world, &mut session, &queue)?;
     }
+    limits::begin(world);
+    world.queues.lock().streams.push(letters::told().name);
     copies::bind(&mut session)?;
     delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
+    world.queues.lock().over_topics.push(over::queue().label);
     session.cut();
-    let loads: [(&str, Load); 18] = [
+    let loads: [(&str, Load); 24] = [
+        ("limited publisher", limits::publish),
+        ("limited consumer", limits::consume),
+        ("limited getter", limits::get),
         ("stream publisher", stream::publish),
         ("stream reader", stream::read),
+        ("publisher over a topic", over::publish),
+        ("consumer over a topic", over::consume),
+        ("finisher over a topic", over::finish),
         ("delaying publisher", delayed::publish),
         ("delayed consumer", delayed::consume),
         ("mover", mover::work),
@@ -109,6 +127,8 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
         let (world, rng) = (world.clone(), Rng::seeded(rng.next_u64()));
         threads.push(spawn_thread(name, move || run(&world, &rng, load))?);
     }
+    let (world, rng) = (world.clone(), Rng::seeded(rng.next_u64()));
+    threads.push(spawn_thread("policies", move || policies::work(&world, &rng))?);
     Ok(threads)
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Where AMQP clients connect.
     pub(crate) amqp: Option<SocketAddr>,
+    /// Where the management API is.
+    pub(crate) api: Option<SocketAddr>,
     /// From the start of the process to its first right answer.
     pub(crate) ready: Duration,
     stopped: bool,
@@ -66,6 +68,7 @@ pub(crate) struct Server {
 enum Listens {
     Kafka(SocketAddr),
     Amqp(SocketAddr),
+    Api(SocketAddr),
 }
 
 /// A process that was started and has not said yet where it listens.
@@ -97,7 +100,7 @@ impl Spec {
             command.arg(address.to_string());
         } else {
             command.args(["serve", "--kafka-listen", "127.0.0.1:0", "--amqp-listen", "127.0.0.1:0"]);
-            command.args(["--http-listen", "off", "--data-dir"]);
+            command.args(["--http-listen", "127.0.0.1:0", "--data-dir"]);
             command.arg(data).args(&self.args);
         }
         command.envs(self.envs.iter().map(|(name, value)| (*name, value)));
@@ -129,7 +132,7 @@ impl Starting {
     /// Waits until the server answers.
     pub(crate) fn wait_ready(mut self, clock: &Clock) -> anyhow::Result<Server> {
         let deadline = clock.uptime() + START_PATIENCE;
-        let (mut known, mut amqp) = (self.known, None);
+        let (mut known, mut amqp, mut api) = (self.known, None, None);
         while clock.uptime() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the server ended while starting: {status}");
@@ -138,15 +141,18 @@ impl Starting {
             match self.lines.recv_timeout(Duration::from_millis(2)) {
                 Ok(Listens::Kafka(address)) => known = Some(address),
                 Ok(Listens::Amqp(address)) => amqp = Some(address),
+                Ok(Listens::Api(address)) => api = Some(address),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::yield_now(),
             }
-            let Some(address) = known.filter(|_| self.bare || amqp.is_some()) else { continue };
+            let Some(address) = known.filter(|_| self.bare || amqp.is_some() && api.is_some()) else {
+                continue;
+            };
             let answer = Client::connect(address, START_PATIENCE, &Arc::default())
                 .and_then(|mut client| ops::topics(&mut client));
             if answer.is_ok() {
                 let ready = clock.uptime().saturating_sub(self.began);
-                return Ok(Server { child: self.child, address, amqp, ready, stopped: false });
+                return Ok(Server { child: self.child, address, amqp, api, ready, stopped: false });
             }
         }
         let _ = self.child.kill();
@@ -240,6 +246,8 @@ fn listens(line: &str) -> Option<Listens> {
         Listens::Kafka
     } else if line.contains("AMQP 0-9-1 clients connect here") {
         Listens::Amqp
+    } else if line.contains("health, metrics and queues") {
+        Listens::Api
     } else {
         return None;
     };
@@ -269,6 +277,8 @@ mod tests {
         assert_eq!(listens(line), Some(Listens::Kafka(address)));
         let line = "INFO ferrymq: AMQP 0-9-1 clients connect here, as guest listen=127.0.0.1:4242";
         assert_eq!(listens(line), Some(Listens::Amqp(address)));
+        let line = "INFO health, metrics and queues: /livez /readyz listen=127.0.0.1:4242";
+        assert_eq!(listens(line), Some(Listens::Api(address)));
         assert_eq!(listens("INFO listen=127.0.0.1:1 other"), None);
     }
 }

@@ -92,7 +92,7 @@ impl Stage {
             self.ready.push(server.ready);
         }
         self.world.set_dark(false);
-        self.world.set_server(server.address, server.amqp);
+        self.world.set_server(server.address, server.amqp, server.api);
         self.server = Some(server);
         Ok(())
     }

@@ -98,6 +98,8 @@ struct Place {
     server: Option<SocketAddr>,
     /// Where AMQP clients connect.
     amqp: Option<SocketAddr>,
+    /// Where the management API is.
+    api: Option<SocketAddr>,
     /// How often there was a server.
     life: u32,
     stopping: bool,
@@ -220,10 +222,10 @@ impl World {
         *self.errors.lock().entry(format!("{what}: {error}")).or_default() += 1;
     }
 
-    /// Says where the server is, for Kafka and for AMQP clients: a new life.
-    pub(crate) fn set_server(&self, server: SocketAddr, amqp: Option<SocketAddr>) {
+    /// Says where the server is, for Kafka and for AMQP clients, and its management API: a new life.
+    pub(crate) fn set_server(&self, server: SocketAddr, amqp: Option<SocketAddr>, api: Option<SocketAddr>) {
         let mut place = self.place.lock();
-        (place.server, place.amqp) = (Some(server), amqp);
+        (place.server, place.amqp, place.api) = (Some(server), amqp, api);
         place.life += 1;
         drop(place);
         self.changed.notify_all();
@@ -232,7 +234,7 @@ impl World {
     /// Says that the server is about to be gone; `clean` if it is asked to end.
     pub(crate) fn end_life(&self, clean: bool) {
         let mut place = self.place.lock();
-        (place.server, place.amqp) = (None, None);
+        (place.server, place.amqp, place.api) = (None, None, None);
         let life = place.life;
         drop(place);
         self.queues.lock().stops.push(Stop { life, began: self.now(), clean });
@@ -265,6 +267,16 @@ impl World {
             self.changed.wait_for(&mut place, Duration::from_millis(100));
         }
         Some((place.amqp?, place.life))
+    }
+
+    /// Where the management API is, if there is a server.
+    pub(crate) fn api(&self) -> Option<SocketAddr> {
+        self.place.lock().api
+    }
+
+    /// Whether the power is gone, or going.
+    pub(crate) fn is_dark(&self) -> bool {
+        self.dark.load(Ordering::SeqCst)
     }
 
     /// An AMQP connection to the server.

@@ -14,8 +14,6 @@ use ferrymq_broker::broker::Stores;
 use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
 use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues, Topics};
 use ferrymq_broker::{Broker, BrokerOptions};
-use ferrymq_disk::RealDisk;
-use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::context::Surroundings;
 use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
@@ -31,9 +29,11 @@ mod listeners;
 mod logging;
 mod reload;
 mod settings;
+mod store;
 
 pub(crate) use settings::ServeArgs;
 use settings::{Said, Settings};
+use store::Store;
 
 /// The first of the logs that hold consumer groups.
 const FIRST_GROUP_LOG: u64 = 16;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 /// A started broker and what it stands on.
 struct Running {
-    store: Arc<LocalStore>,
+    store: Store,
     broker: Arc<Broker>,
     context: Arc<Context>,
     kafka: KafkaServer,
@@ -101,14 +101,11 @@ async fn serve(mut settings: Settings, said: Said, reload: logging::Reload) -> a
 
 async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let rng = Rng::from_os();
-    let disk = RealDisk::open(&settings.data_dir)
-        .with_context(|| format!("could not open the data directory {}", settings.data_dir.display()))?;
-    let store = LocalStore::open(Arc::new(disk), settings.engine_options(), clock.clone(), &rng)
-        .with_context(|| format!("could not open the store in {}", settings.data_dir.display()))?;
-    let store = Arc::new(store);
+    let store = Store::open(settings, clock, &rng).await?;
+    let logs = store.logs();
     let owners = Tasks::new();
     let owner = OwnerId(rng.next_u128());
-    let meta = LogMeta::open(store.clone(), owner).await.context("could not read the metadata")?;
+    let meta = LogMeta::open(logs.clone(), owner).await.context("could not read the metadata")?;
     let meta: Arc<LogMeta> = Arc::new(meta);
     let options = BrokerOptions {
         shards: settings.worker_threads,
@@ -119,7 +116,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         ..BrokerOptions::default()
     };
     let options = settings.broker.over(options);
-    let stores = Stores { logs: store.clone(), meta: meta.clone(), state: meta };
+    let stores = Stores { logs: logs.clone(), meta: meta.clone(), state: meta };
     let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
@@ -134,7 +131,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         .context("could not start the queues on their store")?;
     let groups_config = settings.broker.groups.clone();
     let groups = Groups::start(groups::Start {
-        store: store.clone(),
+        store: logs,
         // Their number is fixed: a group's shard is its id's hash modulo this.
         logs: (FIRST_GROUP_LOG..).take(SHARDS_DEFAULT).map(LogId).collect(),
         owner: broker.owner(),
@@ -150,7 +147,7 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         groups_config,
         broker_options: options,
         listeners: sockets.iter().map(|(_, listener)| listener.clone()).collect(),
-        volume: Box::new(limits::volume(settings.data_dir.clone())),
+        volume: settings.store.volume(settings.data_dir.clone()),
     };
     let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
     let kafka = KafkaServer::start(sockets, &context, &owners);
@@ -172,7 +169,7 @@ fn announce(settings: &Settings, running: &Running, took: Duration) {
     let topics = running.broker.topics().with(|topics| (topics.len(), topics.partitions()));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        data_dir = %settings.data_dir.display(),
+        store = %settings.store.describe(settings),
         topics = topics.0,
         partitions = topics.1,
         ready_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -209,7 +206,5 @@ async fn stop(running: Running) {
     if !running.owners.stop_and_wait(STOP_PATIENCE).await {
         tracing::warn!("some tasks did not end in time");
     }
-    if let Err(error) = running.store.stop().await {
-        tracing::error!(error = %error, "the store did not stop cleanly; the next start recovers");
-    }
+    running.store.stop(STOP_PATIENCE).await;
 }

@@ -41,6 +41,8 @@ pub const TABLE: &[Rule] = &[
     rule("disk", &[], &[]),
     rule("storage", &["types", "runtime"], &[]),
     rule("engine-local", &["disk", "storage", "runtime", "types"], &["checker"]),
+    // Its fault tests are judged by the checker.
+    rule("engine-postgres", &["storage", "runtime", "types"], &["checker"]),
     rule("broker", &["types", "runtime", "storage", "compress"], &["engine-local", "disk", "checker"]),
     rule(
         "kafka-server",
@@ -71,6 +73,7 @@ pub const TABLE: &[Rule] = &[
             "disk",
             "storage",
             "engine-local",
+            "engine-postgres",
             "broker",
             "kafka-server",
             "amqp-server",

@@ -15,6 +15,7 @@ use crate::counts;
 use crate::deliver::undeliverable;
 use crate::failure::Failure;
 use crate::reader::Reader;
+use crate::streams;
 use crate::unacked::Unacked;
 
 impl Reader<'_> {
@@ -160,7 +161,7 @@ impl Reader<'_> {
         let by = if get.no_ack { &counters.got_auto_total } else { &counters.got_total };
         counters.count_delivery(by, delivery.redelivered);
         let frame_max = connection.opened.frame_max;
-        let told = counts::told(&delivery, frame_max);
+        let told = streams::told(&delivery, frame_max);
         let properties = counts::properties(&delivery, told.as_ref());
         connection
             .output

@@ -10,7 +10,7 @@ use crate::streams::{declaration, declared, table, text};
 use crate::support::{Server, persistent, properties};
 
 /// Appends records as a Kafka client does.
-async fn produce(
+pub(crate) async fn produce(
     server: &Server,
     topic: &str,
     partition: i32,
@@ -41,7 +41,7 @@ pub(crate) async fn topic(server: &Server, name: &str, partitions: u32) {
 }
 
 /// The records of a partition, as a Kafka client reads them.
-async fn records(server: &Server, topic: &str, partition: i32) -> Vec<ferrymq_types::Record> {
+pub(crate) async fn records(server: &Server, topic: &str, partition: i32) -> Vec<ferrymq_types::Record> {
     let partition = server.broker().topics().partition(topic, partition).unwrap();
     let read = partition.read(Offset(0), partition.high_watermark(), 1 << 20).await.unwrap();
     let mut all = Vec::new();

@@ -15,6 +15,7 @@ mod delayed;
 mod exchanges;
 mod hostile;
 mod limits;
+mod over;
 mod policies;
 mod precedence;
 mod priorities;

@@ -365,17 +365,29 @@ impl AckState {
 
     /// These turned out not to exist: whatever of them is available is done.
     pub fn lost(&mut self, offsets: Range<u64>) {
+        self.lost_of(offsets, |fresh| fresh.end - fresh.start);
+    }
+
+    /// The same; `told` knows how many of a range were told to exist.
+    pub fn lost_of(&mut self, offsets: Range<u64>, told: impl FnOnce(Range<u64>) -> u64) {
         for offset in self.live_in(offsets.clone(), Chunk::is_returned) {
             self.drop_returned(offset);
         }
         let fresh = offsets.end.min(self.end);
         if offsets.start <= self.fresh && self.fresh < fresh {
-            self.fresh_ready =
-                if fresh == self.end { 0 } else { self.fresh_ready.saturating_sub(fresh - self.fresh) };
+            let passed = told(self.fresh..fresh);
+            self.fresh_ready = if fresh == self.end { 0 } else { self.fresh_ready.saturating_sub(passed) };
             self.note_done(self.fresh..fresh);
             self.fresh = fresh;
         }
         self.raise_floor();
+    }
+
+    /// The log begins at `start` now: whatever was available below is done; how many. `told` as above.
+    pub fn trimmed(&mut self, start: u64, told: impl FnOnce(Range<u64>) -> u64) -> u64 {
+        let before = self.ready();
+        self.lost_of(self.floor..start, told);
+        before - self.ready()
     }
 
     /// What changed since the last call and lies above the floor.

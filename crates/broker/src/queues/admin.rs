@@ -27,6 +27,7 @@ use super::records::{
 use super::session::Session;
 use super::settings::{QueueSettings, QueueType};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
+use super::streams::is_over_topic;
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{
     Declared, DeleteIf, ExchangeKind, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
@@ -131,6 +132,9 @@ impl Queues {
         if is_stream {
             return self.declare_stream(at, spec).await;
         }
+        if is_over_topic(&spec.arguments) {
+            return self.declare_over_topic(&mut admin, at, spec).await;
+        }
         let owner = spec.exclusive.then_some(session);
         let durable = spec.durable && owner.is_none();
         let log = match durable {
@@ -152,6 +156,7 @@ impl Queues {
             settings: QueueSettings::of(&effective),
             ready_bytes: 0,
             lane: None,
+            source: None,
         };
         self.attach(attached).await?;
         self.topology.write().add_queue(QueueEntry { handle: handle.clone(), spec, owner });
@@ -229,6 +234,7 @@ impl Queues {
                 Err(QueueError::NotDeclared { vhost, name })
             }
             Ok(entry) if entry.handle.is_stream() => self.delete_stream(&entry, only_if).await,
+            Ok(entry) if entry.is_over_topic() => self.delete_over_topic(&entry.handle, only_if).await,
             found => self.delete(admin, found?, only_if, false).await,
         }
     }
@@ -407,7 +413,7 @@ impl Queues {
         priorities: Option<Box<Priorities>>,
     ) -> QueueHandle {
         let shard = self.shard_of(log);
-        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities, stream: None }))
+        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities, stream: None, over: None }))
     }
 
     pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {

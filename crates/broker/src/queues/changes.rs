@@ -108,9 +108,13 @@ impl Queues {
             .await
     }
 
-    /// Takes declarations of streams away whose topic has gone.
-    pub(super) async fn forget_lost_streams(self: &Arc<Queues>) -> Result<(), QueueError> {
-        self.in_turn(|queues, _turn| async move { queues.forget_lost_streams_now().await }).await
+    /// Takes declarations away whose topic has gone, and has queues over topics read partitions that were added.
+    pub(super) async fn follow_topics(self: &Arc<Queues>) -> Result<(), QueueError> {
+        self.in_turn(|queues, mut turn| async move {
+            queues.forget_lost_streams_now().await?;
+            queues.follow_topics_now(&mut turn).await
+        })
+        .await
     }
 
     /// Deletes the exclusive queues of a session that has ended.

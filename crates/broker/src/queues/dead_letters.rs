@@ -31,7 +31,7 @@ use super::joint::Parts;
 use super::priorities::{base, place};
 use super::shard::joint::Settles;
 use super::shard::message::ShardMessage;
-use super::streams::{TooLarge, without_streams};
+use super::streams::{Source, TooLarge, without_streams};
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -151,6 +151,8 @@ pub(super) struct Moving {
     pub(super) queue: QueueHandle,
     /// The logs of its levels by the ids of their first places; none: ids are offsets in its own log.
     pub(super) logs: Vec<(u64, LogId)>,
+    /// Of a queue over a topic, its partitions in the same way.
+    pub(super) sources: Vec<(u64, Arc<Source>)>,
     pub(super) to: Arc<DeadLetterTo>,
     /// By their ids, in the order in which they go.
     pub(super) letters: VecDeque<(u64, DeathReason)>,
@@ -246,6 +248,8 @@ impl Queues {
         let Ok(_permit) = self.movers.acquire().await else { return Err(QueueError::Stopped) };
         let chunk = self.read_letters(moving, at_most).await?;
         let count = chunk.len();
+        let gone: Vec<u64> =
+            chunk.iter().filter(|(.., message)| message.is_none()).map(|(id, ..)| *id).collect();
         let mut parts = Parts::default();
         let mut what = Vec::with_capacity(count);
         for (offset, reason, message) in chunk {
@@ -263,6 +267,10 @@ impl Queues {
         let queues = self.clone();
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters.drain(..count);
+        for (level, source) in &moving.sources {
+            let trimmed = |id: &&u64| base(**id) == *level && place(**id) < source.start();
+            source.count_trimmed(gone.iter().filter(trimmed).count() as u64);
+        }
         Ok(())
     }
 
@@ -305,10 +313,19 @@ impl Queues {
                 }
                 ascending.push((place(*id), *reason));
             }
-            let log = moving.logs.iter().find(|(of, _)| *of == level).map(|(_, log)| *log);
-            let log = log.unwrap_or_else(|| moving.queue.log());
             let mut read = Chunk::new();
-            self.read_ascending(log, &ascending, READ_BYTES, &mut read).await?;
+            if let Some((_, source)) = moving.sources.iter().find(|(of, _)| *of == level) {
+                let read = source.clone().read_letters(&ascending, &mut read).await;
+                read.map_err(|error| match error.kind() {
+                    // The topic was deleted, and the queue goes with it.
+                    ErrorKind::NotFound => QueueError::Stopped,
+                    _ => error.into(),
+                })?;
+            } else {
+                let log = moving.logs.iter().find(|(of, _)| *of == level).map(|(_, log)| *log);
+                let log = log.unwrap_or_else(|| moving.queue.log());
+                self.read_ascending(log, &ascending, READ_BYTES, &mut read).await?;
+            }
             chunk.extend(read.into_iter().map(|(offset, reason, message)| (level | offset, reason, message)));
             let read = chunk.iter().skip(before).filter_map(|(_, _, message)| message.as_ref());
             bytes += read.map(Message::bytes).sum::<usize>();

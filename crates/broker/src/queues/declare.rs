@@ -1,7 +1,8 @@
 //! What may be declared: names, arguments, and whether a declaration says what is there.
 //!
 //! Arguments of a queue are of four sorts. *Served*: see [`SERVED`]; `x-queue-type` is `classic`, `quorum`: the same
-//! queue, of which every message is durable, or `stream`: a topic. *Dead*: accepted and without effect, in RabbitMQ too
+//! queue, of which every message is durable, or `stream`: a topic; with `x-kafka-topic` a queue's messages are those of a
+//! topic. *Dead*: accepted and without effect, in RabbitMQ too
 //! or because they speak of copies; see [`DEAD`]. *Not served yet*: refused; see [`NOT_SERVED`]. All others mean nothing
 //! to RabbitMQ either and are kept as given. What queues of a type take is compared when one is declared again
 //! (`settings::compared`).
@@ -23,7 +24,7 @@ use super::streams;
 use super::types::{ExchangeKind, ExchangeSpec, QueueSpec};
 
 /// Arguments that do what they say.
-pub const SERVED: [&str; 19] = [
+pub const SERVED: [&str; 20] = [
     QUEUE_TYPE,
     priorities::MAX_PRIORITY,
     "x-message-ttl",
@@ -43,6 +44,7 @@ pub const SERVED: [&str; 19] = [
     streams::MAX_AGE,
     streams::SEGMENT_BYTES,
     streams::TOPIC,
+    streams::START,
 ];
 
 /// Arguments without effect.
@@ -113,12 +115,14 @@ pub(super) fn check_queue(vhost: &Arc<str>, spec: &QueueSpec) -> Result<(), Queu
             return Err(QueueError::Unsupported { entity: Entity::Queue, argument, value });
         }
     }
+    // As quorum queues: acks are kept for as long as the queue is there, which is until somebody deletes it.
+    let over_topic = streams::is_over_topic(&spec.arguments);
     let properties = [
         ("auto-delete", spec.auto_delete),
         ("exclusive-owner", spec.exclusive),
         ("non-durable", !spec.durable),
     ];
-    match properties.into_iter().find(|(_, has)| *has && kind != QueueType::Classic) {
+    match properties.into_iter().find(|(_, has)| *has && (kind != QueueType::Classic || over_topic)) {
         Some((property, _)) => {
             Err(QueueError::WrongProperty { vhost: vhost.clone(), name: spec.name.clone(), property })
         }

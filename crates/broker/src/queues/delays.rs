@@ -115,6 +115,7 @@ impl Queues {
             settings: QueueSettings::default(),
             ready_bytes: 0,
             lane: Some(shortest_ms(lane)),
+            source: None,
         };
         self.attach(attached).await?;
         Ok(handle)

@@ -47,7 +47,7 @@ impl From<&str> for EnvelopeError {
 }
 
 /// When a message was enqueued, and how long it may stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Stamp {
     /// In the milliseconds of the shard that enqueued it.
     pub(super) enqueued_ms: i64,

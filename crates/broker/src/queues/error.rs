@@ -23,6 +23,8 @@ pub enum Entity {
     Vhost,
     /// A policy, or an operator's.
     Policy,
+    /// A topic, which is in no virtual host.
+    Topic,
 }
 
 impl fmt::Display for Entity {
@@ -32,6 +34,7 @@ impl fmt::Display for Entity {
             Entity::Exchange => "exchange",
             Entity::Vhost => "virtual host",
             Entity::Policy => "policy",
+            Entity::Topic => "topic",
         })
     }
 }

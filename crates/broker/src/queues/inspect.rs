@@ -167,6 +167,12 @@ impl Queues {
         topology.vhosts().fold((0, 0), add)
     }
 
+    /// Records that topics trimmed before queues over them were done with them, since the start.
+    #[must_use]
+    pub fn trimmed(&self) -> u64 {
+        self.streams.as_ref().map_or(0, super::streams::Streams::trimmed)
+    }
+
     /// What is in all queues together.
     pub async fn totals(&self) -> QueueStat {
         self.stats().await.values().fold(QueueStat::default(), |sum, one| QueueStat {

@@ -148,6 +148,7 @@ impl Queues {
         self.load_queues(journaled).await?;
         self.load_streams().await?;
         self.set_on_streams().await;
+        self.load_over_topics(journaled).await?;
         self.load_lanes(journaled).await?;
         self.load_bindings().await?;
         self.all_attached().await;
@@ -246,6 +247,7 @@ impl Queues {
             settings,
             ready_bytes,
             lane: None,
+            source: None,
         };
         self.attach(attached).await.map_err(stopped)?;
         for ((priority, _), (claim, acks, ready_bytes)) in levels.into_iter().zip(logs) {
@@ -258,6 +260,7 @@ impl Queues {
                 next: claim.next.0,
                 acks,
                 ready_bytes,
+                source: None,
             };
             self.attach_level(level).await.map_err(stopped)?;
         }

@@ -35,6 +35,7 @@ use super::logs::Admin;
 use super::records::{QUEUES, QueueRecord, key, put_queue, read};
 use super::settings::QueueType;
 use super::shard::message::{AttachedLevel, Released, SMALL, ShardMessage};
+use super::streams::is_over_topic;
 use super::types::{Message, Publish, QueueHandle, QueueIdentity, QueueSpec};
 
 /// The argument of a classic queue that asks for priorities.
@@ -69,6 +70,9 @@ pub(super) struct Priorities {
 impl Priorities {
     /// What a declaration says that was checked; `None`: messages have no priorities there.
     pub(super) fn of_queue(spec: &QueueSpec) -> Option<Box<Priorities>> {
+        if is_over_topic(&spec.arguments) {
+            return None;
+        }
         let (own, max) = match QueueType::of(&spec.arguments)? {
             QueueType::Quorum => (QUORUM_DEFAULT, QUORUM_MAX),
             QueueType::Classic => {
@@ -115,6 +119,7 @@ impl QueueHandle {
             name,
             priorities: None,
             stream: None,
+            over: None,
         }))
     }
 }
@@ -163,6 +168,7 @@ impl Queues {
             next,
             acks: AckState::new(next),
             ready_bytes: 0,
+            source: None,
         };
         self.attach_level(attached).await
     }

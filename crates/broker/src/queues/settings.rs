@@ -11,6 +11,7 @@ use std::fmt;
 
 use super::args::{Arguments, Value};
 use super::consuming;
+use super::streams::{REFUSED_OVER_TOPICS, START, StreamStart, TOPIC, is_over_topic};
 use super::types::QueueSpec;
 
 /// Ten years in milliseconds, the longest time to live and time unused that RabbitMQ takes.
@@ -113,6 +114,11 @@ impl QueueSettings {
             |name| spec.arguments.get(name).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
         let overflow = spec.arguments.get("x-overflow").and_then(Value::as_text).and_then(Overflow::parse);
         let quorum = QueueType::of(&spec.arguments) == Some(QueueType::Quorum);
+        if is_over_topic(&spec.arguments) {
+            // How long and how much is kept is the topic's to say, whatever policies say.
+            let consumer_timeout_ms = number("x-consumer-timeout");
+            return QueueSettings { consumer_timeout_ms, ..QueueSettings::default() };
+        }
         QueueSettings {
             ttl_ms: number("x-message-ttl"),
             expires_ms: number("x-expires"),
@@ -156,6 +162,10 @@ pub enum Wrong {
     QueueType,
     /// Queues of this type do not take it.
     NotOf(QueueType),
+    /// Queues over topics do not take it.
+    OverTopic,
+    /// It is of queues over topics, and no topic is named.
+    NoTopic,
 }
 
 impl fmt::Display for Wrong {
@@ -175,6 +185,10 @@ impl fmt::Display for Wrong {
             Wrong::StreamOffset => "expected first, last, next, an offset, a timestamp or an interval",
             Wrong::QueueType => "expected classic, quorum or stream",
             Wrong::NotOf(_) => "queues of this type do not take it",
+            Wrong::OverTopic => {
+                "a queue over a topic does not take it: the topic's settings say what is kept"
+            }
+            Wrong::NoTopic => "there is no x-kafka-topic",
         })
     }
 }
@@ -187,7 +201,7 @@ type Check = fn(&Value, &Arguments) -> Result<(), Wrong>;
 
 /// Arguments that mean something, the types of queue that take them, and which values are legal, in the order in
 /// which they are checked.
-pub(super) const ARGUMENTS: [(&str, u8, Check); 22] = [
+pub(super) const ARGUMENTS: [(&str, u8, Check); 23] = [
     ("x-expires", CLASSIC | QUORUM, expires),
     ("x-message-ttl", CLASSIC | QUORUM, ttl),
     (DEAD_LETTER_EXCHANGE, CLASSIC | QUORUM, text),
@@ -203,7 +217,8 @@ pub(super) const ARGUMENTS: [(&str, u8, Check); 22] = [
     ("x-max-age", STREAM, max_age),
     ("x-stream-max-segment-size-bytes", STREAM, count),
     ("x-stream-filter-size-bytes", STREAM, count),
-    (super::streams::TOPIC, STREAM, text),
+    (TOPIC, CLASSIC | QUORUM | STREAM, text),
+    (START, CLASSIC | QUORUM, topic_start),
     ("x-initial-cluster-size", STREAM, any),
     ("x-delivery-limit", QUORUM, integer),
     (consuming::RETRY_TYPE, QUORUM, retry),
@@ -279,8 +294,12 @@ pub(super) fn check(arguments: &Arguments) -> Result<QueueType, (&'static str, W
     }
     // Where nodes lie concerns nobody here: such arguments are taken of any queue.
     let astray = given().find(|(name, of, ..)| of & kind.bit() == 0 && *name != "x-initial-cluster-size");
-    match astray {
-        Some((name, ..)) => Err((name, Wrong::NotOf(kind))),
+    if let Some((name, ..)) = astray {
+        return Err((name, Wrong::NotOf(kind)));
+    }
+    let refused = given().find(|(name, ..)| is_over_topic(arguments) && REFUSED_OVER_TOPICS.contains(name));
+    match refused {
+        Some((name, ..)) => Err((name, Wrong::OverTopic)),
         None => Ok(kind),
     }
 }
@@ -354,6 +373,14 @@ fn strategy(value: &Value, all: &Arguments) -> Result<(), Wrong> {
 fn overflow(value: &Value, all: &Arguments) -> Result<(), Wrong> {
     text(value, all)?;
     value.as_text().and_then(Overflow::parse).map(drop).ok_or(Wrong::Overflow)
+}
+
+fn topic_start(value: &Value, all: &Arguments) -> Result<(), Wrong> {
+    match StreamStart::parse(value, 0) {
+        _ if all.get(TOPIC).is_none() => Err(Wrong::NoTopic),
+        Some(_) => Ok(()),
+        None => Err(Wrong::StreamOffset),
+    }
 }
 
 fn max_age(value: &Value, all: &Arguments) -> Result<(), Wrong> {

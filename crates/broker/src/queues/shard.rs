@@ -23,6 +23,7 @@ mod consumers;
 mod discard;
 mod dispatch;
 mod expiry;
+mod follow;
 pub(super) mod joint;
 pub(super) mod journal;
 mod lanes;
@@ -66,6 +67,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::handle::{QueueOptions, Queues};
 use super::types::QueueHandle;
+use crate::watch::Watcher;
 
 /// Messages taken from the mailbox before deliveries and commits get their turn.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -129,6 +131,10 @@ struct Owner {
     due: bool,
     purges: Vec<commit::Purge>,
     waker: ShardWaker,
+    /// Told of what happens to partitions that queues here stand over.
+    watcher: Arc<Watcher>,
+    /// Whether there ever was such a queue here.
+    follows: bool,
     stopped: Option<StorageError>,
     /// What is recorded now ends with the mark of a clean stop.
     closing: bool,
@@ -168,6 +174,8 @@ pub(super) fn start(
         due: false,
         purges: Vec::new(),
         waker: Arc::default(),
+        watcher: Watcher::new(),
+        follows: false,
         stopped: None,
         closing: false,
         scratch: Vec::new(),
@@ -183,6 +191,7 @@ impl Owner {
     /// Runs until nobody can ask any more or the process is stopping, then makes durable what was asked.
     async fn run(mut self, mut mailbox: Mailbox<ShardMessage>) {
         let (waker, clock) = (self.waker.clone(), self.context.clock.clone());
+        let watcher = self.watcher.clone();
         let mut stopping = std::pin::pin!(self.context.tasks.stopping());
         loop {
             self.turn(&mut mailbox);
@@ -204,6 +213,8 @@ impl Owner {
                     None => break,
                 },
                 () = waker.notified() => self.unblock(),
+                // The turn follows.
+                () = watcher.changed(), if self.follows => {}
                 // The turn does what is due.
                 () = async { clock.sleep(ring.unwrap_or_default()).await }, if ring.is_some() => {}
             }
@@ -227,6 +238,9 @@ impl Owner {
             self.on_message(message, permit);
         }
         self.ring();
+        if self.follows {
+            self.follow_changed();
+        }
         for _ in 0..self.runnable.len() {
             let Some(log) = self.runnable.pop_front() else { break };
             self.dispatch(log);

@@ -9,7 +9,8 @@
 //! need know nothing of streams. See `docs/adr/0011-across-the-doors.md`.
 //!
 //! Reading order: this file, `names` and `config` (what a declaration means), `stored`, `known` (which streams there are),
-//! `declaring`, `desk`, `appending`, `reader`, `window`, `joining` (streams in transactions and dead letters).
+//! `declaring`, `desk`, `appending`, `reader`, `window`, `joining` (streams in transactions and dead letters); `over` (queues
+//! over topics).
 //!
 //! **Invariants.**
 //! - A message is confirmed once its record is durable, and delivered only once it is.
@@ -26,6 +27,7 @@ mod desk;
 mod joining;
 mod known;
 mod names;
+mod over;
 pub(super) mod policies;
 mod reader;
 mod stored;
@@ -47,6 +49,8 @@ pub(super) use declaring::watch_topics;
 pub(super) use desk::start as desk;
 pub(super) use joining::{TooLarge, without_streams};
 pub(super) use known::Streams;
+pub use over::is_over_topic;
+pub(super) use over::{REFUSED as REFUSED_OVER_TOPICS, START, Source, Window};
 
 /// What of a record is a client's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

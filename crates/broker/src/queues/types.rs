@@ -79,11 +79,18 @@ pub(super) struct QueueIdentity {
     pub(super) priorities: Option<Box<Priorities>>,
     /// The topic that it is, if it is a stream.
     pub(super) stream: Option<StreamOf>,
+    /// Where what is published to it goes instead: the topic that it stands over.
+    pub(super) over: Option<QueueHandle>,
 }
 
 impl QueueHandle {
     pub(super) fn stream(&self) -> Option<&StreamOf> {
         self.0.stream.as_ref()
+    }
+
+    /// The topic that it stands over, as what is published to it goes there.
+    pub(super) fn over(&self) -> Option<&QueueHandle> {
+        self.0.over.as_ref()
     }
 
     /// Whether it is a stream.
@@ -141,9 +148,14 @@ pub(super) struct Kept {
 }
 
 impl Routed {
-    /// To these queues.
+    /// To these queues; to the topics in the place of queues over topics.
     #[must_use]
-    pub fn to(queues: Vec<QueueHandle>) -> Routed {
+    pub fn to(mut queues: Vec<QueueHandle>) -> Routed {
+        for queue in &mut queues {
+            if let Some(topic) = queue.over() {
+                *queue = topic.clone();
+            }
+        }
         Routed { queues: (!queues.is_empty()).then(|| queues.into()), kept: None }
     }
 

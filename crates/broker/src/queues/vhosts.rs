@@ -126,8 +126,11 @@ impl Queues {
             return Ok(false);
         };
         // First, while all of it can still be refused: with a stream goes its topic.
-        for entry in self.streams_of(name) {
-            self.delete_stream(&entry, DeleteIf::default()).await?;
+        for entry in self.of_topics(name) {
+            match entry.handle.is_stream() {
+                true => self.delete_stream(&entry, DeleteIf::default()).await?,
+                false => self.delete_over_topic(&entry.handle, DeleteIf::default()).await?,
+            };
         }
         let mark = put(key(VHOSTS_DELETING, &[name]), VhostRecord::new(&spec))?;
         self.write(vec![gone(key(VHOSTS, &[name])), mark]).await?;
@@ -170,10 +173,11 @@ impl Queues {
         Ok(true)
     }
 
-    fn streams_of(&self, vhost: &str) -> Vec<QueueEntry> {
+    /// Streams, and queues over topics.
+    fn of_topics(&self, vhost: &str) -> Vec<QueueEntry> {
         let topology = self.topology.read();
         let queues = topology.vhost(vhost).into_iter().flat_map(|vhost| vhost.queues.values());
-        queues.filter(|entry| entry.handle.is_stream()).cloned().collect()
+        queues.filter(|entry| entry.handle.is_stream() || entry.is_over_topic()).cloned().collect()
     }
 
     /// Has a queue's shard serve it no longer; `None` if it cannot.

@@ -49,6 +49,9 @@ fn early(story: &Story<'_>, report: &mut QueueReport) {
 fn marks(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
     let (letters, others): (Vec<&Delivery>, Vec<&Delivery>) =
         story.deliveries.iter().copied().partition(|delivery| story.is_letter(delivery));
+    // A stream marks nothing, and a letter may be there again.
+    let letters: Vec<&Delivery> =
+        letters.into_iter().filter(|letter| !facts.is_stream(&letter.queue)).collect();
     for deliveries in [&letters, &others] {
         marks_in_one(facts, deliveries, report);
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::facts::Facts;
+use super::limits::is_refused;
 use super::{Count, QueueExpectations, QueueHistory, QueueReport, QueueRule, Removed};
 use crate::history::{Outcome, Value};
 use crate::rules::facts::Map;
@@ -80,7 +81,14 @@ fn too_few(
     let committed = transactions.filter(|transaction| transaction.outcome == Outcome::Ok).count();
     let seen = facts.stories.values().filter(|story| !story.deliveries.is_empty());
     let delayed = seen.filter(|story| story.publishing.is_some_and(|publishing| publishing.due.is_some()));
+    let refused = published().filter(|publishing| is_refused(facts, publishing));
+    let changes = history.policies.iter().filter(|change| change.outcome == Outcome::Ok);
+    let streamed =
+        facts.deliveries.iter().filter(|delivery| delivery.last && facts.is_stream(&delivery.queue));
     let each = [
+        ("messages refused by full queues", refused.count(), expected.refused_min),
+        ("policies set and cleared", changes.count(), expected.policies_min),
+        ("letters and parts of transactions in streams", streamed.count(), expected.streamed_min),
         ("messages kept back and seen", delayed.count(), expected.delayed_min),
         ("transactions committed", committed, expected.transactions_min),
         ("messages with a way confirmed", confirmed().count(), expected.confirmed_min),

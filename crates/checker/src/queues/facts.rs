@@ -5,10 +5,11 @@
 //! Deliberately absent: judgement, except of notes that contradict themselves.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{
-    Answer, DeadLetters, Delivery, Holder, How, Publishing, QueueHistory, QueueReport, QueueRule, Removal,
-    Stop,
+    Answer, Change, DeadLetters, Delivery, Holder, How, Limit, Publishing, QueueHistory, QueueReport,
+    QueueRule, Removal, Stop,
 };
 use crate::history::{Outcome, Survives, Value};
 use crate::rules::facts::Map;
@@ -31,7 +32,13 @@ pub(super) struct Facts<'a> {
     pub(super) deliveries: Vec<&'a Delivery>,
     pub(super) removals: &'a [Removal],
     pub(super) holders: &'a [Holder],
+    pub(super) limits: &'a [Change<Limit>],
     letters: &'a [DeadLetters],
+    streams: &'a [String],
+    /// When the store failed, or was full.
+    failures: Vec<Range<u64>>,
+    /// Of queues with limits: when what was confirmed had been, and how many have no answer.
+    arrivals: BTreeMap<&'a str, (Vec<u64>, u64)>,
     stops: BTreeMap<u32, Stop>,
     /// When the latest message that survives, and is confirmed, was published: per queue and life.
     vouchers: BTreeMap<(&'a str, u32), u64>,
@@ -127,6 +134,37 @@ impl Facts<'_> {
         publishing.routable && !lost && !removed
     }
 
+    /// How many messages may have come into a queue with a limit after one.
+    pub(super) fn later(&self, publishing: &Publishing) -> u64 {
+        let Some((ended, unknown)) = self.arrivals.get(&*publishing.queue) else { return 0 };
+        let surely_before = ended.partition_point(|ended| *ended < publishing.began);
+        // Itself it is none of them.
+        ((ended.len() - surely_before) as u64 + unknown).saturating_sub(1)
+    }
+
+    /// Whether a refusal may be the store's: it failed or was full at the time, or the life ended for that.
+    pub(super) fn is_doubtful(&self, publishing: &Publishing) -> bool {
+        let end = self.end_of(publishing.life);
+        let overlaps =
+            |failure: &Range<u64>| failure.start <= publishing.ended && publishing.began <= failure.end;
+        self.failures.iter().any(|failure| failure.contains(&end) || overlaps(failure))
+    }
+
+    /// Whether a limit was ever set for it.
+    pub(super) fn has_limit(&self, queue: &str) -> bool {
+        self.limits.iter().any(|limit| limit.of == queue)
+    }
+
+    /// Whether it is a stream.
+    pub(super) fn is_stream(&self, queue: &str) -> bool {
+        self.streams.iter().any(|stream| stream == queue)
+    }
+
+    /// Whether what leaves a queue unsettled goes to another.
+    pub(super) fn has_letters(&self, queue: &str) -> bool {
+        self.letters.iter().any(|letters| letters.source == queue)
+    }
+
     /// Whether what leaves a queue may be in another.
     pub(super) fn may_go(&self, from: &str, to: &str) -> bool {
         self.letters.iter().any(|letters| letters.source == from && letters.target == to)
@@ -156,9 +194,10 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
         }
         // A transaction makes durable what is part of it, and is not known to vouch for anything else. What is kept back
-        // is confirmed long before its queue has it.
+        // is confirmed long before its queue has it; what lies in a topic, without its queue.
         let is_direct = publishing.routable && publishing.part_of.is_none() && publishing.due.is_none();
-        let counts = is_direct && publishing.survives == Survives::PowerCut;
+        let is_over = history.over_topics.contains(&publishing.queue);
+        let counts = is_direct && !is_over && publishing.survives == Survives::PowerCut;
         if counts && publishing.is_confirmed() {
             let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
             *latest = publishing.began.max(*latest);
@@ -177,8 +216,31 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         let key = origin(&stories, &history.letters, delivery);
         stories.entry(key).or_default().deliveries.push(delivery);
     }
-    let (removals, holders, letters) = (&*history.removals, &*history.holders, &*history.letters);
-    Facts { stories, deliveries, removals, holders, letters, stops, vouchers }
+    Facts {
+        stories,
+        deliveries,
+        removals: &history.removals,
+        holders: &history.holders,
+        limits: &history.limits,
+        letters: &history.letters,
+        streams: &history.streams,
+        failures: history.broken.iter().chain(&history.full).cloned().collect(),
+        arrivals: arrivals(history),
+        stops,
+        vouchers,
+    }
+}
+
+fn arrivals(history: &QueueHistory) -> BTreeMap<&str, (Vec<u64>, u64)> {
+    let mut arrivals: BTreeMap<&str, (Vec<u64>, u64)> = BTreeMap::new();
+    let limited = |queue: &str| history.limits.iter().any(|limit| limit.of == queue);
+    let routable = history.publishings.iter().filter(|publishing| publishing.routable);
+    for publishing in routable.filter(|publishing| limited(&publishing.queue)) {
+        let (ended, unknown) = arrivals.entry(&publishing.queue).or_default();
+        if publishing.is_confirmed() { ended.push(publishing.ended) } else { *unknown += 1 }
+    }
+    arrivals.values_mut().for_each(|(ended, _)| ended.sort_unstable());
+    arrivals
 }
 
 /// Which message a delivery is of: one of its queue or, if nobody published it there, a dead letter of another.

@@ -5,16 +5,20 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Facts, Story};
-use super::{Answer, Delivery, How, Publishing, QueueExpectations, QueueReport, QueueRule, Removal, Removed};
+use super::limits::{is_refused, may_be_dropped};
+use super::{
+    Answer, Delivery, How, Overflow, Publishing, QueueExpectations, QueueReport, QueueRule, Removal, Removed,
+};
 use crate::history::{Outcome, Survives};
 
 pub(super) fn check(facts: &Facts<'_>, expected: &QueueExpectations, report: &mut QueueReport) {
     for story in facts.stories.values() {
-        origin(story, report);
+        origin(facts, story, report);
         came_back(facts, story, report);
         moved_back(facts, story, report);
         removed(facts, story, report);
-        if story.deliveries.iter().filter(|delivery| delivery.last).count() > 1 {
+        let again = |delivery: &Delivery| story.is_letter(delivery) && facts.is_stream(&delivery.queue);
+        if story.deliveries.iter().filter(|delivery| delivery.last && !again(delivery)).count() > 1 {
             let Delivery { queue, value, .. } = story.deliveries[0];
             report.add(QueueRule::Duplicated, format!("{queue}: {value} is there twice"));
         }
@@ -25,7 +29,7 @@ pub(super) fn check(facts: &Facts<'_>, expected: &QueueExpectations, report: &mu
 }
 
 /// Where a message that was seen comes from.
-fn origin(story: &Story<'_>, report: &mut QueueReport) {
+fn origin(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
     for delivery in &story.deliveries {
         let Delivery { queue, value, life, .. } = delivery;
         let Some(publishing) = story.publishing else {
@@ -35,7 +39,8 @@ fn origin(story: &Story<'_>, report: &mut QueueReport) {
             );
             continue;
         };
-        if story.is_letter(delivery) && !was_rejected_before(story, delivery) {
+        let went = || was_rejected_before(story, delivery) || went_by_limit(facts, story, publishing);
+        if story.is_letter(delivery) && !went() {
             let source = &publishing.queue;
             let what = format!("{queue}: {value} is a dead letter of {source}, where nobody rejected it");
             report.add(QueueRule::MovedUnasked, what);
@@ -43,7 +48,8 @@ fn origin(story: &Story<'_>, report: &mut QueueReport) {
         if publishing.answers.contains(&Answer::Returned) {
             report.add(QueueRule::ReturnedButThere, format!("{queue}: {value} came back and is there"));
         }
-        if publishing.survives == Survives::Nothing && *life > publishing.life {
+        let kept = facts.is_stream(queue);
+        if publishing.survives == Survives::Nothing && *life > publishing.life && !kept {
             let of = publishing.life;
             report.add(QueueRule::Outlived, format!("{queue}: {value} of life {of} is there in life {life}"));
         }
@@ -58,12 +64,24 @@ fn was_rejected_before(story: &Story<'_>, letter: &Delivery) -> bool {
     })
 }
 
+/// Whether a limit may have sent it on: it was dropped, or refused without having been there.
+fn went_by_limit(facts: &Facts<'_>, story: &Story<'_>, publishing: &Publishing) -> bool {
+    let was_there = story.deliveries.iter().any(|delivery| delivery.queue == publishing.queue);
+    let refusing = facts.limits.iter().any(|limit| {
+        limit.of == publishing.queue && limit.to.overflow == Overflow::Refuse && limit.to.messages.is_some()
+    });
+    may_be_dropped(facts, publishing) || refusing && !publishing.is_confirmed() && !was_there
+}
+
 /// What was seen as a dead letter has left the queue that it was published to: for this life, and for good if it
 /// survives.
 fn moved_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
     let Some(publishing) = story.publishing else { return };
     let Some(seen) = story.deliveries.iter().position(|delivery| story.is_letter(delivery)) else { return };
     let letter = story.deliveries[seen];
+    if facts.is_stream(&letter.queue) {
+        return;
+    }
     for later in story.deliveries[seen + 1..].iter().filter(|later| !story.is_letter(later)) {
         let again = if later.life == letter.life {
             later.at > letter.at && facts.is_in_time(later)
@@ -88,7 +106,11 @@ fn came_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
         let Delivery { queue, value, life, .. } = first;
         let is_done = first.done().is_some();
         // A dead letter is expected after a rejection; it comes back by a rule of its own.
-        let same = |later: &&&Delivery| later.queue == *queue || is_done && !story.is_letter(first);
+        // In a stream it may be from a rejection before.
+        let same = |later: &&&Delivery| {
+            let elsewhere = is_done && !story.is_letter(first) && !facts.is_stream(&later.queue);
+            later.queue == *queue || elsewhere
+        };
         // What is there twice in the end was not settled in between.
         let later = story.deliveries[index + 1..].iter().filter(|later| !(first.last && later.last));
         for later in later.filter(same) {
@@ -189,7 +211,10 @@ fn lost(facts: &Facts<'_>, report: &mut QueueReport) {
 fn may_be_gone(facts: &Facts<'_>, story: &Story<'_>, publishing: &Publishing) -> bool {
     let taken = story.deliveries.iter().any(|delivery| delivery.last || delivery.may_be_done());
     let mut removals = facts.removals.iter().filter(|removal| removal.queue == publishing.queue);
+    let dropped = !facts.has_letters(&publishing.queue) && may_be_dropped(facts, publishing);
     taken
+        || dropped
+        || is_refused(facts, publishing)
         || publishing.survives != Survives::PowerCut && facts.ended_since(publishing.life)
         || removals.any(|removal| removal.may_take(publishing.began))
 }

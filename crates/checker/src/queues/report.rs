@@ -23,6 +23,12 @@ pub struct QueueExpectations {
     pub transactions_min: usize,
     /// Messages that were kept back and must have been seen at least.
     pub delayed_min: usize,
+    /// Messages that full queues must have refused at least.
+    pub refused_min: usize,
+    /// Policies that must have been set or taken away at least.
+    pub policies_min: usize,
+    /// Messages that must have been seen in streams at least.
+    pub streamed_min: usize,
 }
 
 impl Default for QueueExpectations {
@@ -36,6 +42,9 @@ impl Default for QueueExpectations {
             copied_min: 0,
             transactions_min: 0,
             delayed_min: 0,
+            refused_min: 0,
+            policies_min: 0,
+            streamed_min: 0,
         }
     }
 }
@@ -71,6 +80,18 @@ pub enum QueueRule {
     TooEarly,
     /// A part of a transaction happened and another did not.
     HalfCommitted,
+    /// A message is there that its full queue had refused.
+    RefusedButThere,
+    /// The letter of a message that a full queue refused is nowhere.
+    RefusedLost,
+    /// A message was refused by a queue that had room for it.
+    RefusedWithRoom,
+    /// A message was taken by a queue that was full and refuses.
+    TakenBeyondLimit,
+    /// A queue that drops its oldest messages has more than it may.
+    OverLimit,
+    /// A policy is not there that was set, or one that was taken away is.
+    PolicyWentBack,
     /// A message was delivered while somebody else had it.
     DeliveredWhileHeld,
     /// A message was delivered a second time without the mark.
@@ -95,7 +116,7 @@ pub enum QueueRule {
 
 impl QueueRule {
     /// Every rule.
-    pub const ALL: [QueueRule; 24] = [
+    pub const ALL: [QueueRule; 30] = [
         QueueRule::ConfirmedLost,
         QueueRule::UnackedLost,
         QueueRule::NeverPublished,
@@ -109,6 +130,12 @@ impl QueueRule {
         QueueRule::MovedCameBack,
         QueueRule::Uncommitted,
         QueueRule::HalfCommitted,
+        QueueRule::RefusedButThere,
+        QueueRule::RefusedLost,
+        QueueRule::RefusedWithRoom,
+        QueueRule::TakenBeyondLimit,
+        QueueRule::OverLimit,
+        QueueRule::PolicyWentBack,
         QueueRule::TooEarly,
         QueueRule::DeliveredWhileHeld,
         QueueRule::Unmarked,
@@ -139,6 +166,12 @@ impl QueueRule {
             QueueRule::MovedCameBack => "moved-came-back",
             QueueRule::Uncommitted => "uncommitted-but-there",
             QueueRule::HalfCommitted => "half-committed",
+            QueueRule::RefusedButThere => "refused-but-there",
+            QueueRule::RefusedLost => "refused-letter-lost",
+            QueueRule::RefusedWithRoom => "refused-with-room",
+            QueueRule::TakenBeyondLimit => "taken-beyond-limit",
+            QueueRule::OverLimit => "over-limit",
+            QueueRule::PolicyWentBack => "policy-went-back",
             QueueRule::TooEarly => "delivered-too-early",
             QueueRule::DeliveredWhileHeld => "delivered-while-held",
             QueueRule::Unmarked => "delivered-again-without-redelivered",

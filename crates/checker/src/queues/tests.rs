@@ -3,6 +3,7 @@
 mod copies;
 mod delayed;
 mod letters;
+mod limits;
 mod transactions;
 
 use super::*;
@@ -102,6 +103,7 @@ fn good() -> Script {
     copies::add(&mut history);
     delayed::add(&mut history);
     transactions::add(&mut history);
+    limits::add(&mut history);
     history.counts = vec![ask(50, Some((9, 3)), false), ask(210, Some((3, 0)), true)];
     history.declarations =
         vec![Declaration { queue: QUEUE.to_owned(), began: 1, ended: 2, outcome: Outcome::Ok }];
@@ -254,6 +256,7 @@ fn seeded() -> impl Iterator<Item = &'static (QueueRule, &'static str, Seed)> {
         .chain(copies::SEEDED)
         .chain(delayed::SEEDED)
         .chain(transactions::SEEDED)
+        .chain(limits::SEEDED)
 }
 
 #[test]
@@ -292,6 +295,13 @@ const ALLOWED: &[(&str, Seed)] = &[
     }),
     ("an ack that no later confirm vouches for comes back after a crash", |it| {
         it.0.deliveries[3].settled = settled(How::Done, 80);
+    }),
+    ("a confirm in a topic vouches for no ack", |it| {
+        it.0.over_topics.push(QUEUE.to_owned());
+        it.0.deliveries[3].settled = settled(How::Done, 63);
+        it.0.publishings.push(published(7, 0, 70));
+        it.0.deliveries.push(Delivery { redelivered: true, last: true, ..delivered(7, 2, 270) });
+        it.0.counts[1].found = Some((4, 0));
     }),
     ("a confirm of a transient message vouches for nothing", |it| {
         it.0.deliveries[3].settled = settled(How::Done, 63);
@@ -348,6 +358,7 @@ fn what_is_not_promised_is_allowed() {
         .chain(copies::ALLOWED)
         .chain(delayed::ALLOWED)
         .chain(transactions::ALLOWED)
+        .chain(limits::ALLOWED)
     {
         let mut script = good();
         seed(&mut script);

@@ -71,6 +71,8 @@ pub enum Failure {
     Eio,
     /// No space. A write may have been done in part.
     Enospc,
+    /// The user's quota of the file system is used up. A write may have been done in part.
+    Edquot,
     /// A read finds fewer bytes than the file has, as if somebody else had cut it. Other operations ignore
     /// this.
     ShortRead,
@@ -81,6 +83,7 @@ impl Failure {
         match self {
             Failure::Eio => rustix::io::Errno::IO.into(),
             Failure::Enospc => rustix::io::Errno::NOSPC.into(),
+            Failure::Edquot => rustix::io::Errno::DQUOT.into(),
             Failure::ShortRead => io::ErrorKind::UnexpectedEof.into(),
         }
     }

@@ -12,12 +12,11 @@
 //! its own.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 
 use crc_fast::CrcAlgorithm;
 use ferrymq_storage::{SHARED_BYTES_MIN, ShareKey};
 
-use super::{Core, Failure, group_bytes};
+use super::{Core, Failure, group_bytes, is_no_room};
 use crate::files::FileId;
 use crate::format::Record;
 use crate::format::frame::{Frame, REFERENCES_MAX, Reference};
@@ -51,6 +50,8 @@ pub(crate) struct Bodies {
     by_key: HashMap<ShareKey, Body>,
     /// The oldest first.
     order: VecDeque<ShareKey>,
+    /// There was no room to say that the directory may hold frames, and that was told.
+    refused: bool,
 }
 
 impl Bodies {
@@ -165,10 +166,10 @@ impl Core {
         match write_format(&*self.shared.disk, FORMAT_FRAMED) {
             Ok(()) => self.format = FORMAT_FRAMED,
             // Then everything is written whole, which may not fit either.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                tracing::warn!(%error, "no room to say that the directory has another format; nothing is shared");
+            Err(error) if is_no_room(&error) => {
+                if !std::mem::replace(&mut self.bodies.refused, true) {
+                    tracing::warn!(%error, "no room to say that the directory has another format; nothing is shared");
+                }
                 return Ok(false);
             }
             Err(error) => return Err(Failure::Fatal { error, wrote: false }),

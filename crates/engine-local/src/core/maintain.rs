@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::checkpoint::{self, Encoder, Head};
-use crate::core::{ActiveFile, Core, Failure};
+use crate::core::{ActiveFile, Core, Failure, is_no_room};
 use crate::counters::Counters;
 use crate::files::{DataFile, FileId, data_path, directory, index_path};
 use crate::format::{BLOCK_BYTES, FILE_BYTES_MAX, FileKind, encode_file_header};
@@ -40,7 +40,7 @@ impl Core {
         self.seal(&old);
         match self.write_checkpoint() {
             // The next start replays more; that is all.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_no_room(&error) => {
                 tracing::warn!(%error, "no room for a checkpoint");
                 Ok(())
             }
@@ -68,7 +68,7 @@ impl Core {
         let full = self.shared.options.wal_file_bytes.max(need);
         let first_seq = self.seq + 1;
         match create_file(&self.shared, FileKind::Wal, id, full, first_seq) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_no_room(&error) => {
                 // Consuming and deleting must go on: a small file may still fit into the reserve.
                 let small = SMALL_FILE_BYTES.min(full).max(need);
                 let id = self.new_file_id();
@@ -177,7 +177,7 @@ impl Core {
             // Twice: a dead file may go once both retained checkpoints were written without it.
             let written = self.write_checkpoint().and_then(|()| self.write_checkpoint());
             match written {
-                Err(error) if error.kind() != io::ErrorKind::StorageFull => self.stop_for_good(&error),
+                Err(error) if !is_no_room(&error) => self.stop_for_good(&error),
                 _ => {}
             }
             self.retire_files();

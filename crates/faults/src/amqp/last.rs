@@ -11,8 +11,10 @@ use std::time::Duration;
 use ferrymq_checker::queues::{QueueExpectations, QueueRule, check};
 
 use super::delayed::missing;
+use super::limits::RULED;
+use super::policies::look;
 use super::session::Session;
-use super::{Queue, Style, count, told};
+use super::{Queue, Style, count, letters, told};
 use crate::world::World;
 
 /// How long what was kept back may take to come: it is due within a second, and nothing else is done.
@@ -29,6 +31,13 @@ const WORDS_MAX: usize = 400;
 pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
     if world.amqp_server().is_none() {
         return Counts::new();
+    }
+    if let Some(address) = world.api() {
+        for (name, _) in RULED {
+            if let Err(error) = look(world, address, name) {
+                world.violation("not-read", || format!("policy {name}: {error}"));
+            }
+        }
     }
     let declared: BTreeSet<String> =
         world.queues.lock().declarations.iter().map(|declared| declared.queue.clone()).collect();
@@ -49,6 +58,9 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
         copied_min: min(50),
         transactions_min: min(200),
         delayed_min: min(100),
+        refused_min: min(2_000),
+        policies_min: min(1_000),
+        streamed_min: min(500),
     };
     let records =
         [("confirmed over AMQP", &world.counts.streamed), ("read as a stream", &world.counts.stream_read)];
@@ -58,6 +70,11 @@ pub(crate) fn read_and_check(world: &Arc<World>, confirmed_min: u64) -> Counts {
             let what = || format!("{found} records {what}, {wanted} wanted");
             world.violation(QueueRule::TooFew.name(), what);
         }
+    }
+    let (finished, wanted) = (super::over::finished(&notes), min(200));
+    if finished < wanted {
+        let what = || format!("{finished} done in transactions over a topic, {wanted} wanted");
+        world.violation(QueueRule::TooFew.name(), what);
     }
     let report = check(&notes, &expected);
     for violation in report.violations {
@@ -70,6 +87,9 @@ fn read(world: &Arc<World>, name: &str) -> Result<()> {
     let Some(mut session) = Session::open(world)? else {
         return Err(std::io::ErrorKind::NotConnected.into());
     };
+    if *name == letters::told().name {
+        return read_stream(&mut session);
+    }
     let queue = Queue::new(name, Style::Durable);
     let mut missing = missing(&world.queues.lock(), name);
     // What nobody knows of may be due between the count and the reading.
@@ -86,6 +106,18 @@ fn read(world: &Arc<World>, name: &str) -> Result<()> {
         }
         world.wait(Duration::from_millis(5));
     }
+    session.is_last();
+    session.renew()
+}
+
+/// Reads the stream of dead letters and transactions.
+fn read_stream(session: &mut Session) -> Result<()> {
+    let stream = letters::told();
+    // What is published last ends it.
+    session.publish(&stream, 0, true, true)?;
+    let last = session.last_published();
+    session.confirms(0)?;
+    session.read_to(&stream, &last, DUE_PATIENCE)?;
     session.is_last();
     session.renew()
 }

@@ -1,4 +1,4 @@
-//! A client that takes messages from some queues and puts others into them, in transactions: what it acknowledges and
+//! A client that takes messages from some queues and puts others into them and into a stream, in transactions: what it acknowledges and
 //! what it publishes happens together or not at all.
 //!
 //! Some are rolled back, some end with the channel or the connection before or while they are committed.
@@ -11,7 +11,7 @@ use ferrymq_checker::queues::How;
 use ferrymq_runtime::Rng;
 
 use super::session::Session;
-use super::{End, Queue, Style, size};
+use super::{End, Queue, Style, letters, size};
 use crate::world::World;
 
 pub(super) fn queues() -> Vec<Queue> {
@@ -20,7 +20,7 @@ pub(super) fn queues() -> Vec<Queue> {
 }
 
 pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Result<End> {
-    let queues = queues();
+    let (queues, stream) = (queues(), letters::told());
     session.transact()?;
     begin(session, &queues)?;
     while !world.stopping() {
@@ -34,8 +34,8 @@ pub(super) fn work(world: &Arc<World>, rng: &Rng, session: &mut Session) -> Resu
             session.settle(tag, How::Done)?;
         }
         for _ in 0..2 + rng.below(12) {
-            let to = &queues[usize::try_from(rng.below(queues.len() as u64)).unwrap_or(0)];
-            session.publish(to, size(rng), rng.below(6) > 0, true)?;
+            let to = queues.get(usize::try_from(rng.below(1 + queues.len() as u64)).unwrap_or(0));
+            session.publish(to.unwrap_or(&stream), size(rng), rng.below(6) > 0, true)?;
         }
         match rng.below(60) {
             0 => return Ok(End::Cut),

@@ -17,11 +17,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferrymq_amqp_codec::method::{basic, channel, confirm, exchange, queue};
-use ferrymq_amqp_codec::{Table, TableBuilder, ValueRef, WireMethod};
+use ferrymq_amqp_codec::{EncodeError, Table, TableBuilder, ValueRef, WireMethod};
 use ferrymq_checker::Value as Named;
 use ferrymq_checker::queues::{Delivery, Holder, How, Publishing, Settled};
 
 use super::letters::target_of;
+use super::limits;
 use super::link::{Event, Link};
 use super::{Queue, Style};
 use crate::history::Sent;
@@ -239,24 +240,7 @@ impl Session {
 
     /// Declares a queue, or asks for it if `passive`.
     pub(super) fn declare(&mut self, queue: &Queue, passive: bool) -> Result<Told> {
-        let mut arguments = TableBuilder::new();
-        if queue.style == Style::Quorum {
-            let pushed = arguments.push(b"x-queue-type", ValueRef::LongString(b"quorum"));
-            pushed.map_err(Error::other)?;
-        }
-        if queue.style == Style::Prioritized {
-            arguments.push(b"x-max-priority", ValueRef::U8(3)).map_err(Error::other)?;
-        }
-        if let Some(target) = target_of(&queue.name) {
-            let pushed = arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(b""));
-            pushed.map_err(Error::other)?;
-            let key = ValueRef::LongString(target.as_bytes());
-            arguments.push(b"x-dead-letter-routing-key", key).map_err(Error::other)?;
-            if queue.style == Style::Quorum {
-                // Nothing goes but what is rejected.
-                arguments.push(b"x-delivery-limit", ValueRef::I32(-1)).map_err(Error::other)?;
-            }
-        }
+        let arguments = arguments_of(queue).map_err(Error::other)?;
         self.ask(&queue::Declare {
             queue: queue.name.as_bytes(),
             passive,
@@ -434,6 +418,39 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.hand_over();
     }
+}
+
+/// What a queue is declared with.
+fn arguments_of(queue: &Queue) -> std::result::Result<TableBuilder, EncodeError> {
+    let mut arguments = TableBuilder::new();
+    let put = |name: &'static [u8], value| Some((name, value));
+    let own = match queue.style {
+        Style::Quorum | Style::Over => put(b"x-queue-type", ValueRef::LongString(b"quorum")),
+        Style::Stream => put(b"x-queue-type", ValueRef::LongString(b"stream")),
+        Style::Prioritized => put(b"x-max-priority", ValueRef::U8(3)),
+        Style::Durable | Style::Exclusive => None,
+    };
+    if let Some((name, value)) = own {
+        arguments.push(name, value)?;
+    }
+    if queue.style == Style::Over {
+        arguments.push(b"x-kafka-topic", ValueRef::LongString(super::over::TOPIC.as_bytes()))?;
+        // Nothing goes but what is rejected.
+        arguments.push(b"x-delivery-limit", ValueRef::I32(-1))?;
+    }
+    if let Some(target) = target_of(&queue.name) {
+        arguments.push(b"x-dead-letter-exchange", ValueRef::LongString(b""))?;
+        arguments.push(b"x-dead-letter-routing-key", ValueRef::LongString(target.as_bytes()))?;
+        if queue.style == Style::Quorum {
+            // Nothing goes but what is rejected.
+            arguments.push(b"x-delivery-limit", ValueRef::I32(-1))?;
+        }
+    }
+    if let Some(limited) = limits::of(&queue.name) {
+        arguments.push(b"x-max-length", ValueRef::I32(limited.messages))?;
+        arguments.push(b"x-overflow", ValueRef::LongString(limited.overflow.as_bytes()))?;
+    }
+    Ok(arguments)
 }
 
 fn named(value: Value) -> Named {

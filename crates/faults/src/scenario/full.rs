@@ -22,6 +22,7 @@ const RESUME: Duration = Duration::from_secs(15);
 /// Full, and back.
 pub(crate) fn cycle(stage: &mut Stage) -> anyhow::Result<()> {
     stage.wait_for_acks(1_000, stage.patience);
+    let began = stage.world.now();
     let image = stage.image.as_ref().context("a full disk needs a disk image")?;
     image.fill(stage.rng.below(4) << 20)?;
     stage.count("full disks");
@@ -50,6 +51,8 @@ pub(crate) fn cycle(stage: &mut Stage) -> anyhow::Result<()> {
             .violation("not-resumed", || format!("no message confirmed {RESUME:?} after space was made"));
     }
     stage.wait_for_acks(1_000, stage.patience);
+    let ended = stage.world.now();
+    stage.world.queues.lock().full.push(began..ended);
     Ok(())
 }
 

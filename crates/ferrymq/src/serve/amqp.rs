@@ -14,13 +14,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context, Counters};
 use ferrymq_broker::queues::Queues;
-use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::Endpoint;
 use ferrymq_runtime::{ByteBudget, Clock, Rng, TaskKind, Tasks};
-use ferrymq_storage::{Action, LogStore as _, Op};
+use ferrymq_storage::{Action, Op};
 use ferrymq_types::{Epoch, LogId, Offset, OwnerId};
 
 use super::listeners::{bind_one, can_be_reached, is_here, parse_endpoint};
+use super::store::Store;
 
 /// Where the door listens that was told nothing.
 const DEFAULT_ENDPOINT: &str = "127.0.0.1:5672";
@@ -103,7 +103,7 @@ pub(crate) async fn start(
 }
 
 /// Tells the door whether the store has room, for as long as the door is open.
-async fn watch_space(store: Arc<LocalStore>, context: Arc<Context>, stopping: impl Future<Output = ()>) {
+async fn watch_space(store: Store, context: Arc<Context>, stopping: impl Future<Output = ()>) {
     let mut stopping = pin!(stopping);
     loop {
         tokio::select! {
@@ -119,7 +119,7 @@ async fn watch_space(store: Arc<LocalStore>, context: Arc<Context>, stopping: im
                 owner: OwnerId(0),
                 action: Action::Trim(Offset(0)),
             };
-            let outcome = store.commit(vec![vec![op]]).await;
+            let outcome = store.logs().commit(vec![vec![op]]).await;
             tracing::trace!(?outcome, "the store looked at its space");
         }
         context.store_is_full(store.health().full);
@@ -128,7 +128,7 @@ async fn watch_space(store: Arc<LocalStore>, context: Arc<Context>, stopping: im
 
 impl Door {
     /// Has publishers held back while `store` has no room.
-    pub(crate) fn watch(&self, store: &Arc<LocalStore>, tasks: &Tasks) {
+    pub(crate) fn watch(&self, store: &Store, tasks: &Tasks) {
         let watching = watch_space(store.clone(), self.context.clone(), tasks.stopping());
         tasks.spawn(TaskKind::Background, "space for AMQP messages", watching);
     }

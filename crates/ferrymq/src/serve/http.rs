@@ -21,7 +21,6 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use ferrymq_broker::queues::Queues;
-use ferrymq_engine_local::LocalStore;
 use ferrymq_kafka_server::Context;
 use ferrymq_runtime::{TaskKind, Tasks};
 use hyper::server::conn::http1;
@@ -31,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::amqp;
+use super::store::Store;
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 128;
@@ -49,7 +49,7 @@ pub(crate) struct HttpServer {
 
 #[derive(Clone)]
 struct Shared {
-    store: Arc<LocalStore>,
+    store: Store,
     context: Arc<Context>,
     queues: Arc<Queues>,
     amqp: Arc<Option<amqp::Door>>,
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 /// What is looked at, and what is changed.
-type Parts = (Arc<LocalStore>, Arc<Context>, Arc<Queues>, Arc<Option<amqp::Door>>);
+type Parts = (Store, Arc<Context>, Arc<Queues>, Arc<Option<amqp::Door>>);
 
 /// What is served to whom.
 #[derive(Clone)]
@@ -156,6 +156,9 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     let health = shared.store.health();
     if let Some(why) = health.stopped {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("the store stopped taking writes: {why}\n"));
+    }
+    if let Some(why) = health.away {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("the database cannot be used now: {why}\n"));
     }
     if health.full {
         return (

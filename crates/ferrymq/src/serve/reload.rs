@@ -43,6 +43,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     // No `..`: a setting that is added must be added here too.
     let Settings {
         data_dir,
+        store,
         listeners,
         amqp,
         http_listen,
@@ -66,6 +67,8 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     } = settings;
     vec![
         ("data-dir", format!("{data_dir:?}")),
+        // A password that changes is not told apart: it is never printed.
+        ("store", format!("{store:?}")),
         ("kafka-listen and kafka-advertise", format!("{listeners:?}")),
         ("amqp-listen, amqp-product, amqp-version and amqp-consumer-timeout-ms", format!("{amqp:?}")),
         ("http-listen", format!("{http_listen:?}")),

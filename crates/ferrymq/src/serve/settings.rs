@@ -23,6 +23,7 @@ use serde::Deserialize;
 use super::amqp::{self, AmqpSettings};
 use super::broker_settings::{BrokerSettings, of_file};
 use super::listeners::{self, ListenerSettings};
+use super::store::Place;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -45,6 +46,10 @@ pub(crate) struct ServeArgs {
     /// Where the data lies. Created if missing. [default: ./ferrymq-data]
     #[arg(long, env = "FERRYMQ_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// What keeps the messages: local (the data directory) or a PostgreSQL database, 15 or later, as
+    /// postgres://USER:PASSWORD@HOST/DATABASE. A password is better in the environment or the file. [default: local]
+    #[arg(long, env = "FERRYMQ_STORE", value_name = "STORE", hide_env_values = true)]
+    store: Option<String>,
     /// Where Kafka clients connect; may be repeated or separated by commas, each with a name of its own. Port 0
     /// takes a free one. In the file: a text, a list or a table by name. [default: PLAINTEXT=127.0.0.1:9092]
     #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
@@ -154,6 +159,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
+    pub(crate) store: Place,
     pub(crate) listeners: Vec<ListenerSettings>,
     pub(crate) amqp: AmqpSettings,
     pub(crate) http_listen: Option<SocketAddr>,
@@ -224,6 +230,8 @@ impl Settings {
         if let Some(address) = http_listen.filter(is_remote).filter(|_| !allow_remote) {
             problems.push(listeners::can_be_reached("http-listen", &address));
         }
+        let store = Place::parse(args.store.as_deref().unwrap_or("local"));
+        let store = store.map_err(|problem| problems.push(problem)).unwrap_or(Place::Local);
         let listeners =
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let amqp = amqp::Said {
@@ -245,6 +253,7 @@ impl Settings {
         };
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let settings = Settings {
+            store,
             data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
             listeners,
             amqp,
@@ -327,7 +336,7 @@ impl Settings {
             fetch_bytes_max: self.fetch_bytes_max,
             patience: CONNECTION_PATIENCE,
             idle: CONNECTION_IDLE_MAX,
-            data_dir: self.data_dir.display().to_string(),
+            data_dir: self.store.describe(self),
         }
     }
 }
@@ -357,6 +366,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
     ServeArgs {
         config: first.config.or(second.config),
         data_dir: first.data_dir.or(second.data_dir),
+        store: first.store.or(second.store),
         kafka_listen: some_of(first.kafka_listen, second.kafka_listen),
         kafka_advertise: some_of(first.kafka_advertise, second.kafka_advertise),
         amqp_listen: first.amqp_listen.or(second.amqp_listen),

@@ -36,6 +36,12 @@ impl Ranges {
         self.0.last_key_value().map_or(0, |(_, end)| *end)
     }
 
+    /// The first at or above `at` that is not in the set.
+    #[must_use]
+    pub fn first_missing(&self, at: u64) -> u64 {
+        self.0.range(..=at).next_back().map_or(at, |(_, end)| at.max(*end))
+    }
+
     /// Those of `within` that are not in the set, ascending.
     pub fn missing(&self, within: Range<u64>) -> Vec<Range<u64>> {
         let mut at = within.start;
@@ -80,6 +86,8 @@ mod tests {
                 let missing: Vec<u64> = ranges.missing(within.clone()).into_iter().flatten().collect();
                 let expected: Vec<u64> = within.filter(|offset| !naive.contains(offset)).collect();
                 assert_eq!(missing, expected, "seed {seed} {ranges:?}");
+                let first = (start..).find(|offset| !naive.contains(offset));
+                assert_eq!(Some(ranges.first_missing(start)), first, "seed {seed} {ranges:?}");
             }
             assert_eq!(ranges.end(), naive.last().map_or(0, |last| last + 1));
         }

@@ -33,6 +33,18 @@ impl Replay {
         }
     }
 
+    /// The first offset at or above `start` that is not done.
+    #[must_use]
+    pub fn floor(&self, start: u64) -> u64 {
+        self.done.first_missing(start)
+    }
+
+    /// How many of these are not done.
+    #[must_use]
+    pub fn left(&self, of: Range<u64>) -> u64 {
+        self.done.missing(of).into_iter().map(|range| range.end - range.start).sum()
+    }
+
     /// The state of a log that begins at `start` and in which messages exist at `existing` (ascending), its next
     /// offset being `next`. `clean`: nothing was delivered after the last record.
     #[must_use]

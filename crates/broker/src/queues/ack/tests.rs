@@ -58,6 +58,7 @@ impl World {
             17 => self.snapshot(),
             18 if self.rng.below(3) == 0 => self.crash(),
             19 => self.lose(),
+            18 if self.rng.below(4) == 0 => self.trim(),
             _ => self.flush(),
         }
         self.check();
@@ -156,6 +157,23 @@ impl World {
         let range = at..(at + 5).min(until.unwrap_or(self.end));
         self.state.lost(range.clone());
         self.naive.retain(|at, message| message.place == Place::Acquired || !range.contains(at));
+    }
+
+    /// A topic trims what it likes; who has some of it keeps that.
+    fn trim(&mut self) {
+        let start = self.state.floor() + self.rng.below(4000);
+        let start = start.min(self.end);
+        let existing = self.existing.clone();
+        let told = |range: std::ops::Range<u64>| {
+            let of = |one: &std::ops::Range<u64>| {
+                one.end.min(range.end).saturating_sub(one.start.max(range.start))
+            };
+            existing.iter().map(of).sum()
+        };
+        let gone = |at: &u64, message: &Naive| *at < start && message.place == Place::Available;
+        let expected = self.naive.iter().filter(|(at, message)| gone(at, message)).count() as u64;
+        assert_eq!(self.state.trimmed(start, told), expected);
+        self.naive.retain(|at, message| !gone(at, message));
     }
 
     /// What a commit does: the trim and the delta.

@@ -163,7 +163,8 @@ impl Owner {
             let Some(queue) = self.queues.get_mut(&log) else { continue };
             queue.in_ack_list = false;
             queue.debt = Debt::None;
-            let delta = queue.acks.take_delta();
+            let mut delta = queue.acks.take_delta();
+            queue.tell_floor(&mut delta);
             if queue.durable && !delta.is_empty() {
                 self.journal.record(log, &AckRecord::Delta(delta));
             }
@@ -177,7 +178,7 @@ impl Owner {
                 queue.done_since_discard += queue.done_since_trim;
             }
             (queue.done_since_trim, queue.bytes_since_trim) = (0, 0);
-            if queue.done_since_discard >= DISCARD_MESSAGES {
+            if queue.done_since_discard >= DISCARD_MESSAGES && !queue.is_over_topic() {
                 queue.done_since_discard = 0;
                 group.push(op(Action::Discard(discards(queue))));
             }
@@ -210,7 +211,8 @@ impl Owner {
     pub(super) fn snapshot(&mut self, log: LogId) {
         let Some(queue) = self.queues.get_mut(&log).filter(|queue| queue.has_acks_to_tell()) else { return };
         // The snapshot says it too.
-        let _told_by_the_snapshot = queue.acks.take_delta();
+        let mut told_by_the_snapshot = queue.acks.take_delta();
+        queue.tell_floor(&mut told_by_the_snapshot);
         for record in queue.acks.snapshot() {
             self.journal.record(log, &record);
         }

@@ -153,7 +153,7 @@ impl Owner {
             return;
         }
         let Some(queue) = self.queues.get_mut(&log) else { return };
-        let logs = queue.level_logs();
+        let (logs, sources) = (queue.level_logs(), queue.level_sources());
         let Some(letters) = queue.letters.as_mut().filter(|letters| !letters.moving) else { return };
         let Some((to, taken)) = letters.take() else { return };
         letters.moving = true;
@@ -163,7 +163,8 @@ impl Owner {
             taken.iter().map(|(id, _)| *id).filter(|id| lane.take_written(*id)).collect()
         };
         let written = queue.lane.as_mut().map(was_written).unwrap_or_default();
-        let moving = Moving { queue: queue.handle.clone(), logs, to, letters: taken, due, written, over };
+        let moving =
+            Moving { queue: queue.handle.clone(), logs, sources, to, letters: taken, due, written, over };
         let queues = self.context.queues.clone();
         self.context.tasks.spawn(TaskKind::Owner, "mover", dead_letters::run(queues, moving));
         let queue = queue.handle.clone();

@@ -7,14 +7,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use ferrymq_storage::{ErrorKind, Read, StorageError};
+use ferrymq_storage::{ErrorKind, Pending, Read, StorageError};
 use ferrymq_types::{LogId, Offset};
 
 use super::consumers::Consumers;
 use super::expiry::HEAD_BYTES;
 use super::queue::{Debt, Getter, Queue};
-use super::ready::RETURNED_BYTES;
+use super::ready::{Fill, RETURNED_BYTES};
 use super::unsettled::entry_of;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
@@ -57,7 +56,7 @@ pub(super) struct ReadDone {
     returned: bool,
     from: u64,
     until: u64,
-    result: Result<Read, StorageError>,
+    result: Result<Fill, StorageError>,
 }
 
 impl Owner {
@@ -71,6 +70,7 @@ impl Owner {
             return self.dispatch_lane(log);
         }
         self.end_waits(log);
+        self.follow(log);
         let Some(queue) = self.queues.get_mut(&log) else { return };
         queue.in_run_list = false;
         if queue.gone || self.stopped.is_some() || queue.is_measuring() {
@@ -122,6 +122,7 @@ impl Owner {
                 }
             };
             left -= 1;
+            queue.pass_the_turn(front);
             let survives = queue.note_taken((id, no_ack), offset, &message, timed_ms);
             if no_ack {
                 done += 1;
@@ -202,7 +203,17 @@ impl Owner {
         };
         let bytes = if idle { HEAD_BYTES } else { bytes };
         queue.reading = true;
-        let read = self.context.store.read(log, Offset(from), Offset(until), bytes);
+        let read: Pending<Result<Fill, StorageError>> = match &queue.followed {
+            Some(followed) => {
+                let read = followed.source.clone().read(from, until, bytes);
+                Box::pin(async move { read.await.map(Fill::Window) })
+            }
+            None => {
+                let read = self.context.store.read(log, Offset(from), Offset(until), bytes);
+                let runs = |read: Read| Fill::Runs(read.runs.into_iter().map(|run| run.bytes).collect());
+                Box::pin(async move { read.await.map(runs) })
+            }
+        };
         let (clock, queue) = (self.context.clock.clone(), queue.handle.clone());
         self.done.push(Box::pin(async move {
             let result = read.await;
@@ -218,15 +229,16 @@ impl Owner {
         if idle {
             self.head_was_read();
         }
+        // What was trimmed meanwhile is counted, and not taken for what was never there.
+        self.follow(queue.log());
         let Some((log, queue)) = self.here(&queue) else { return };
         queue.reading = false;
         match result {
             Ok(read) => {
-                let runs: Vec<Bytes> = read.runs.into_iter().map(|run| run.bytes).collect();
                 let filled = if returned {
-                    queue.fill_returned(from, until, runs)
+                    queue.fill_returned(from, until, read)
                 } else {
-                    queue.ready.fill(from, until, runs)
+                    queue.ready.fill(from, until, read)
                 };
                 if let Err(error) = filled {
                     queue.cannot_read(&error);
@@ -280,10 +292,13 @@ impl Queue {
             Some(Next::Returned(offset)) if self.ready.has_returned(offset) => (offset, true),
             Some(Next::Returned(_)) => return Ok(Taken::Missing),
             Some(Next::Fresh(from)) => match self.ready.first_fresh(from)? {
-                Some(offset) => (offset, false),
+                Some(offset) => {
+                    self.pass_to(offset);
+                    (offset, false)
+                }
                 None if self.ready.covers(self.acks.end()) => {
                     // The log was read to its end: nothing is left but a gap.
-                    self.acks.lost(from..self.acks.end());
+                    self.lost(from..self.acks.end());
                     return Ok(Taken::Nothing);
                 }
                 None => return Ok(Taken::Missing),
@@ -339,11 +354,11 @@ impl Queue {
         }
     }
 
-    fn fill_returned(&mut self, from: u64, until: u64, runs: Vec<Bytes>) -> Result<(), EnvelopeError> {
-        let first = self.ready.fill_returned(from, runs, &self.acks)?;
+    fn fill_returned(&mut self, from: u64, until: u64, read: Fill) -> Result<(), EnvelopeError> {
+        let first = self.ready.fill_returned(from, read, &self.acks)?;
         let exists = first.unwrap_or(until);
         if exists > from {
-            self.acks.lost(from..exists.min(until));
+            self.lost(from..exists.min(until));
         }
         Ok(())
     }
@@ -351,9 +366,9 @@ impl Queue {
     /// The log has lost these.
     fn pass_over(&mut self, returned: bool, from: u64, until: u64) {
         if returned {
-            self.acks.lost(from..until);
+            self.lost(from..until);
         } else if !self.ready.expect_damage() {
-            self.acks.lost(self.acks.fresh().min(from)..until);
+            self.lost(self.acks.fresh().min(from)..until);
             self.ready.clear(until);
         }
         // Else what lies before the damage is delivered first, and then it is read again.

@@ -7,8 +7,11 @@
 //!
 //! Deliberately absent: making levels (`queues::priorities`), and which message is of which (it as well).
 
+use std::sync::Arc;
+
 use ferrymq_types::LogId;
 
+use super::follow::Followed;
 use super::message::{Attached, AttachedLevel};
 use super::queue::{Debt, Queue};
 use super::{ByLog, Owner};
@@ -16,10 +19,15 @@ use crate::queues::consuming::Consuming;
 pub(super) use crate::queues::priorities::place;
 use crate::queues::priorities::{PLACE_BITS, base};
 use crate::queues::settings::QueueSettings;
+use crate::queues::streams::Source;
 use crate::queues::types::Message;
 
 /// The levels of one queue beside that of its own log, highest first.
-pub(super) struct Levels(Vec<(u8, Queue)>);
+pub(super) struct Levels {
+    all: Vec<(u8, Queue)>,
+    /// Of partitions, whose turn it is.
+    turn: u8,
+}
 
 impl Queue {
     /// The priority of its own log.
@@ -48,11 +56,11 @@ impl Queue {
     fn level_above(&mut self, id: u64) -> &mut Queue {
         let own = self.own_priority();
         let is_it = |priority: u8| u64::from(priority ^ own) << PLACE_BITS == base(id);
-        let levels = self.levels.as_deref().into_iter().flat_map(|levels| &levels.0);
+        let levels = self.levels.as_deref().into_iter().flat_map(|levels| &levels.all);
         // A level that is there stays as long as its queue.
         let Some(at) = levels.into_iter().position(|(priority, _)| is_it(*priority)) else { return self };
         match &mut self.levels {
-            Some(levels) => &mut levels.0[at].1,
+            Some(levels) => &mut levels.all[at].1,
             None => unreachable!("it was just found"),
         }
     }
@@ -69,14 +77,14 @@ impl Queue {
 
     /// Itself and its levels.
     pub(super) fn each(&self) -> impl Iterator<Item = &Queue> {
-        let levels = self.levels.as_deref().into_iter().flat_map(|levels| &levels.0);
+        let levels = self.levels.as_deref().into_iter().flat_map(|levels| &levels.all);
         std::iter::once(self).chain(levels.map(|(_, level)| level))
     }
 
     /// Calls `with` for itself and its levels.
     pub(super) fn for_each(&mut self, with: &mut dyn FnMut(&mut Queue)) {
         with(self);
-        for (_, level) in self.levels.iter_mut().flat_map(|levels| &mut levels.0) {
+        for (_, level) in self.levels.iter_mut().flat_map(|levels| &mut levels.all) {
             with(level);
         }
     }
@@ -89,6 +97,9 @@ impl Queue {
     }
 
     fn front_level(&self) -> u64 {
+        if self.is_over_topic() {
+            return self.front_partition();
+        }
         let first = |which: fn(Available) -> bool| {
             self.in_order().find(|(_, level)| which(level.available())).map(|(base, _)| base)
         };
@@ -96,10 +107,30 @@ impl Queue {
         returned.or_else(|| first(|has| has != Available::Nothing)).unwrap_or(0)
     }
 
+    /// Partitions take turns: the next that has something.
+    fn front_partition(&self) -> u64 {
+        let turn = self.levels.as_ref().map_or(0, |levels| levels.turn);
+        let has_some = |base: u64, level: &Queue| {
+            let number = u8::try_from(base >> PLACE_BITS).unwrap_or(0);
+            (level.available() != Available::Nothing).then_some((number < turn, base))
+        };
+        let all = self.in_order().filter_map(|(base, level)| has_some(base, level));
+        // Those at or behind it first.
+        all.min().map_or(0, |(_, base)| base)
+    }
+
+    /// The partition behind the one of this id is the next whose turn it is.
+    #[inline]
+    pub(super) fn pass_the_turn(&mut self, id: u64) {
+        if let Some(levels) = self.levels.as_deref_mut().filter(|_| self.followed.is_some()) {
+            levels.turn = u8::try_from(id >> PLACE_BITS).unwrap_or(0).wrapping_add(1);
+        }
+    }
+
     /// Itself and its levels, highest priority first, with the ids of their first places.
     fn in_order(&self) -> impl Iterator<Item = (u64, &Queue)> {
         let own = self.own_priority();
-        let levels = self.levels.as_deref().map_or(&[][..], |levels| &levels.0);
+        let levels = self.levels.as_deref().map_or(&[][..], |levels| &levels.all);
         let (above, below) = levels.split_at(levels.partition_point(|(priority, _)| *priority > own));
         let based = move |level: &'_ (u8, Queue)| u64::from(level.0 ^ own) << PLACE_BITS;
         let above = above.iter().map(move |level| (based(level), &level.1));
@@ -130,6 +161,12 @@ impl Queue {
         self.in_order().map(|(base, level)| (base, level.handle.log())).collect()
     }
 
+    /// The partitions of a queue over a topic, by the ids of their first places.
+    pub(super) fn level_sources(&self) -> Vec<(u64, Arc<Source>)> {
+        let source = |level: &Queue| level.followed.as_ref().map(|followed| followed.source.clone());
+        self.in_order().filter_map(|(base, level)| Some((base, source(level)?))).collect()
+    }
+
     /// How many messages are available.
     #[inline]
     pub(super) fn ready_count(&self) -> u64 {
@@ -144,10 +181,10 @@ impl Queue {
 
     /// Adds a level that was claimed; nothing happens if it is there.
     fn add_level(&mut self, priority: u8, level: Queue) {
-        let levels = self.levels.get_or_insert_with(|| Box::new(Levels(Vec::new())));
-        let at = levels.0.partition_point(|(other, _)| *other > priority);
-        if levels.0.get(at).is_none_or(|(other, _)| *other != priority) {
-            levels.0.insert(at, (priority, level));
+        let levels = self.levels.get_or_insert_with(|| Box::new(Levels { all: Vec::new(), turn: 0 }));
+        let at = levels.all.partition_point(|(other, _)| *other > priority);
+        if levels.all.get(at).is_none_or(|(other, _)| *other != priority) {
+            levels.all.insert(at, (priority, level));
         }
     }
 }
@@ -163,8 +200,9 @@ enum Available {
 impl Owner {
     /// Takes over a level of a queue that is here.
     pub(super) fn attach_level(&mut self, attached: AttachedLevel) {
-        let AttachedLevel { queue, priority, handle, epoch, start, next, acks, ready_bytes } = attached;
-        let (log, budget) = (handle.log(), self.budget.clone());
+        let AttachedLevel { queue, priority, handle, epoch, start, next, acks, ready_bytes, source } =
+            attached;
+        let (log, budget, watcher) = (handle.log(), self.budget.clone(), self.watcher.clone());
         let Some((root, queue)) = self.here(&queue) else { return };
         let attached = Attached {
             handle,
@@ -179,8 +217,10 @@ impl Owner {
             dead_letter: None,
             settings: QueueSettings { expires_ms: None, ..queue.settings },
             lane: None,
+            source: source.clone(),
         };
-        let level = Queue::new(attached, budget, None, 0);
+        let mut level = Queue::new(attached, budget, None, 0);
+        level.followed = source.map(|source| Followed::new(source, &watcher, log));
         let (lost_the_head, filled) = (level.owes_a_trim(), level.acks.ready() > 0);
         let first = queue.base_of(priority);
         queue.add_level(priority, level);
@@ -228,7 +268,7 @@ impl Shelf {
             None => self.queues.get_mut(log).map(Box::as_mut),
             Some(root) => {
                 let levels = self.queues.get_mut(root)?.levels.as_mut()?;
-                levels.0.iter_mut().map(|(_, level)| level).find(|level| level.handle.log() == *log)
+                levels.all.iter_mut().map(|(_, level)| level).find(|level| level.handle.log() == *log)
             }
         }
     }

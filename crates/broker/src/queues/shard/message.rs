@@ -16,7 +16,7 @@ use crate::queues::dead_letters::DeadLetterTo;
 use crate::queues::error::QueueError;
 use crate::queues::settings::QueueSettings;
 use crate::queues::sink::DeliverySink;
-use crate::queues::streams::StreamFrom;
+use crate::queues::streams::{Source, StreamFrom};
 use crate::queues::types::{
     DeleteIf, Delivery, Message, NewConsumer, QueueHandle, QueueStat, Routed, Settle,
 };
@@ -64,6 +64,8 @@ pub(in crate::queues) struct Attached {
     pub(in crate::queues) ready_bytes: u64,
     /// Its messages are kept back, for as many milliseconds at least.
     pub(in crate::queues) lane: Option<u64>,
+    /// Its messages are those of a topic's partition.
+    pub(in crate::queues) source: Option<Arc<Source>>,
 }
 
 /// A level whose log was claimed, of a queue that was attached before.
@@ -80,6 +82,8 @@ pub(in crate::queues) struct AttachedLevel {
     pub(in crate::queues) acks: AckState,
     /// As [`Attached::ready_bytes`].
     pub(in crate::queues) ready_bytes: u64,
+    /// As [`Attached::source`].
+    pub(in crate::queues) source: Option<Arc<Source>>,
 }
 
 /// What may change of a queue while it is there.

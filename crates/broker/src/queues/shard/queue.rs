@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::consumers::Consumers;
 use super::discard::Letters;
 use super::expiry::Times;
+use super::follow::Followed;
 use super::lanes::Lane;
 use super::levels::Levels;
 use super::limits::Limits;
@@ -135,14 +136,16 @@ pub(super) struct Queue {
     /// Set once the shard has let go of it: who waits for what is in flight.
     pub(super) releasing: Option<oneshot::Sender<Vec<Released>>>,
     pub(super) settings: QueueSettings,
-    /// How long a delivery may be unsettled where nothing else is said.
-    timeout_default_ms: Option<u64>,
+    /// How long a delivery may be unsettled where nothing else is said; the largest number: for ever.
+    timeout_default_ms: u64,
     pub(super) limits: Option<Box<Limits>>,
     /// How often what is there was measured.
     pub(super) measured: u32,
     pub(super) times: Times,
     /// Of the priorities that are not those of its own log.
     pub(super) levels: Option<Box<Levels>>,
+    /// The partition whose records its messages are.
+    pub(super) followed: Option<Box<Followed>>,
 }
 
 /// There may be hundreds of thousands; with a byte more, each takes 128 more of the allocator.
@@ -156,8 +159,9 @@ impl Queue {
         delays_max: usize,
     ) -> Queue {
         let Attached { handle, epoch, start, next, durable, always_durable, acks, .. } = attached;
-        let Attached { consuming, dead_letter, settings, ready_bytes, lane, .. } = attached;
-        let times = Times::new(next, acks.ready() > 0);
+        let Attached { consuming, dead_letter, settings, ready_bytes, lane, source, .. } = attached;
+        // In a topic nothing expires.
+        let times = Times::new(next, acks.ready() > 0 && source.is_none());
         Queue {
             handle,
             epoch,
@@ -199,16 +203,23 @@ impl Queue {
             releasing: None,
             limits: Limits::of(&settings, ready_bytes),
             settings,
-            timeout_default_ms,
+            timeout_default_ms: timeout_default_ms.unwrap_or(u64::MAX),
             measured: 0,
             times,
             levels: None,
+            followed: None,
         }
+    }
+
+    /// Everything below is given out, by whoever appends to its partition.
+    pub(super) fn follow_to(&mut self, end: u64) {
+        self.next = self.next.max(end);
     }
 
     /// How long a delivery may be unsettled, if its consumer asks for `asked`; `None`: for ever.
     pub(super) fn timeout_ms(&self, asked: Option<u64>) -> Option<u64> {
-        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(self.timeout_default_ms);
+        let default_ms = Some(self.timeout_default_ms).filter(|ms| *ms < u64::MAX);
+        let timeout_ms = asked.or(self.settings.consumer_timeout_ms).or(default_ms);
         // Classic queues know none, as in RabbitMQ 4.3.
         timeout_ms.filter(|_| self.consuming.counts)
     }
@@ -407,7 +418,7 @@ impl Queue {
         std::mem::take(&mut self.gathered).into_iter().flat_map(|gathered| gathered.parts).collect()
     }
 
-    /// Whether the log still has what is done: it is to be trimmed.
+    /// Whether the log still has what is done, or what it is was not told: it is to be trimmed, or told.
     pub(super) fn owes_a_trim(&self) -> bool {
         self.acks.floor() > self.trimmed
     }
@@ -419,7 +430,7 @@ impl Queue {
 
     /// Whether a snapshot of its acks would say more than its log does.
     pub(super) fn has_acks_to_tell(&self) -> bool {
-        self.durable && (self.acks.has_state() || self.owes_a_trim())
+        self.durable && (self.acks.has_state() || self.owes_a_trim() || self.is_over_topic())
     }
 
     /// Notes that something is done or was returned.

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::queues::ack::AckState;
 use crate::queues::envelope::{EnvelopeError, Messages, Stamp};
+use crate::queues::streams::Window;
 use crate::queues::types::Message;
 
 /// Bytes one queue keeps ready while its shard has room.
@@ -29,6 +30,65 @@ const QUEUE_BYTES_CROWDED: usize = 64 * 1024;
 pub(super) const RETURNED_BYTES: usize = 256 * 1024;
 /// Bytes of fresh messages read at a time.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// What was read.
+pub(super) enum Fill {
+    /// Of a log of messages.
+    Runs(Vec<Bytes>),
+    /// Of a topic.
+    Window(Window),
+}
+
+/// Messages that lie together.
+#[derive(Debug)]
+enum Batch {
+    Stored(Messages),
+    Window(Window),
+}
+
+impl Batch {
+    #[inline]
+    fn offset(&self) -> u64 {
+        match self {
+            Batch::Stored(messages) => messages.offset(),
+            Batch::Window(window) => window.offset(),
+        }
+    }
+
+    #[inline]
+    fn next(&self) -> u64 {
+        match self {
+            Batch::Stored(messages) => messages.next(),
+            Batch::Window(window) => window.next(),
+        }
+    }
+
+    fn skip_to(&mut self, offset: u64) -> Result<(), EnvelopeError> {
+        match self {
+            Batch::Stored(messages) => messages.skip_to(offset),
+            Batch::Window(window) => {
+                window.skip_to(offset);
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn take(&mut self) -> Result<Message, EnvelopeError> {
+        match self {
+            Batch::Stored(messages) => messages.take(),
+            Batch::Window(window) => Ok(window.take().unwrap_or_default()),
+        }
+    }
+
+    fn stamp(&self) -> Result<Stamp, EnvelopeError> {
+        match self {
+            Batch::Stored(messages) => messages.stamp(),
+            // In a topic nothing expires.
+            Batch::Window(_) => Ok(Stamp::default()),
+        }
+    }
+}
 
 /// What one shard keeps ready, and may.
 #[derive(Debug, Clone)]
@@ -62,7 +122,7 @@ impl ReadyBudget {
 #[derive(Debug)]
 pub(super) struct Ready {
     budget: ReadyBudget,
-    fresh: VecDeque<(Messages, usize)>,
+    fresh: VecDeque<(Batch, usize)>,
     covered: u64,
     returned: BTreeMap<u64, (Message, Stamp)>,
     bytes: usize,
@@ -102,11 +162,21 @@ impl Ready {
     ///
     /// # Errors
     /// [`EnvelopeError`]; what came before it is kept.
-    pub(super) fn fill(&mut self, from: u64, until: u64, runs: Vec<Bytes>) -> Result<(), EnvelopeError> {
+    pub(super) fn fill(&mut self, from: u64, until: u64, read: Fill) -> Result<(), EnvelopeError> {
         if from != self.covered {
             // Purged meanwhile.
             return Ok(());
         }
+        let runs = match read {
+            Fill::Runs(runs) => runs,
+            Fill::Window(window) => {
+                let bytes = window.bytes();
+                self.covered = self.covered.max(window.next());
+                self.fresh.push_back((Batch::Window(window), bytes));
+                self.grow(bytes);
+                return Ok(());
+            }
+        };
         let nothing = runs.is_empty();
         for mut run in runs {
             while !run.is_empty() {
@@ -128,7 +198,7 @@ impl Ready {
         let messages = Messages::split_from(run)?;
         let bytes = before - run.len();
         self.covered = self.covered.max(messages.next());
-        self.fresh.push_back((messages, bytes));
+        self.fresh.push_back((Batch::Stored(messages), bytes));
         self.grow(bytes);
         Ok(())
     }
@@ -240,30 +310,53 @@ impl Ready {
     pub(super) fn fill_returned(
         &mut self,
         from: u64,
-        runs: Vec<Bytes>,
+        read: Fill,
         acks: &AckState,
     ) -> Result<Option<u64>, EnvelopeError> {
         let mut first = None;
         // What is here already was passed over by the lowest; it would only be in the way.
         self.returned.clear();
         self.returned_bytes = 0;
-        for mut run in runs {
-            while !run.is_empty() {
-                let mut messages = Messages::split_from(&mut run)?;
-                messages.skip_to(from)?;
-                while messages.offset() < messages.next() {
-                    let offset = messages.offset();
-                    first = first.or(Some(offset));
-                    let (stamp, message) = (messages.stamp()?, messages.take()?);
-                    let fits = self.returned.is_empty() || self.returned_bytes < RETURNED_BYTES;
-                    if fits && acks.is_returned(offset) {
-                        self.returned_bytes += message.bytes();
-                        self.returned.insert(offset, (message, stamp));
+        match read {
+            Fill::Window(window) => self.keep_returned(Batch::Window(window), &mut first, acks)?,
+            Fill::Runs(runs) => {
+                for mut run in runs {
+                    while !run.is_empty() {
+                        let mut batch = Batch::Stored(Messages::split_from(&mut run)?);
+                        batch.skip_to(from)?;
+                        self.keep_returned(batch, &mut first, acks)?;
                     }
                 }
             }
         }
         Ok(first)
+    }
+
+    /// Keeps those of a batch that were returned; the first of all that were there goes into `first`.
+    fn keep_returned(
+        &mut self,
+        mut batch: Batch,
+        first: &mut Option<u64>,
+        acks: &AckState,
+    ) -> Result<(), EnvelopeError> {
+        while batch.offset() < batch.next() {
+            let offset = batch.offset();
+            *first = first.or(Some(offset));
+            let (stamp, message) = (batch.stamp()?, batch.take()?);
+            let fits = self.returned.is_empty() || self.returned_bytes < RETURNED_BYTES;
+            if fits && acks.is_returned(offset) {
+                self.returned_bytes += message.bytes();
+                self.returned.insert(offset, (message, stamp));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what lies below `start`.
+    pub(super) fn forget_below(&mut self, start: u64) {
+        if self.covered < start {
+            self.clear(start);
+        }
     }
 
     /// Forgets everything; from `covered` on the log has it.

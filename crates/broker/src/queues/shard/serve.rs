@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::Owner;
 use super::commit::refused;
 use super::discard::{Discarded, Reason};
+use super::follow::Followed;
 use super::message::{Attached, Failed, Item, Refused, Released, ShardMessage};
 use super::queue::{Debt, Getter, Queue};
 use super::unsettled::{SURVIVES, holder};
@@ -85,7 +86,10 @@ impl Owner {
 
     fn attach(&mut self, attached: Attached) {
         let log = attached.handle.log();
+        let source = attached.source.clone();
+        self.follows |= source.is_some();
         let mut queue = Queue::new(attached, self.budget.clone(), self.timeout_ms, self.delays_max);
+        queue.followed = source.map(|source| Followed::new(source, &self.watcher, log));
         queue.wait_anew(0);
         let lost_the_head = queue.owes_a_trim();
         let filled = queue.acks.ready() + queue.waiting() > 0;
@@ -119,6 +123,8 @@ impl Owner {
         if let Some(error) = &self.stopped {
             return Err(refused(error));
         }
+        // What a Kafka client was told is durable is there.
+        self.follow(queue.log());
         if let Some((log, here)) = self.here(queue)
             && here.in_run_list
             && (here.is_watching() || here.is_over())

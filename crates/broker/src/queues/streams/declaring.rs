@@ -25,19 +25,19 @@ use crate::queues::topology::QueueEntry;
 use crate::queues::types::{Declared, DeleteIf, QueueHandle, QueueSpec};
 use crate::topics::{NewTopic, Topic, TopicError, check_name};
 
-/// Deletes declarations whose topic has gone, now and whenever topics change.
+/// Deletes declarations whose topic has gone, and has queues read partitions that are new, now and whenever topics change.
 pub(in crate::queues) fn watch_topics(queues: &Arc<Queues>) {
     let Some(streams) = &queues.streams else { return };
     let mut changes = streams.topics.broker.topics().watch();
     let (tasks, queues) = (queues.tasks.clone(), Arc::downgrade(queues));
     let stopping = tasks.stopping();
-    tasks.spawn(TaskKind::Background, "streams without topics", async move {
+    tasks.spawn(TaskKind::Background, "streams and queues whose topics change", async move {
         let mut stopping = std::pin::pin!(stopping);
         loop {
             changes.mark_unchanged();
             let Some(here) = queues.upgrade() else { return };
-            if let Err(error) = here.forget_lost_streams().await {
-                tracing::warn!(%error, "a stream without its topic could not be taken away");
+            if let Err(error) = here.follow_topics().await {
+                tracing::warn!(%error, "a change of topics could not be followed");
             }
             drop(here);
             tokio::select! {

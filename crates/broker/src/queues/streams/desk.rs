@@ -145,13 +145,18 @@ impl Desk {
         self.turn = self.turn.wrapping_add(1);
         let mut appending = Appending::new(self.clock.wall_ms(), self.turn);
         for Item { index, message, to, .. } in &items {
-            let mut record = None;
+            let (mut record, mut topics) = (None, Vec::new());
             for queue in to.queues().iter().filter(|queue| queue.stream().is_some()) {
                 if self.closed.contains(queue) {
                     continue;
                 }
                 // What is for a topic that has gone goes nowhere, as with any queue.
                 let Some(topic) = self.topics.topic(queue) else { continue };
+                // Several queues over a topic, and its stream, are one place.
+                if topics.contains(&topic.id) {
+                    continue;
+                }
+                topics.push(topic.id);
                 let record = record.get_or_insert_with(|| self.topics.translate.record(message));
                 appending.add(*index, &topic, record);
             }

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use super::names::topic_of;
+use super::over::Over;
 use super::{StreamOf, Topics};
 use crate::queues::error::QueueError;
 use crate::queues::handle::Queues;
@@ -33,6 +34,7 @@ pub(in crate::queues) struct Streams {
     /// The desk's place among the shards.
     pub(in crate::queues) shard: usize,
     known: RwLock<Known>,
+    pub(super) over: Over,
 }
 
 #[derive(Default)]
@@ -45,7 +47,7 @@ struct Known {
 impl Streams {
     /// No stream yet; the desk's mailbox is the last of `shards`.
     pub(in crate::queues) fn new(topics: Topics, shards: &[MailboxSender<ShardMessage>]) -> Streams {
-        Streams { topics, shard: shards.len() - 1, known: RwLock::default() }
+        Streams { topics, shard: shards.len() - 1, known: RwLock::default(), over: Over::default() }
     }
 
     /// Rises when topics change.
@@ -76,7 +78,8 @@ impl Streams {
         let log = topic.and_then(|topic| topic.partitions.first()).map_or(LogId(u64::MAX), |first| first.log);
         let (vhost, queue) = place.clone();
         let stream = Some(StreamOf { topic: name.clone(), id, made });
-        let identity = QueueIdentity { log, shard: self.shard, vhost, name: queue, priorities: None, stream };
+        let (shard, name) = (self.shard, queue);
+        let identity = QueueIdentity { log, shard, vhost, name, priorities: None, stream, over: None };
         let handle = QueueHandle(Arc::new(identity));
         known.named.insert(place, handle.clone());
         handle

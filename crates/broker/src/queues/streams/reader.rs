@@ -379,7 +379,7 @@ async fn open(room: &Room, batch: BatchView, wanted: Wanted) -> window::Found {
 }
 
 /// Where the last batch before `end` begins; `end` if there is none.
-async fn last_batch(partition: &Partition, end: Offset) -> Result<Offset, StorageError> {
+pub(super) async fn last_batch(partition: &Partition, end: Offset) -> Result<Offset, StorageError> {
     let near = partition.find(Find::TailBytes(BATCH_BYTES_MAX as u64)).await?;
     let mut from = near.map_or(partition.log_start(), |head| head.base);
     let mut last = end;

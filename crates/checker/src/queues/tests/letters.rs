@@ -137,8 +137,8 @@ pub(super) const ALLOWED: &[(&str, Seed)] = &[
 
 #[test]
 fn letters_are_counted() {
-    let mut expected = QueueExpectations { letters_min: 1, ..QueueExpectations::default() };
+    let mut expected = QueueExpectations { letters_min: 3, ..QueueExpectations::default() };
     assert_eq!(check(&good().0, &expected).rules(), []);
-    expected.letters_min = 2;
+    expected.letters_min = 4;
     assert_eq!(check(&good().0, &expected).rules(), [QueueRule::TooFew]);
 }

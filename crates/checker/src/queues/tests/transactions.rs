@@ -29,6 +29,8 @@ fn acked(number: u64, at: u64, part_of: u64, vouched: Option<u64>) -> Delivery {
 /// 31, 32 and 33 are acknowledged in transactions that publish 41 and 42, 43 and 44, 45 and 46: 1 is committed, 2 rolled
 /// back, and of 3 nobody knows the end; it did not happen.
 pub(super) fn add(history: &mut QueueHistory) {
+    // What a transaction acknowledges is durable over a topic, too.
+    history.over_topics.push(FROM.to_owned());
     history.publishings.extend((31..=33).map(|number| put(FROM, number, number - 20, None)));
     for (id, outcome) in (1..).zip([Outcome::Ok, Outcome::Fail, Outcome::Info]) {
         let ended = id * 10 + 28;

@@ -3,14 +3,15 @@
 //!
 //! **Invariant.** A span holds everything that came between its two offsets, in the order in which it came.
 
-use std::io::Result;
+use std::io::{ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{TableBuilder, ValueRef};
 
-use super::{Error, Session};
+use super::{Error, How, Named, Queue, Session};
 use crate::history::Span;
 use crate::value::Value;
 use crate::world::Log;
@@ -41,6 +42,26 @@ impl Session {
         self.reading = Some(Reading { log: log.clone(), span, unsettled: 0 });
         let (queue, arguments) = (log.topic.as_bytes(), arguments.as_table());
         self.ask(&basic::Consume { queue, arguments, ..Default::default() }).map(drop)
+    }
+
+    /// Reads a stream from its beginning until what was published last comes, as deliveries, one at a time.
+    pub(in crate::amqp) fn read_to(&mut self, queue: &Queue, last: &Named, patience: Duration) -> Result<()> {
+        self.prefetch(1)?;
+        let mut arguments = TableBuilder::new();
+        arguments.push(b"x-stream-offset", ValueRef::LongString(b"first")).map_err(Error::other)?;
+        let (queue, consumer_tag, arguments) =
+            (queue.name.as_bytes(), queue.label.as_bytes(), arguments.as_table());
+        self.ask(&basic::Consume { queue, consumer_tag, arguments, ..Default::default() })?;
+        while self.last_value() != Some(last) {
+            if !self.hear(patience)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            if let Some((tag, _)) = self.held.last_key_value() {
+                self.settle(*tag, How::Done)?;
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a record; whatever it is, it is the next.

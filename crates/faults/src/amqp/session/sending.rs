@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use ferrymq_checker::Survives;
 use ferrymq_checker::queues::{Answer, Publishing};
 
-use super::{GATHER_BYTES, PATIENCE, Queue, Session, Style, named};
+use super::{GATHER_BYTES, Named, PATIENCE, Queue, Session, Style, named};
 use crate::amqp::link::Posting;
 use crate::history::{Outcome, Sent};
 use crate::value::Value;
@@ -108,6 +108,11 @@ impl Session {
         if self.link.gathered() > GATHER_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// What was published last.
+    pub(in crate::amqp) fn last_published(&self) -> Named {
+        named(Value { writer: self.writer, counter: self.counter.saturating_sub(1) })
+    }
+
     /// What waits for its confirm, but for records of topics.
     fn copies(&mut self) -> impl Iterator<Item = &mut Publishing> {
         self.waiting.values_mut().flat_map(|sending| match sending {
@@ -202,7 +207,7 @@ impl Session {
 /// What a message is promised to survive in a queue.
 fn survives(style: Style, persistent: bool) -> Survives {
     match style {
-        Style::Quorum => Survives::PowerCut,
+        Style::Quorum | Style::Over | Style::Stream => Survives::PowerCut,
         Style::Durable | Style::Prioritized if persistent => Survives::PowerCut,
         Style::Durable | Style::Prioritized | Style::Exclusive => Survives::Nothing,
     }

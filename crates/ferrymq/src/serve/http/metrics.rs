@@ -14,8 +14,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use ferrymq_engine_local::LocalStore;
+use ferrymq_engine_postgres::PostgresStore;
 
 use super::{Shared, amqp};
+use crate::serve::store::Store;
 
 pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let mut text = String::with_capacity(4096);
@@ -37,6 +39,8 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         sample(&mut text, name, kind, help, value);
     }
     rabbitmq::samples(&mut text, &shared.queues, shared.amqp.as_ref().as_ref()).await;
+    let help = "Records trimmed before queues over topics were done with them";
+    sample(&mut text, "queue_trimmed_total", "counter", help, shared.queues.trimmed());
     let (topics, partitions) =
         shared.context.broker.topics().with(|topics| (topics.len() as u64, topics.partitions() as u64));
     sample(&mut text, "topics", "gauge", "Topics", topics);
@@ -52,12 +56,48 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
-fn store_samples(text: &mut String, store: &LocalStore) {
+fn store_samples(text: &mut String, store: &Store) {
+    match store {
+        Store::Local(store) => local_samples(text, store),
+        Store::Postgres(store) => postgres_samples(text, store),
+    }
+    let health = store.health();
+    let stopped = health.stopped.is_some().into();
+    sample(text, "store_stopped", "gauge", "1 if the store takes no writes any more", stopped);
+    sample(text, "store_full", "gauge", "1 if appends are refused for want of space", health.full.into());
+    sample(text, "store_damage", "gauge", "Reports of damage to acknowledged data", health.damage);
+}
+
+fn postgres_samples(text: &mut String, store: &PostgresStore) {
     let counters = store.counters();
-    let samples: [(&str, &str, &str, &AtomicU64); 13] = [
+    let samples: [(&str, &str, &AtomicU64); 7] = [
+        ("store_groups_total", "Write groups written", &counters.groups),
+        ("store_appended_bytes_total", "Bytes of batches accepted", &counters.bytes_appended),
+        ("store_reads_from_memory_total", "Batches served from memory", &counters.reads_from_tail),
+        ("store_rounds_total", "Statements that committed groups", &counters.rounds),
+        ("store_stale_rounds_total", "Rounds that found a row changed", &counters.stale_rounds),
+        ("store_lost_replies_total", "Rounds whose reply was lost", &counters.lost_replies),
+        ("store_reads_from_tables_total", "Reads served by the database", &counters.reads_from_tables),
+    ];
+    for (name, help, value) in samples {
+        sample(text, name, "counter", help, value.load(Ordering::Relaxed));
+    }
+    let away = store.health().away.is_some().into();
+    sample(text, "store_away", "gauge", "1 if the database cannot be used now", away);
+}
+
+fn local_samples(text: &mut String, store: &LocalStore) {
+    let counters = store.counters();
+    let samples: [(&str, &str, &str, &AtomicU64); 14] = [
         ("store_groups_total", "counter", "Write groups written", &counters.groups),
         ("store_appended_bytes_total", "counter", "Bytes of batches accepted", &counters.bytes_appended),
         ("store_written_bytes_total", "counter", "Bytes given to the disk", &counters.bytes_written),
+        (
+            "store_shared_bytes_total",
+            "counter",
+            "Bytes not written because another copy of the message is there",
+            &counters.bytes_shared,
+        ),
         ("store_moved_bytes_total", "counter", "Bytes written by the mover", &counters.bytes_moved),
         ("store_syncs_total", "counter", "Syncs of the write-ahead log", &counters.syncs),
         ("store_sync_microseconds_total", "counter", "Time spent in them", &counters.sync_time_us),
@@ -82,22 +122,6 @@ fn store_samples(text: &mut String, store: &LocalStore) {
     for (name, kind, help, value) in samples {
         sample(text, name, kind, help, value.load(Ordering::Relaxed));
     }
-    let health = store.health();
-    sample(
-        text,
-        "store_stopped",
-        "gauge",
-        "1 if the store takes no writes any more",
-        health.stopped.is_some().into(),
-    );
-    sample(text, "store_full", "gauge", "1 if appends are refused for want of space", health.full.into());
-    sample(
-        text,
-        "store_damage",
-        "gauge",
-        "Reports of damage to acknowledged data",
-        health.damage.len() as u64,
-    );
 }
 
 fn sample(text: &mut String, name: &str, kind: &str, help: &str, value: u64) {
