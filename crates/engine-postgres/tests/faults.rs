@@ -149,6 +149,7 @@ fn under(
     url: String,
     options: Options,
     acknowledged_min: usize,
+    lost_min: u64,
     trouble: impl FnOnce(&Receiver<()>) + Send + 'static,
 ) {
     common::on_tokio(Box::pin(async move {
@@ -174,6 +175,8 @@ fn under(
         };
         let report = ferrymq_checker::check(&recorder.history(), &expected);
         assert!(report.is_clean(), "{report}");
+        let lost = store.counters().lost_replies.load(Ordering::Relaxed);
+        assert!(lost >= lost_min, "only {lost} replies were lost: nothing was tried");
         assert!(store.health().stopped.is_none(), "{:?}", store.health());
     }));
 }
@@ -194,7 +197,7 @@ fn with_cuts(before: u32, after: u32) {
     let url = format!("postgres:///postgres?user=ferrymq&host={}", socket.display());
     let trouble = cuts;
     let schema = common::schema();
-    under(url, Options { schema, ..Options::default() }, 50, move |acknowledged| {
+    under(url, Options { schema, ..Options::default() }, 50, 10, move |acknowledged| {
         trouble.before.store(before, Ordering::Relaxed);
         trouble.after.store(after, Ordering::Relaxed);
         cut.iter().take(40).for_each(drop);
@@ -221,7 +224,7 @@ fn the_server_is_killed_again_and_again() {
     let Some(mut server) = common::Server::start(&[]) else { return };
     let url = server.url.clone();
     let (keep, _kept) = channel();
-    under(url, Options::default(), 50, move |acknowledged| {
+    under(url, Options::default(), 50, 1, move |acknowledged| {
         for _ in 0..4 {
             // What was acknowledged meanwhile, and a little more.
             acknowledged.try_iter().for_each(drop);

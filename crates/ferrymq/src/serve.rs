@@ -52,6 +52,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (settings, said) = Settings::resolve(args)?;
     let reload = logging::start(&settings)?;
     limits::raise_open_files();
+    limits::use_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .thread_keep_alive(BLOCKING_KEPT)

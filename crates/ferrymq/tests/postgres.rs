@@ -39,6 +39,7 @@ fn database(directory: &Path, settings: &[&str]) -> Option<(Ending, String)> {
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     if line.trim().is_empty() {
+        process.wait().unwrap();
         assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL cannot be started");
         eprintln!("\n*** SKIPPED, NOTHING WAS TESTED: PostgreSQL cannot be started\n");
         return None;

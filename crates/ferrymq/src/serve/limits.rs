@@ -1,4 +1,4 @@
-//! Limits of the operating system that a broker wants raised.
+//! What a broker wants of the operating system: limits raised, memory in small pages, how much room a disk has.
 
 use std::path::PathBuf;
 
@@ -22,6 +22,18 @@ pub(crate) fn raise_open_files() {
             wanted = OPEN_FILES_WANTED,
             "few open files are allowed: raise the limit with ulimit -n or LimitNOFILE, or clients may be refused"
         );
+    }
+}
+
+/// Takes memory from the system in pages of 4 KiB, never of 2 MiB.
+///
+/// The allocator keeps blocks of each size, of each thread, in regions of their own and asks for huge pages for all of
+/// them: a region of which 100 KiB are in use then takes 2 MiB. A start with 10,000 partitions uses 12 MiB, which lay in
+/// 74 MiB of huge pages.
+pub(crate) fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        // Only memory: everything else works as well.
+        tracing::debug!(%error, "huge pages could not be switched off");
     }
 }
 
