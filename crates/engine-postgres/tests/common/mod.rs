@@ -31,12 +31,16 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with these settings; `None`: it cannot be, and the test is skipped.
     pub(crate) fn start(settings: &[&str]) -> Option<Server> {
+        Server::launch(settings, &[])
+    }
+
+    fn launch(settings: &[&str], options: &[&str]) -> Option<Server> {
         // In memory where that is possible: what is tested is not the disk. Short: a socket's path has little room.
         let (memory, disk) = (PathBuf::from("/dev/shm"), std::env::temp_dir());
         let root = if memory.is_dir() { memory } else { disk };
         let directory = tempfile::Builder::new().prefix("fmq-pg-").tempdir_in(root).unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        match run(directory.path(), &settings) {
+        match run(directory.path(), &settings, options) {
             Ok((child, url)) => Some(Server { url, directory, settings, child }),
             Err(why) => {
                 let why = format!("PostgreSQL cannot be started: {why}");
@@ -58,7 +62,7 @@ impl Server {
         let killed = Command::new("kill").args(["-KILL", &self.pid().to_string()]).status().unwrap();
         assert!(killed.success());
         self.child.wait().unwrap();
-        (self.child, self.url) = run(self.directory.path(), &self.settings).unwrap();
+        (self.child, self.url) = run(self.directory.path(), &self.settings, &[]).unwrap();
     }
 }
 
@@ -70,10 +74,10 @@ impl Drop for Server {
     }
 }
 
-fn run(directory: &Path, settings: &[String]) -> Result<(Child, String), String> {
+fn run(directory: &Path, settings: &[String], options: &[&str]) -> Result<(Child, String), String> {
     let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../scripts/postgres"].iter().collect();
     let mut command = Command::new(script);
-    command.arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.args(options).arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped());
     for setting in settings {
         command.args(["-c", setting]);
     }
@@ -88,10 +92,11 @@ fn run(directory: &Path, settings: &[String]) -> Result<(Child, String), String>
     Ok((child, line.trim().to_owned()))
 }
 
-/// The server that the tests of one process share. Ends with the process.
+/// The server that the tests of one process share. Ends with the process, and the script takes its directory away: nobody
+/// drops what is static.
 pub(crate) fn shared() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start(&[])).as_ref()
+    SERVER.get_or_init(|| Server::launch(&[], &["--remove"])).as_ref()
 }
 
 /// A schema that nobody else uses.
