@@ -61,6 +61,7 @@ impl Writer {
             match fate {
                 Fate::Done { turns } => {
                     *shared.full_at.lock() = None;
+                    count(&shared.counters.bytes_appended, bytes_of(&changes));
                     settle(&shared, changes, &turns, segment);
                     count(&shared.counters.rounds, 1);
                     count(
@@ -125,7 +126,7 @@ impl Writer {
             Err(failed) if failed.is_passing() => Written::Again,
             Err(Failed::Lost(why)) => {
                 tracing::warn!("the reply to a round was lost: {why}");
-                self.count_lost();
+                count(&shared.counters.lost_replies, 1);
                 Written::Lost
             }
             Err(failed) => {
@@ -216,11 +217,15 @@ async fn batches(
     }
 }
 
+/// Bytes of the batches that come with these changes.
+fn bytes_of(changes: &[(LogId, Change)]) -> u64 {
+    let inserts = changes.iter().flat_map(|(_, change)| &change.inserts);
+    inserts.map(|insert| insert.batch.bytes.len() as u64).sum()
+}
+
 /// Takes part in the active segment.
 fn enter(shared: &Shared, changes: &[(LogId, Change)]) -> i64 {
-    let inserts = changes.iter().flat_map(|(_, change)| &change.inserts);
-    let bytes: u64 = inserts.map(|insert| insert.batch.bytes.len() as u64).sum();
-    count(&shared.counters.bytes_appended, bytes);
+    let bytes = bytes_of(changes);
     let (max, age) = (shared.options.segment_bytes, shared.options.segment_age);
     let (segment, rotated) = shared.segments.lock().enter(bytes, max, age, shared.clock.now());
     if rotated {

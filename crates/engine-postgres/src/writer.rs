@@ -12,7 +12,6 @@
 //! Deliberately absent: claims (`claim`), the statement (`statement`), what a lost reply meant (`resolve`).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferrymq_storage::{ErrorKind, StorageError};
@@ -132,11 +131,5 @@ async fn reconnect(shared: &Shared) -> Result<Connection, StorageError> {
         }
         shared.clock.sleep(pause).await;
         pause = (pause * 2).min(PAUSES[1]);
-    }
-}
-
-impl Writer {
-    pub(crate) fn count_lost(&self) {
-        self.shared.counters.lost_replies.fetch_add(1, Ordering::Relaxed);
     }
 }

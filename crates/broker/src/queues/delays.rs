@@ -65,8 +65,7 @@ pub(super) fn shortest_ms(lane: usize) -> u64 {
 
 /// A lane as a queue that goes with its virtual host.
 pub(super) fn entry_of(lane: &QueueHandle) -> QueueEntry {
-    let (name, arguments) = (lane.name().clone(), Arguments::default());
-    let spec = QueueSpec { name, durable: true, exclusive: false, auto_delete: false, arguments };
+    let spec = QueueSpec::kept(lane.name().clone(), Arguments::default());
     QueueEntry { handle: lane.clone(), spec, owner: None }
 }
 

@@ -325,6 +325,13 @@ pub struct QueueSpec {
     pub arguments: Arguments,
 }
 
+impl QueueSpec {
+    /// A queue that is everybody's and stays until it is deleted.
+    pub(crate) fn kept(name: impl Into<Arc<str>>, arguments: Arguments) -> QueueSpec {
+        QueueSpec { name: name.into(), durable: true, exclusive: false, auto_delete: false, arguments }
+    }
+}
+
 /// A binding: what reaches `source` and fits goes on to the destination.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BindingSpec {

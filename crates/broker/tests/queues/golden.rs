@@ -29,7 +29,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-pub(crate) fn copy(from: &Path, to: &Path) {
+fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
@@ -241,7 +241,7 @@ async fn seen_in(life: &Life, specs: impl IntoIterator<Item = QueueSpec>) -> Str
 }
 
 /// Begins a life on what an earlier program left; without it, `fill` writes it first.
-async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> (tempfile::TempDir, Life) {
+pub(crate) async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> (tempfile::TempDir, Life) {
     if !golden(name).join("expected.txt").exists() {
         let scratch = tempfile::tempdir().unwrap();
         let life = Life::begin(scratch.path()).await;
@@ -256,7 +256,7 @@ async fn found(name: &str, fill: impl AsyncFnOnce(&Life)) -> (tempfile::TempDir,
 }
 
 /// Holds what is seen against what was.
-async fn hold(name: &str, life: Life, text: String) {
+pub(crate) async fn hold(name: &str, life: Life, text: String) {
     life.end().await;
     let expected = golden(name).join("expected.txt");
     if !expected.exists() {

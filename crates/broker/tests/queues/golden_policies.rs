@@ -5,14 +5,12 @@
 //! this once.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use bytes::Bytes;
 use ferrymq_broker::queues::{ApplyTo, ExchangeKind, PolicySort, PolicySpec, Value, VhostSpec};
 use ferrymq_storage::{MetaStore as _, Put};
 
-use crate::golden::{Life, copy};
+use crate::golden::{Life, found, hold};
 use crate::rig::{VHOST, arguments, binding, durable, exchange, int};
 
 const SORTS: [PolicySort; 2] = [PolicySort::Policy, PolicySort::Operator];
@@ -85,22 +83,7 @@ async fn seen(life: &Life) -> String {
 
 #[tokio::test]
 async fn policies_of_version_1_say_what_they_said() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/policies-1");
-    let expected = golden.join("expected.txt");
-    if !expected.exists() {
-        let scratch = tempfile::tempdir().unwrap();
-        let life = Life::begin(scratch.path()).await;
-        fill(&life).await;
-        copy(scratch.path(), &golden.join("data"));
-        life.end().await;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    copy(&golden.join("data"), scratch.path());
-    let life = Life::begin(scratch.path()).await;
+    let (_scratch, life) = found("policies-1", fill).await;
     let text = seen(&life).await;
-    life.end().await;
-    if !expected.exists() {
-        fs::write(&expected, &text).unwrap();
-    }
-    assert_eq!(text, fs::read_to_string(expected).unwrap());
+    hold("policies-1", life, text).await;
 }

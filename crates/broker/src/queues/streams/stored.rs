@@ -25,13 +25,7 @@ pub(super) struct StreamStored {
 
 impl StreamStored {
     pub(super) fn spec(&self) -> QueueSpec {
-        QueueSpec {
-            name: self.name.as_str().into(),
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            arguments: self.arguments.clone(),
-        }
+        QueueSpec::kept(self.name.as_str(), self.arguments.clone())
     }
 }
 

@@ -27,13 +27,7 @@ pub(super) struct OverStored {
 
 impl OverStored {
     pub(super) fn spec(&self) -> QueueSpec {
-        QueueSpec {
-            name: self.name.as_str().into(),
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            arguments: self.arguments.clone(),
-        }
+        QueueSpec::kept(self.name.as_str(), self.arguments.clone())
     }
 }
 
