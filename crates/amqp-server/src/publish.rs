@@ -38,6 +38,8 @@ const ROUTES_MAX: usize = 4096;
 pub(crate) struct Gather {
     messages: Vec<Publish>,
     numbers: Vec<Option<(u16, u64)>>,
+    /// Messages of the read before: this one has as many at first, so that nothing is copied because a list grows.
+    before: usize,
     spans: Vec<Span>,
     /// Channel and number of direct replies that there was no room for.
     refused: Vec<(u16, u64)>,
@@ -165,6 +167,10 @@ impl Gather {
         if publish.to.is_empty() {
             return Ok(());
         }
+        if self.messages.is_empty() {
+            self.messages.reserve_exact(self.before);
+            self.numbers.reserve_exact(self.before);
+        }
         self.messages.push(publish);
         self.numbers.push(confirm.map(|publish| (number, publish)));
         self.room.extend(room);
@@ -253,6 +259,7 @@ impl Gather {
             return;
         }
         let messages = std::mem::take(&mut self.messages);
+        self.before = messages.len();
         let pending =
             if messages.is_empty() { None } else { Some(connection.context.queues.publish(messages).await) };
         self.room.clear();

@@ -10,23 +10,25 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::{Compare, LogStore, MetaStore, Put, StorageError};
+use ferrymq_storage::{Compare, ErrorKind, LogStore, MetaStore, Put, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use tokio::sync::{Mutex, oneshot};
 
 mod admin;
 mod changes;
 mod load;
+mod owning;
 
 pub use admin::FIRST_TOPIC_LOG;
 pub(crate) use admin::{decode, encode};
 
 use crate::appended::AllMarks;
 use crate::believed::Keeper;
+use crate::cluster::View;
 use crate::partition::Partition;
 use crate::producers::Producers;
 use crate::settings::TopicDefaults;
-use crate::shard::{AppendError, AppendItem, AppendResults, Message, Shard, ShardContext};
+use crate::shard::{AppendError, AppendItem, AppendResults, Lost, Message, Shard, ShardContext};
 use crate::topics::Registry;
 
 /// Producer ids taken from the store at a time.
@@ -49,6 +51,8 @@ pub struct BrokerOptions {
     pub trust_clock: bool,
     /// Whether a topic that asks for more than one copy is refused.
     pub strict_copies: bool,
+    /// What is known of the others, if this is one of several brokers on the store.
+    pub cluster: Option<Arc<View>>,
 }
 
 impl Default for BrokerOptions {
@@ -60,6 +64,7 @@ impl Default for BrokerOptions {
             producer_expiration: Duration::from_secs(24 * 60 * 60),
             trust_clock: false,
             strict_copies: false,
+            cluster: None,
         }
     }
 }
@@ -113,6 +118,7 @@ impl Broker {
             owner,
             writer: rng.next_u64(),
             tasks: tasks.clone(),
+            lost: options.cluster.clone().map(Lost::new),
         };
         let shards = (0..options.shards.max(1)).map(|_| Shard::start(context.clone())).collect();
         let cluster_id = cluster_id(&*stores.meta, &rng).await?;
@@ -135,8 +141,10 @@ impl Broker {
             producer_ids: Arc::default(),
             options,
         });
-        broker.load_topics().await?;
-        broker.finish_deletions().await?;
+        if broker.options.cluster.is_none() {
+            broker.load_topics().await?;
+            broker.finish_deletions().await?;
+        }
         crate::retention::start(&broker, broker.options.retention_interval);
         Ok(broker)
     }
@@ -169,6 +177,18 @@ impl Broker {
     #[must_use]
     pub fn owner(&self) -> OwnerId {
         self.owner
+    }
+
+    /// What is known of the others, if this is one of several brokers.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<View>> {
+        self.options.cluster.as_ref()
+    }
+
+    /// Whether this broker may answer for a partition as its owner.
+    #[must_use]
+    pub fn is_served(&self, partition: &Partition) -> bool {
+        !partition.is_elsewhere() && self.options.cluster.as_ref().is_none_or(|view| view.is_serving())
     }
 
     /// The store of logs.
@@ -283,8 +303,12 @@ async fn cluster_id(meta: &dyn MetaStore, rng: &Rng) -> Result<String, StorageEr
     }
     let id = base64_url(&rng.next_u128().to_be_bytes());
     let put = Put { key: "cluster/id".to_owned(), value: Some(encode(&id)?) };
-    meta.txn(vec![Compare { key: "cluster/id".to_owned(), revision: None }], vec![put]).await?;
-    Ok(id)
+    let compare = Compare { key: "cluster/id".to_owned(), revision: None };
+    match (meta.txn(vec![compare], vec![put]).await, meta.get("cluster/id").await?) {
+        // Another broker that starts at the same time was faster.
+        (Err(error), Some(entry)) if error.kind() == ErrorKind::Conflict => decode(&entry),
+        (outcome, _) => outcome.map(|_| id),
+    }
 }
 
 /// 22 characters of URL-safe base64, as Kafka writes cluster ids.

@@ -14,6 +14,7 @@
 mod appended;
 mod believed;
 pub mod broker;
+pub mod cluster;
 pub mod groups;
 pub mod holds;
 pub mod partition;

@@ -40,6 +40,7 @@ pub struct Partition {
     log_start: AtomicU64,
     last_append_ms: AtomicI64,
     gone: AtomicBool,
+    elsewhere: AtomicBool,
     lost_tail: OnceLock<Box<Range<u64>>>,
     store: Arc<dyn LogStore>,
 }
@@ -87,9 +88,27 @@ impl Partition {
             log_start: AtomicU64::new(bounds.start.0),
             last_append_ms: AtomicI64::new(bounds.taken_ms),
             gone: AtomicBool::new(false),
+            elsewhere: AtomicBool::new(false),
             lost_tail: OnceLock::new(),
             store,
         })
+    }
+
+    /// Whether another broker owns it, as far as this one knows; nothing of it is served here.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Acquire)
+    }
+
+    /// It was never here.
+    pub(crate) fn set_elsewhere(&self) {
+        self.elsewhere.store(true, Ordering::Release);
+    }
+
+    /// It was here.
+    pub(crate) fn publish_moved(&self) {
+        self.set_elsewhere();
+        self.publish_gone();
     }
 
     /// The epoch in force.

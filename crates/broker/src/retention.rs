@@ -114,7 +114,7 @@ async fn trim_point(
     let config = partition.config.get();
     let start = partition.log_start();
     let next = partition.high_watermark();
-    if start == next || partition.is_gone() {
+    if start == next || partition.is_gone() || partition.is_elsewhere() {
         return Ok(None);
     }
     let mut trim = start;

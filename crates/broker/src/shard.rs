@@ -13,16 +13,18 @@
 //!
 //! Deliberately absent: locks, timers but for a claim's pause, anything about requests or connections.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
 use ferrymq_storage::{Action, ErrorKind, Group, LogStore, MetaStore, Op, Outcome, Pending, StorageError};
-use ferrymq_types::{BatchHeader, LogId, Offset, OwnerId};
+use ferrymq_types::{BatchHeader, IdMap, LogId, Offset, OwnerId};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::cluster::View;
 use crate::partition::Partition;
 use crate::producers::{ProducerError, Producers};
 
@@ -64,6 +66,9 @@ pub enum AppendError {
     /// The topic is gone, or the shard has ended.
     #[error("this server does not host this topic-partition")]
     Gone,
+    /// Another broker owns the partition, or will in a moment.
+    #[error("another broker owns the partition")]
+    Elsewhere,
     /// The producer broke its order.
     #[error(transparent)]
     Producer(#[from] ProducerError),
@@ -84,6 +89,8 @@ pub(crate) enum Message {
     Attach { partition: Arc<Partition>, next: Offset },
     /// Lets go of a partition.
     Detach { log: LogId },
+    /// Lets go of partitions; answered when all that was accepted for them is with the store.
+    Release { logs: Vec<LogId>, reply: oneshot::Sender<()> },
     /// Appends batches; one result each, in order.
     Append { items: Vec<AppendItem>, reply: oneshot::Sender<AppendResults> },
     /// Moves a partition's start up; answers with the new start.
@@ -103,6 +110,25 @@ pub(crate) struct ShardContext {
     pub(crate) owner: OwnerId,
     pub(crate) writer: u64,
     pub(crate) tasks: Tasks,
+    /// Where logs are noted that are another's, if there are other brokers.
+    pub(crate) lost: Option<Arc<Lost>>,
+}
+
+/// Logs that the store said are another's: whoever is to own them is asked before they are claimed again.
+pub(crate) struct Lost {
+    pub(crate) logs: Mutex<BTreeSet<LogId>>,
+    view: Arc<View>,
+}
+
+impl Lost {
+    pub(crate) fn new(view: Arc<View>) -> Arc<Lost> {
+        Arc::new(Lost { logs: Mutex::default(), view })
+    }
+
+    fn note(&self, log: LogId) {
+        self.logs.lock().insert(log);
+        self.view.missed();
+    }
 }
 
 /// A handle to one shard; cheap to clone.
@@ -152,8 +178,8 @@ enum Done {
 
 struct Owner {
     context: ShardContext,
-    partitions: HashMap<LogId, Owned>,
-    waiting: HashMap<u64, Waiting>,
+    partitions: IdMap<LogId, Owned>,
+    waiting: IdMap<u64, Waiting>,
     requests: u64,
     done: FuturesUnordered<Pending<Done>>,
     reclaims: Reclaims,
@@ -163,7 +189,14 @@ impl Owner {
     fn new(context: ShardContext) -> Owner {
         let done = FuturesUnordered::new();
         let reclaims = Reclaims::default();
-        Owner { context, partitions: HashMap::new(), waiting: HashMap::new(), requests: 0, done, reclaims }
+        Owner {
+            context,
+            partitions: IdMap::default(),
+            waiting: IdMap::default(),
+            requests: 0,
+            done,
+            reclaims,
+        }
     }
 
     /// Runs until all senders are gone and everything in flight is answered.
@@ -198,6 +231,10 @@ impl Owner {
         match message {
             Message::Attach { partition, next } => self.on_attach(partition, next),
             Message::Detach { log } => self.on_detach(log),
+            Message::Release { logs, reply } => {
+                logs.into_iter().for_each(|log| self.on_detach(log));
+                batch.released.push(reply);
+            }
             Message::Append { items, reply } => self.on_append(items, reply, batch),
             Message::Trim { log, start, reply } => self.on_trim(log, start, reply),
             Message::Producers { log, reply } => self.on_producers(log, reply),
@@ -257,7 +294,9 @@ impl Owner {
     fn append_or_park(&mut self, request: u64, index: usize, item: AppendItem, batch: &mut Commit) {
         let log = item.partition.log;
         let Some(owned) = self.partitions.get_mut(&log) else {
-            return self.answer(request, index, Err(AppendError::Gone));
+            let error =
+                if item.partition.is_elsewhere() { AppendError::Elsewhere } else { AppendError::Gone };
+            return self.answer(request, index, Err(error));
         };
         match &mut owned.producers {
             ProducerState::Loading(parked) => return parked.appends.push((request, index, item)),
@@ -267,7 +306,7 @@ impl Owner {
             }
             ProducerState::Unknown | ProducerState::Known(_) => {}
         }
-        match owned.prepare(&self.context, item) {
+        match owned.prepare(&self.context, item, batch.now_ms(&self.context)) {
             Ok((op, sent)) => {
                 batch.groups.push(vec![op]);
                 batch.sent.push(Sent { request, item: index, ..sent });
@@ -277,11 +316,14 @@ impl Owner {
     }
 
     fn commit(&mut self, batch: Commit) {
-        let Commit { groups, sent, permits } = batch;
+        let Commit { groups, sent, permits, released, .. } = batch;
         if groups.is_empty() {
+            released.into_iter().for_each(|reply| reply.send(()).unwrap_or_default());
             return;
         }
         let commit = self.context.store.commit(groups);
+        // Who has gone away needs no answer.
+        released.into_iter().for_each(|reply| reply.send(()).unwrap_or_default());
         self.done.push(Box::pin(async move {
             let outcomes = commit.await;
             // The bytes were the mailbox's until here: what is in flight counts as queued.
@@ -294,8 +336,9 @@ impl Owner {
         match done {
             Done::Commit { sent, outcomes } => {
                 debug_assert_eq!(sent.len(), outcomes.len());
+                let now_ms = self.context.clock.wall_ms();
                 for (sent, outcome) in sent.into_iter().zip(outcomes) {
-                    self.on_outcome(sent, outcome);
+                    self.on_outcome(sent, outcome, now_ms);
                 }
                 self.reclaims.start(&self.context);
             }
@@ -312,10 +355,14 @@ impl Owner {
         }
     }
 
-    fn on_outcome(&mut self, sent: Sent, outcome: Outcome) {
-        let now_ms = self.context.clock.wall_ms();
+    fn on_outcome(&mut self, sent: Sent, outcome: Outcome, now_ms: i64) {
         if outcome.is_ok() {
             self.reclaims.calm();
+        }
+        if let (Err(error), Some(lost)) = (&outcome, &self.context.lost)
+            && (matches!(error.kind(), ErrorKind::Fenced | ErrorKind::NotFound) || !error.is_definite())
+        {
+            lost.note(sent.log);
         }
         let result = match (self.partitions.get_mut(&sent.log), outcome) {
             (None, Ok(())) => Ok(sent.appended),
@@ -326,7 +373,7 @@ impl Owner {
             if let Some((next, producers)) = owned.ready_snapshot(sent.sequence) {
                 load::save_snapshot(&self.context, sent.log, next, producers);
             }
-            if owned.is_lost() {
+            if owned.is_lost() && self.context.lost.is_none() {
                 self.reclaims.want(sent.log);
             }
         }
@@ -421,4 +468,13 @@ struct Commit {
     groups: Vec<Group>,
     sent: Vec<Sent>,
     permits: Vec<BytePermit>,
+    released: Vec<oneshot::Sender<()>>,
+    /// The time of all of them, once it was asked for.
+    now_ms: Option<i64>,
+}
+
+impl Commit {
+    fn now_ms(&mut self, context: &ShardContext) -> i64 {
+        *self.now_ms.get_or_insert_with(|| context.clock.wall_ms())
+    }
 }

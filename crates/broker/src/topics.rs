@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ferrymq_storage::StorageError;
+use ferrymq_storage::{Revision, StorageError};
 use ferrymq_types::LogId;
 use ferrymq_types::limits::TOPIC_NAME_BYTES_MAX;
 use parking_lot::RwLock;
@@ -63,6 +63,16 @@ pub struct Topic {
     pub config: Arc<ConfigCell>,
     /// The stored record it was made from.
     pub record: TopicRecord,
+    /// The revision of that.
+    pub revision: Revision,
+}
+
+impl Topic {
+    /// The same with other partitions.
+    pub(crate) fn with_partitions(&self, partitions: Vec<Arc<Partition>>) -> Topic {
+        let (id, name, config) = (self.id, self.name.clone(), self.config.clone());
+        Topic { id, name, partitions, config, record: self.record.clone(), revision: self.revision }
+    }
 }
 
 /// What a caller asks to be created.

@@ -9,14 +9,14 @@
 //!
 //! Deliberately absent: threads, queues and waiting, so that a simulated disk can drive every step.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrymq_storage::validate::{check_claim, check_group};
 use ferrymq_storage::{Action, Claim, ErrorKind, Group, Outcome, StorageError};
-use ferrymq_types::{LogId, OwnerId};
+use ferrymq_types::{IdSet, LogId, OwnerId};
 
 use crate::core::bodies::Bodies;
 use crate::counters::Counters;
@@ -89,7 +89,7 @@ pub(crate) struct ActiveFile {
     /// Whether bytes were written since the last sync.
     pub dirty: bool,
     /// Logs with batches in it.
-    pub logs: HashSet<u64>,
+    pub logs: IdSet<u64>,
 }
 
 /// The writer's own state.
@@ -233,7 +233,11 @@ impl Core {
     fn stage(&mut self, work: Vec<Submission>) -> Round {
         self.staging.begin();
         let mut round = Round::default();
-        let mut waiting_logs = HashSet::new();
+        let mut waiting_logs = IdSet::default();
+        // Most work is one batch: lists that grow are copied again and again.
+        round.items.reserve(work.len());
+        round.answers.reserve(work.len());
+        waiting_logs.reserve(work.len());
         for Submission { work, reply } in work {
             let is_claim = matches!(work, Work::Claim { .. });
             let (accepted, done) = match self.stage_one(work) {
@@ -353,7 +357,10 @@ impl Core {
         for item in &mut round.items {
             item.early |= ack_before_sync;
         }
-        let (early, late): (Vec<_>, Vec<_>) = round.answers.into_iter().partition(|answer| answer.early);
+        let (early, late) = match round.answers.iter().any(|answer| answer.early) {
+            true => round.answers.into_iter().partition(|answer| answer.early),
+            false => (Vec::new(), round.answers),
+        };
         self.publish(&round.items, true);
         for answer in early {
             (answer.reply)(answer.done);

@@ -10,15 +10,17 @@
 //! The top bit of an entry's `bytes` says that a frame lies at `position`; an index with such an entry has version 2.
 //!
 //! **Invariants.** An index file is derived: whatever is missing or does not verify is made anew from the data
-//! file. It is never synced. Entries of one log ascend in position.
+//! file. It is never synced. Entries of one log ascend in position. What is held in memory is bounded, and so are
+//! the index files that are kept open so that a part of them can be read without waiting for the device.
 //!
 //! Deliberately absent: sparse indexes; an entry per batch is 32 bytes and only loaded on demand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use ferrymq_disk::Disk;
+use ferrymq_disk::{Disk, File};
+use ferrymq_types::IdMap;
 use parking_lot::Mutex;
 
 use crate::counters::Counters;
@@ -30,6 +32,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"FERRYIDX");
 const HEAD_BYTES: usize = 64;
 const DIRECTORY_ENTRY_BYTES: usize = 24;
 pub(crate) const ENTRY_BYTES: usize = 32;
+/// Index files of which the directory is held and the file kept open, at most.
+const DIRECTORIES_MAX: usize = 256;
 
 /// One batch in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,17 +152,48 @@ pub(crate) struct IndexCache {
     parts: Mutex<Parts>,
 }
 
-/// Entries and when they were last used.
-type Held = (Arc<Vec<Entry>>, u64);
+/// The directory of an index file, and the file.
+#[derive(Clone)]
+struct Directory {
+    parts: Arc<Vec<DirectoryEntry>>,
+    file: Arc<dyn File>,
+    /// The file's length.
+    length: u64,
+}
+
+/// Where a log's entries lie in an index file.
+struct Part {
+    position: u64,
+    bytes: usize,
+    crc: u32,
+}
+
+impl Directory {
+    /// `None` if the log is not there, or not all of its entries are.
+    fn part(&self, log: u64) -> Option<Part> {
+        let at = self.parts.binary_search_by_key(&log, |entry| entry.log).ok()?;
+        let DirectoryEntry { first, count, crc, .. } = self.parts[at];
+        let bytes = count as usize * ENTRY_BYTES;
+        let skip = (HEAD_BYTES + self.parts.len() * DIRECTORY_ENTRY_BYTES) as u64;
+        let position = first.saturating_mul(ENTRY_BYTES as u64).saturating_add(skip);
+        (position.saturating_add(bytes as u64) <= self.length).then_some(Part { position, bytes, crc })
+    }
+}
+
+/// Entries, and whether they were used since they were last considered for being forgotten.
+struct Held {
+    entries: Arc<Vec<Entry>>,
+    used: bool,
+}
 
 #[derive(Default)]
 struct Parts {
     bytes: usize,
     bytes_max: usize,
-    tick: u64,
-    by_key: HashMap<(FileId, u64), Held>,
-    by_tick: BTreeMap<u64, (FileId, u64)>,
-    directories: HashMap<FileId, Arc<Vec<DirectoryEntry>>>,
+    by_key: IdMap<(FileId, u64), Held>,
+    /// Each key once; what may be forgotten next is in front.
+    queue: VecDeque<(FileId, u64)>,
+    directories: IdMap<FileId, Directory>,
 }
 
 impl IndexCache {
@@ -176,6 +211,21 @@ impl IndexCache {
     /// A log's entries in a sealed file if they are in memory.
     pub(crate) fn cached(&self, file: FileId, log: u64) -> Option<Arc<Vec<Entry>>> {
         self.parts.lock().touch((file, log))
+    }
+
+    /// The same, or what can be read without waiting for the device.
+    pub(crate) fn load_cached(&self, file: FileId, log: u64) -> Option<Arc<Vec<Entry>>> {
+        if let Some(entries) = self.cached(file, log) {
+            return Some(entries);
+        }
+        let directory = self.parts.lock().directories.get(&file).cloned()?;
+        let part = directory.part(log)?;
+        let mut bytes = vec![0; part.bytes];
+        let read = directory.file.read_cached(&mut bytes, part.position).ok()??;
+        let entries = Arc::new(self.entries_in(&bytes[..read], &part)?);
+        Counters::add(&self.counters.index_loads, 1);
+        self.parts.lock().insert((file, log), entries.clone());
+        Some(entries)
     }
 
     /// A log's entries in a sealed file, loaded or made anew if need be. Blocks.
@@ -226,33 +276,26 @@ impl IndexCache {
     }
 
     fn read_part(&self, data: &DataFile, log: u64) -> io::Result<Option<Vec<Entry>>> {
-        let file = self.disk.open(&index_path(data.kind, data.id))?;
-        let Some(directory) = self.directory(&*file, data.id)? else { return Ok(None) };
-        let Ok(at) = directory.binary_search_by_key(&log, |entry| entry.log) else { return Ok(None) };
-        let part = directory[at];
-        let length = part.count as usize * ENTRY_BYTES;
-        let skip = (HEAD_BYTES + directory.len() * DIRECTORY_ENTRY_BYTES) as u64;
-        let position = part.first.saturating_mul(ENTRY_BYTES as u64).saturating_add(skip);
-        if position.saturating_add(length as u64) > file.len()? {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; length];
-        let read = file.read_at(&mut bytes, position)?;
-        let verified = read == length && crc32c(&bytes) == part.crc;
-        if !verified && !self.trust_blindly {
-            return Ok(None);
-        }
-        Ok(Some(bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect()))
+        let Some(directory) = self.directory(data)? else { return Ok(None) };
+        let Some(part) = directory.part(log) else { return Ok(None) };
+        let mut bytes = vec![0; part.bytes];
+        let read = directory.file.read_at(&mut bytes, part.position)?;
+        Ok(self.entries_in(&bytes[..read], &part))
     }
 
-    fn directory(
-        &self,
-        file: &dyn ferrymq_disk::File,
-        id: FileId,
-    ) -> io::Result<Option<Arc<Vec<DirectoryEntry>>>> {
+    /// The entries of a part that was read; `None` if they do not verify.
+    fn entries_in(&self, bytes: &[u8], part: &Part) -> Option<Vec<Entry>> {
+        let verified = bytes.len() == part.bytes && crc32c(bytes) == part.crc;
+        let believed = verified || self.trust_blindly;
+        believed.then(|| bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode).collect())
+    }
+
+    fn directory(&self, data: &DataFile) -> io::Result<Option<Directory>> {
+        let id = data.id;
         if let Some(directory) = self.parts.lock().directories.get(&id) {
             return Ok(Some(directory.clone()));
         }
+        let file = self.disk.open(&index_path(data.kind, id))?;
         let mut head = [0; HEAD_BYTES];
         let read = file.read_at(&mut head, 0)?;
         let named = (u64_at(&head, 16), u64_at(&head, 24));
@@ -261,7 +304,8 @@ impl IndexCache {
             return Ok(None);
         }
         let length = u64_at(&head, 32).saturating_mul(DIRECTORY_ENTRY_BYTES as u64);
-        if length > file.len()? {
+        let file_length = file.len()?;
+        if length > file_length {
             return Ok(None);
         }
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
@@ -269,7 +313,7 @@ impl IndexCache {
         if read != bytes.len() || crc32c(&bytes) != u32_at(&head, 48) {
             return Ok(None);
         }
-        let directory: Vec<DirectoryEntry> = bytes
+        let parts = bytes
             .chunks_exact(DIRECTORY_ENTRY_BYTES)
             .map(|part| DirectoryEntry {
                 log: u64_at(part, 0),
@@ -278,7 +322,7 @@ impl IndexCache {
                 crc: u32_at(part, 20),
             })
             .collect();
-        let directory = Arc::new(directory);
+        let directory = Directory { parts: Arc::new(parts), file, length: file_length };
         self.parts.lock().keep_directory(id, directory.clone());
         Ok(Some(directory))
     }
@@ -297,61 +341,154 @@ pub(crate) fn entries_by_scan(data: &DataFile, store: u64) -> io::Result<Entries
 
 impl Parts {
     fn touch(&mut self, key: (FileId, u64)) -> Option<Arc<Vec<Entry>>> {
-        self.tick += 1;
-        let (entries, tick) = self.by_key.get_mut(&key)?;
-        self.by_tick.remove(tick);
-        *tick = self.tick;
-        let entries = entries.clone();
-        self.by_tick.insert(self.tick, key);
-        Some(entries)
+        let held = self.by_key.get_mut(&key)?;
+        held.used = true;
+        Some(held.entries.clone())
     }
 
     fn insert(&mut self, key: (FileId, u64), entries: Arc<Vec<Entry>>) {
-        self.remove(key);
-        self.tick += 1;
-        self.bytes += entries.len() * ENTRY_BYTES + 128;
-        self.by_key.insert(key, (entries, self.tick));
-        self.by_tick.insert(self.tick, key);
+        let bytes = held_bytes(&entries);
+        match self.by_key.insert(key, Held { entries, used: false }) {
+            Some(old) => self.bytes -= held_bytes(&old.entries),
+            None => self.queue.push_back(key),
+        }
+        self.bytes += bytes;
         self.shrink();
     }
 
-    fn keep_directory(&mut self, file: FileId, directory: Arc<Vec<DirectoryEntry>>) {
-        self.bytes += directory.len() * DIRECTORY_ENTRY_BYTES;
+    fn keep_directory(&mut self, file: FileId, directory: Directory) {
+        if self.directories.len() >= DIRECTORIES_MAX {
+            self.forget_directories();
+        }
+        self.bytes += directory_bytes(&directory);
         if let Some(old) = self.directories.insert(file, directory) {
-            self.bytes -= old.len() * DIRECTORY_ENTRY_BYTES;
+            self.bytes -= directory_bytes(&old);
         }
         self.shrink();
     }
 
-    /// Forgets the least recently used entries; then, if that is not enough, all directories.
+    /// Forgets entries that were not used for a while, the oldest first; then, if that is not enough, all directories.
     fn shrink(&mut self) {
         while self.bytes > self.bytes_max && self.by_key.len() > 1 {
-            let Some((_, key)) = self.by_tick.first_key_value().map(|(tick, key)| (*tick, *key)) else {
-                break;
-            };
-            self.remove(key);
+            let Some(key) = self.queue.pop_front() else { break };
+            match self.by_key.get_mut(&key) {
+                Some(held) if held.used => {
+                    held.used = false;
+                    self.queue.push_back(key);
+                }
+                _ => self.remove(key),
+            }
         }
         if self.bytes > self.bytes_max {
-            let held: usize = self.directories.values().map(|held| held.len() * DIRECTORY_ENTRY_BYTES).sum();
-            self.bytes -= held;
-            self.directories.clear();
+            self.forget_directories();
         }
+    }
+
+    fn forget_directories(&mut self) {
+        self.bytes -= self.directories.values().map(directory_bytes).sum::<usize>();
+        self.directories.clear();
     }
 
     fn remove(&mut self, key: (FileId, u64)) {
-        if let Some((entries, tick)) = self.by_key.remove(&key) {
-            self.by_tick.remove(&tick);
-            self.bytes -= entries.len() * ENTRY_BYTES + 128;
+        if let Some(held) = self.by_key.remove(&key) {
+            self.bytes -= held_bytes(&held.entries);
         }
     }
 
     fn forget(&mut self, file: FileId) {
-        let keys: Vec<_> = self.by_key.keys().filter(|key| key.0 == file).copied().collect();
-        for key in keys {
-            self.remove(key);
-        }
+        self.by_key.retain(|key, held| {
+            let keep = key.0 != file;
+            self.bytes -= if keep { 0 } else { held_bytes(&held.entries) };
+            keep
+        });
+        self.queue.retain(|key| key.0 != file);
         if let Some(directory) = self.directories.remove(&file) {
-            self.bytes -= directory.len() * DIRECTORY_ENTRY_BYTES;
+            self.bytes -= directory_bytes(&directory);
         }
+    }
+}
+
+fn held_bytes(entries: &[Entry]) -> usize {
+    entries.len() * ENTRY_BYTES + 128
+}
+
+fn directory_bytes(directory: &Directory) -> usize {
+    directory.parts.len() * DIRECTORY_ENTRY_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrymq_disk::sim::SimDisk;
+
+    use super::*;
+    use crate::files::directory;
+    use crate::format::FileKind;
+
+    fn entry(base: u64) -> Entry {
+        let position = 4096 + 10 * u32::try_from(base).unwrap();
+        Entry { base, max_timestamp: 5, span: 1, size: 10, position, crc: 7 }
+    }
+
+    fn cache(disk: &SimDisk, bytes_max: usize) -> IndexCache {
+        IndexCache::new(Arc::new(disk.clone()), 3, bytes_max, Arc::default(), false)
+    }
+
+    /// A disk with a data file without groups, and its index of three logs.
+    fn written() -> (SimDisk, DataFile, EntriesByLog) {
+        let disk = SimDisk::new(1);
+        disk.create_dir(directory(FileKind::Wal).as_ref()).unwrap();
+        let file = disk.create("wal/data".as_ref()).unwrap();
+        let data = DataFile::new(FileId(7), FileKind::Wal, file);
+        let logs: EntriesByLog = (1..=3).map(|log| (log, (0..log).map(entry).collect())).collect();
+        cache(&disk, 1 << 20).write(&data, &logs).unwrap();
+        (disk, data, logs)
+    }
+
+    #[test]
+    fn once_its_directory_is_known_an_index_is_read_without_waiting_and_only_what_verifies() {
+        let (disk, data, logs) = written();
+        let cache = cache(&disk, 1 << 20);
+        assert!(cache.load_cached(data.id, 2).is_none(), "where it lies is not known yet");
+        assert_eq!(*cache.load(&data, 1).unwrap(), logs[&1]);
+        assert_eq!(*cache.load_cached(data.id, 2).unwrap(), logs[&2]);
+        assert!(cache.load_cached(data.id, 4).is_none());
+        let path = index_path(data.kind, data.id);
+        let file = disk.open(&path).unwrap();
+        file.write_at(&[io::IoSlice::new(&[9])], file.len().unwrap() - 1).unwrap();
+        assert!(cache.load_cached(data.id, 3).is_none(), "it is damaged");
+        assert!(cache.load(&data, 3).unwrap().is_empty(), "made anew from the data, which has nothing");
+        assert!(cache.cached(data.id, 1).is_none(), "with the index went what was read of it");
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_and_what_is_used_stays() {
+        let (disk, _, _) = written();
+        let room = 10 * held_bytes(&[entry(0)]);
+        let cache = cache(&disk, room);
+        for log in 0..100 {
+            cache.parts.lock().insert((FileId(1 + log % 2), log), Arc::new(vec![entry(log)]));
+            assert!(cache.cached(FileId(1), 0).is_some());
+            let parts = cache.parts.lock();
+            assert!(parts.bytes <= room && parts.by_key.len() == parts.queue.len());
+        }
+        cache.forget(FileId(1));
+        let parts = cache.parts.lock();
+        assert!(parts.by_key.keys().all(|key| key.0 == FileId(2)) && parts.by_key.len() == parts.queue.len());
+        assert_eq!(parts.bytes, parts.by_key.len() * held_bytes(&[entry(0)]));
+    }
+
+    #[test]
+    fn few_index_files_are_kept_open() {
+        let (disk, data, _) = written();
+        let cache = cache(&disk, 1 << 20);
+        cache.load(&data, 1).unwrap();
+        let directory = cache.parts.lock().directories[&data.id].clone();
+        let mut parts = cache.parts.lock();
+        for id in 0..2 * DIRECTORIES_MAX as u64 {
+            parts.keep_directory(FileId(100 + id), directory.clone());
+            assert!(parts.directories.len() <= DIRECTORIES_MAX);
+        }
+        parts.forget_directories();
+        assert_eq!(parts.bytes, held_bytes(&[entry(0)]));
     }
 }

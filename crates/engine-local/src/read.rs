@@ -223,13 +223,19 @@ pub(crate) fn pick(
             }
         };
         let skip = entries.partition_point(|entry| entry.next() <= wanted.from);
-        for entry in &entries[skip..] {
+        let (entries, before) = (&entries[skip..], picks.len());
+        let fits = |(at, entry): &(usize, &Entry)| {
             bytes += u64::from(entry.bytes());
-            let enough = picks.len() >= wanted.count_max || (bytes > wanted.bytes_max && !picks.is_empty());
-            if enough || entry.base >= wanted.until || entry.base >= segment.next {
-                return Ok(picks);
-            }
-            picks.push(Pick { file: file.clone(), entry: *entry, epoch: segment.epoch });
+            let count = before + at;
+            let enough = count >= wanted.count_max || (bytes > wanted.bytes_max && count > 0);
+            !enough && entry.base < wanted.until && entry.base < segment.next
+        };
+        // Counted before they are taken: a list that grows is copied again and again.
+        let count = entries.iter().enumerate().take_while(fits).count();
+        let taken = entries[..count].iter();
+        picks.extend(taken.map(|entry| Pick { file: file.clone(), entry: *entry, epoch: segment.epoch }));
+        if count < entries.len() {
+            return Ok(picks);
         }
     }
     Ok(picks)
@@ -274,7 +280,7 @@ pub(crate) fn entries_of(
     if let Some(dense) = log.state.read().dense(file.id) {
         return Ok(Arc::new(dense.clone()));
     }
-    if let Some(entries) = shared.index.cached(file.id, log.id) {
+    if let Some(entries) = shared.index.load_cached(file.id, log.id) {
         return Ok(entries);
     }
     if mode == Mode::Cached {

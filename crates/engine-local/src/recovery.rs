@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ferrymq_disk::Disk;
 use ferrymq_runtime::{Clock, Rng};
 use ferrymq_storage::{ErrorKind, StorageError};
+use ferrymq_types::IdMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::checkpoint::{self, Checkpoint, Encoder, Head};
@@ -289,7 +290,7 @@ fn share(
     let trust = options.has(SeededBug::TrustStaleIndex);
     let index = IndexCache::new(disk.clone(), store, options.index_cache_bytes, counters.clone(), trust);
     let put: HashMap<FileId, u64> = checkpoint.files.iter().map(|file| (file.0, file.2)).collect();
-    let mut files = HashMap::new();
+    let mut files = IdMap::default();
     let mut next_file = checkpoint.head.next_file;
     for kind in [FileKind::Wal, FileKind::Run] {
         // Before a kill a file may have been removed; if a power cut brought it back later, its number would be taken
@@ -309,7 +310,7 @@ fn share(
         }
     }
     let reuse_offsets = options.has(SeededBug::ReuseOffsetAfterTrim);
-    let mut logs = HashMap::with_capacity(checkpoint.logs.len());
+    let mut logs = IdMap::with_capacity_and_hasher(checkpoint.logs.len(), Default::default());
     for (id, mut state) in checkpoint.logs {
         for segment in &state.segments {
             if let Some(data) = files.get(&segment.file) {

@@ -5,7 +5,6 @@
 //!
 //! Deliberately absent: decisions.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use ferrymq_disk::Disk;
 use ferrymq_runtime::Clock;
 use ferrymq_storage::{ErrorKind, StorageError};
+use ferrymq_types::IdMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::counters::{Counters, DAMAGE_REPORTS_MAX, Health};
@@ -37,8 +37,8 @@ pub(crate) struct Shared {
     pub clock: Clock,
     pub counters: Arc<Counters>,
     pub health: Mutex<Health>,
-    pub logs: RwLock<HashMap<u64, Arc<Log>>>,
-    pub files: RwLock<HashMap<FileId, Arc<DataFile>>>,
+    pub logs: RwLock<IdMap<u64, Arc<Log>>>,
+    pub files: RwLock<IdMap<FileId, Arc<DataFile>>>,
     pub index: IndexCache,
     pub buffers: Buffers,
     /// A move under way should give up.

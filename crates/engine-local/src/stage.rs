@@ -5,11 +5,11 @@
 //!
 //! Deliberately absent: I/O; what readers see.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ferrymq_storage::{Action, Append, Batch, Claim, ErrorKind, Group, Op, Space, StorageError};
-use ferrymq_types::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
+use ferrymq_types::{CommitId, Durability, Epoch, IdMap, LogId, Offset, OwnerId};
 
 use crate::format::{FileKind, Kind, Record, RecordHeader, encode_ranges};
 use crate::options::SeededBug;
@@ -72,7 +72,7 @@ impl Accepted {
 /// All logs as they will be.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    pub logs: HashMap<u64, Pending>,
+    pub logs: IdMap<u64, Pending>,
     pub deleted: Tombstones,
     /// What to put back if the current piece of work fails.
     undo: Vec<(u64, Option<Pending>)>,

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use ferrymq_runtime::{Clock, Tasks};
 use ferrymq_storage::{ErrorKind, StorageError};
+use ferrymq_types::Epoch;
 use tokio_postgres::Config;
+use uuid::Uuid;
 
 use crate::connection::{Connection, Failed};
 use crate::options::Options;
-use crate::schema::{self, FORMAT, Names};
+use crate::schema::{self, FORMAT, FORMAT_OF_SEVERAL, Names};
 use crate::segments::Segments;
 use crate::server::{self, Incarnation};
 use crate::store::Shared;
@@ -29,40 +31,43 @@ pub(crate) struct Opened {
     pub(crate) segments: Segments,
 }
 
+/// What an advisory lock of this session is for.
+fn lock_key(names: &Names, what: &str) -> String {
+    format!("ferrymq:{}{what}", names.schema())
+}
+
 pub(crate) async fn open(
     config: &Config,
     options: &Options,
     names: &Names,
-    clock: &Clock,
+    (clock, life): (&Clock, Uuid),
     tasks: &Tasks,
 ) -> Result<Opened, StorageError> {
     let failed = |error: Failed| error.into_error("cannot open the store");
     let connection = Connection::open(config, tasks).await;
     let connection = connection.map_err(|error| error.into_error("cannot connect to the database"))?;
     let incarnation = server::check(&connection).await?;
-    if options.exclusive {
-        lock(&connection, names, clock).await?;
-    }
+    lock(&connection, names, clock, options.exclusive).await?;
+    live(&connection, names, life).await.map_err(failed)?;
     schema::create(&connection, names, incarnation.system_id, incarnation.timeline).await?;
-    check_store(&connection, names, incarnation).await?;
-    let all = format!("SELECT id, sealed FROM {} ORDER BY id", names.table("segment"));
-    let all = connection.query(&all, &[]).await.map_err(failed)?;
+    check_store(&connection, names, incarnation, options.exclusive).await?;
     let mut open = Vec::new();
-    for row in &all {
-        let segment: i64 = row.get(0);
-        if options.exclusive {
+    if options.exclusive {
+        let all = format!("SELECT id, sealed FROM {} ORDER BY id", names.table("segment"));
+        for row in &connection.query(&all, &[]).await.map_err(failed)? {
+            let segment: i64 = row.get(0);
             empty_memory(&connection, names, segment).await.map_err(failed)?;
-        }
-        if !row.get::<_, bool>(1) {
-            open.push(segment);
+            if !row.get::<_, bool>(1) {
+                open.push(segment);
+            }
         }
     }
-    let mut last = all.last().map_or(0, |row| row.get::<_, i64>(0));
     while open.len() < 2 {
-        last += 1;
-        schema::create_segment(&connection, names, last).await.map_err(failed)?;
-        open.push(last);
+        open.push(schema::create_segment(&connection, names, life).await.map_err(failed)?);
     }
+    // What lives before this one left unsealed goes on as if it had been made by it.
+    let mine = format!("UPDATE {} SET life = $1::uuid WHERE id = ANY($2::int8[])", names.table("segment"));
+    connection.query(&mine, &[&life, &open]).await.map_err(failed)?;
     let size = format!("SELECT pg_total_relation_size('{}')", names.batches(open[0]));
     let size = connection.query(&size, &[]).await.map_err(failed)?;
     let bytes = size.first().map_or(0, |row| row.get::<_, i64>(0).cast_unsigned());
@@ -72,12 +77,24 @@ pub(crate) async fn open(
     Ok(Opened { connection, incarnation, segments })
 }
 
-/// Takes the schema for this session.
-async fn lock(connection: &Connection, names: &Names, clock: &Clock) -> Result<(), StorageError> {
+/// Takes the schema for this session, alone or as one of several.
+async fn lock(
+    connection: &Connection,
+    names: &Names,
+    clock: &Clock,
+    exclusive: bool,
+) -> Result<(), StorageError> {
     let since = clock.now();
-    let key = format!("ferrymq:{}", names.schema());
+    let key = lock_key(names, "");
+    let (sql, other) = if exclusive {
+        ("SELECT pg_try_advisory_lock(hashtextextended($1::text, 0))", "another broker uses this database")
+    } else {
+        (
+            "SELECT pg_try_advisory_lock_shared(hashtextextended($1::text, 0))",
+            "a broker that is to be alone uses this database",
+        )
+    };
     loop {
-        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1::text, 0))";
         let rows = connection.query(sql, &[&key]).await;
         let rows = rows.map_err(|error| error.into_error("cannot lock the schema"))?;
         if rows.first().is_some_and(|row| row.get(0)) {
@@ -86,20 +103,45 @@ async fn lock(connection: &Connection, names: &Names, clock: &Clock) -> Result<(
         if since.elapsed() > LOCK_PATIENCE {
             return Err(StorageError::new(
                 ErrorKind::Unavailable,
-                format!(
-                    "another broker uses this database; several on one are not served yet: schema={}",
-                    names.schema()
-                ),
+                format!("{other}: schema={}", names.schema()),
             ));
         }
         clock.sleep(Duration::from_millis(100)).await;
     }
 }
 
+/// Says that a life goes on, for as long as this session does.
+async fn live(connection: &Connection, names: &Names, life: Uuid) -> Result<(), Failed> {
+    // Shared: the session that this one follows may not have been noticed to be over.
+    let sql = "SELECT pg_advisory_lock_shared(hashtextextended($1::text, 0))";
+    connection.query(sql, &[&lock_key(names, &format!(":{life}"))]).await.map(drop)
+}
+
+/// Seals what lives left behind that have ended. Taking one for dead whose session was only lost costs it a table.
+async fn seal_of_the_dead(connection: &Connection, names: &Names, life: Uuid) -> Result<(), Failed> {
+    let table = names.table("segment");
+    let sql = format!("SELECT DISTINCT life FROM {table} WHERE NOT sealed AND life <> $1::uuid");
+    for row in connection.query(&sql, &[&life]).await? {
+        let other: Uuid = row.get(0);
+        let key = lock_key(names, &format!(":{other}"));
+        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1::text, 0))";
+        if !connection.query(sql, &[&key]).await?.first().is_some_and(|row| row.get(0)) {
+            continue;
+        }
+        let sql = format!("UPDATE {table} SET sealed = true WHERE life = $1::uuid");
+        let sealed = connection.query(&sql, &[&other]).await;
+        let unlock = "SELECT pg_advisory_unlock(hashtextextended($1::text, 0))";
+        connection.query(unlock, &[&key]).await?;
+        sealed?;
+    }
+    Ok(())
+}
+
 async fn check_store(
     connection: &Connection,
     names: &Names,
     incarnation: Incarnation,
+    exclusive: bool,
 ) -> Result<(), StorageError> {
     let failed = |error: Failed| error.into_error("cannot open the store");
     let table = names.table("store");
@@ -108,11 +150,7 @@ async fn check_store(
     let Some(row) = rows.first() else {
         return Err(StorageError::new(ErrorKind::Internal, "the store's own row is missing"));
     };
-    let format: i32 = row.get(0);
-    if format != FORMAT {
-        let what = format!("the schema {} has format {format}, this program reads {FORMAT}", names.schema());
-        return Err(StorageError::new(ErrorKind::InvalidArgument, what));
-    }
+    check_format(connection, names, row.get(0), exclusive).await?;
     let before = Incarnation { system_id: row.get(1), timeline: row.get(2) };
     if before != incarnation {
         tracing::warn!(
@@ -124,6 +162,41 @@ async fn check_store(
         connection.batch(&sql).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether the schema is one of what is wanted; one that nothing was written to becomes one of several brokers.
+async fn check_format(
+    connection: &Connection,
+    names: &Names,
+    format: i32,
+    exclusive: bool,
+) -> Result<(), StorageError> {
+    let schema = names.schema();
+    let what = match format {
+        FORMAT if exclusive => return Ok(()),
+        FORMAT_OF_SEVERAL if !exclusive => return Ok(()),
+        FORMAT => {
+            let sql = format!(
+                "UPDATE {} SET format = {FORMAT_OF_SEVERAL} WHERE NOT EXISTS (SELECT 1 FROM {}) RETURNING 1",
+                names.table("store"),
+                names.table("log")
+            );
+            let changed = connection.query(&sql, &[]).await;
+            if !changed.map_err(|failed| failed.into_error("cannot open the store"))?.is_empty() {
+                return Ok(());
+            }
+            format!(
+                "the schema {schema} is that of one broker alone; several need one that is theirs from the start"
+            )
+        }
+        FORMAT_OF_SEVERAL => {
+            format!("the schema {schema} is that of several brokers; a broker that is alone cannot use it")
+        }
+        _ => format!(
+            "the schema {schema} has format {format}, this program reads {FORMAT} and {FORMAT_OF_SEVERAL}"
+        ),
+    };
+    Err(StorageError::new(ErrorKind::InvalidArgument, what))
 }
 
 /// What is not to survive a restart goes.
@@ -160,8 +233,10 @@ pub(crate) async fn run(shared: Arc<Shared>, connection: Connection, tasks: Task
 
 async fn reopen(shared: &Shared) -> Option<Connection> {
     let connection = shared.connect().await.ok()?;
-    if shared.options.exclusive
-        && let Err(error) = lock(&connection, &shared.names, &shared.clock).await
+    if live(&connection, &shared.names, shared.life).await.is_err() {
+        return None;
+    }
+    if let Err(error) = lock(&connection, &shared.names, &shared.clock, shared.options.exclusive).await
         && error.kind() == ErrorKind::Unavailable
         && !connection.is_closed()
     {
@@ -173,10 +248,13 @@ async fn reopen(shared: &Shared) -> Option<Connection> {
 
 /// One look at everything.
 async fn keep(shared: &Shared, connection: &Connection) -> Result<(), Failed> {
-    let wanted = shared.segments.lock().wanted();
-    if let Some(segment) = wanted {
-        schema::create_segment(connection, &shared.names, segment).await?;
+    let wanted = shared.segments.lock().wants_another();
+    if wanted {
+        let segment = schema::create_segment(connection, &shared.names, shared.life).await?;
         shared.segments.lock().made(segment);
+    }
+    if !shared.options.exclusive {
+        seal_of_the_dead(connection, &shared.names, shared.life).await?;
     }
     let sealed = shared.segments.lock().take_sealed();
     if !sealed.is_empty() {
@@ -218,7 +296,7 @@ async fn drop_if_dead(connection: &Connection, names: &Names, segment: i64) -> R
     let sql = format!(
         "SELECT 1 FROM {tables} b JOIN {log} l ON l.id = b.log WHERE NOT l.deleted AND b.base + b.span > l.start \
          AND {alive} LIMIT 1",
-        tables = names.all_batches(segment, true),
+        tables = names.all_batches(segment, Some(Epoch(0))),
         log = names.table("log"),
         alive = names.not_in_hole(),
     );

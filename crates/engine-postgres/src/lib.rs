@@ -13,13 +13,14 @@
 //! its logs' rows is as the plan supposed. A statement whose reply was lost is never sent again before it is known
 //! what became of it. Rows of `log` are never deleted.
 //!
-//! Deliberately absent: several brokers on one schema, TLS, anything of a protocol.
+//! Deliberately absent: who of several stores on one schema is to own what, TLS, anything of a protocol.
 
 #![forbid(unsafe_code)]
 
 mod claim;
 mod connection;
 mod housekeeping;
+pub mod meta;
 mod mirror;
 pub mod options;
 mod plan;
@@ -37,5 +38,6 @@ pub mod store;
 mod tail;
 mod writer;
 
+pub use meta::PostgresMeta;
 pub use options::{Config, Options, parse_url};
 pub use store::{Counters, Health, PostgresStore};

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ferrymq_storage::Stat;
-use ferrymq_types::{LogId, Offset};
+use ferrymq_types::{Epoch, LogId, Offset};
 
 use crate::plan::Change;
 use crate::row::{Holes, Row};
@@ -25,7 +25,9 @@ pub(crate) struct Known {
     /// Bytes in unlogged tables.
     pub(crate) memory: u64,
     /// Whether it ever wrote to one since the start.
-    pub(crate) has_memory: bool,
+    has_memory: bool,
+    /// The epoch of the claim since which nobody else had it.
+    since: Epoch,
     /// The segment of its last extent, if it wrote since it was claimed.
     pub(crate) segment: Option<i64>,
     /// `None`: not asked for yet.
@@ -41,11 +43,20 @@ pub(crate) struct Mirror {
     kept: VecDeque<(LogId, Offset)>,
     tail_bytes: usize,
     tail_bytes_max: usize,
+    /// Whether nobody else writes to the schema.
+    alone: bool,
+}
+
+impl Known {
+    /// From which epoch on batches of class `Memory` are there, if any are.
+    pub(crate) fn memory_since(&self) -> Option<Epoch> {
+        self.has_memory.then_some(self.since)
+    }
 }
 
 impl Mirror {
-    pub(crate) fn new(tail_bytes_max: usize) -> Mirror {
-        Mirror { tail_bytes_max, ..Mirror::default() }
+    pub(crate) fn new(tail_bytes_max: usize, alone: bool) -> Mirror {
+        Mirror { tail_bytes_max, alone, ..Mirror::default() }
     }
 
     pub(crate) fn get(&self, log: LogId) -> Option<&Known> {
@@ -67,8 +78,18 @@ impl Mirror {
             _ => {
                 self.forget(log);
                 let tail = Tail::from(row.next);
-                let known =
-                    Known { row, holes, memory: 0, has_memory: false, segment: None, extents: None, tail };
+                // Who is alone has emptied those tables; one number for all makes for few statements.
+                let since = if self.alone { Epoch(0) } else { row.epoch };
+                let known = Known {
+                    row,
+                    holes,
+                    memory: 0,
+                    has_memory: false,
+                    since,
+                    segment: None,
+                    extents: None,
+                    tail,
+                };
                 self.logs.insert(log, known);
             }
         }

@@ -15,7 +15,8 @@ use tokio_postgres::config::SslMode;
 pub struct Options {
     /// The schema that holds the tables: letters, digits and `_`, not beginning with a digit.
     pub schema: String,
-    /// Whether to refuse to open while another store of the same kind has the schema. Off only for tests of fences.
+    /// Whether to be alone on the schema: refused while another store has it. If not, others that are not alone either
+    /// may have it, too.
     pub exclusive: bool,
     /// Connections that write, at least 1.
     pub append_connections: usize,

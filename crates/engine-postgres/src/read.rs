@@ -39,7 +39,8 @@ pub(crate) struct Place {
     pub(crate) log: LogId,
     pub(crate) start: Offset,
     pub(crate) extents: Extents,
-    pub(crate) with_memory: bool,
+    /// From which epoch on batches of class `Memory` are there, if any are.
+    pub(crate) memory_since: Option<Epoch>,
 }
 
 impl Place {
@@ -66,22 +67,24 @@ pub(crate) async fn place(
         .mirror
         .lock()
         .get(log)
-        .map(|known| (known.row.start, known.row.turn, known.extents.clone(), known.has_memory));
+        .map(|known| (known.row.start, known.row.turn, known.extents.clone(), known.memory_since()));
     match known {
-        Some((start, _, Some(extents), with_memory)) => Ok(Some(Place { log, start, extents, with_memory })),
-        Some((start, turn, None, with_memory)) => {
+        Some((start, _, Some(extents), memory_since)) => {
+            Ok(Some(Place { log, start, extents, memory_since }))
+        }
+        Some((start, turn, None, memory_since)) => {
             let extents = rows::extents(connection, &shared.names, log).await?;
             // What was written meanwhile may be missing in it.
             if let Some(known) = shared.mirror.lock().get_mut(log).filter(|known| known.row.turn == turn) {
                 known.extents = Some(extents.clone());
             }
-            Ok(Some(Place { log, start, extents, with_memory }))
+            Ok(Some(Place { log, start, extents, memory_since }))
         }
         None => {
             let row = rows::rows(connection, &shared.names, &[log]).await?.remove(&log);
             let Some(row) = row.filter(|row| !row.deleted) else { return Ok(None) };
             let extents = rows::extents(connection, &shared.names, log).await?;
-            Ok(Some(Place { log, start: row.start, extents, with_memory: true }))
+            Ok(Some(Place { log, start: row.start, extents, memory_since: Some(Epoch(0)) }))
         }
     }
 }
@@ -133,7 +136,7 @@ pub(crate) async fn begin(
         let sql = format!(
             "SELECT base, span FROM {} b WHERE log = $1::int8 AND base <= $2::int8 AND base >= $3::int8 \
              ORDER BY base DESC LIMIT 1",
-            names.all_batches(segment, place.with_memory)
+            names.all_batches(segment, place.memory_since)
         );
         let found = connection.query(&sql, &[&place.log.0.cast_signed(), &at.cast_signed(), &first]).await?;
         if let Some(row) = found.first() {
@@ -204,7 +207,7 @@ async fn read_tables(
              WHERE log = $1::int8 AND base >= $2::int8 AND base < $3::int8 AND base + span > $4::int8 \
              AND {alive} ORDER BY base LIMIT {ROWS_MAX}) b) b WHERE total <= $5::int8 OR total = size \
              ORDER BY base",
-            tables = names.all_batches(segment, place.with_memory),
+            tables = names.all_batches(segment, place.memory_since),
             alive = names.not_in_hole(),
         );
         let log = place.log.0.cast_signed();
@@ -288,7 +291,7 @@ pub(crate) async fn heads(
             "SELECT base, span, max_ts, size, epoch, memory, {data} FROM {tables} b WHERE log = $1::int8 \
              AND base >= $2::int8 AND base < $3::int8 AND base + span > $4::int8 AND {alive}{wants} \
              ORDER BY base LIMIT $5::int8",
-            tables = names.all_batches(segment, place.with_memory),
+            tables = names.all_batches(segment, place.memory_since),
             alive = names.not_in_hole(),
         );
         let log = place.log.0.cast_signed();

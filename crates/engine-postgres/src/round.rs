@@ -6,9 +6,11 @@
 //! Deliberately absent: what a lost reply meant; see `resolve`.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use ferrymq_storage::{Action, ErrorKind, Group, Outcome, StorageError};
 use ferrymq_types::LogId;
+use tokio_postgres::error::SqlState;
 
 use crate::claim::is_fence;
 use crate::connection::{Connection, Failed};
@@ -22,6 +24,9 @@ use crate::writer::Writer;
 /// How often a round is planned again because rows were not as expected.
 const ATTEMPTS: usize = 100;
 
+/// How long to wait for another table in place of one that was dropped.
+const PAUSE_FOR_A_TABLE: Duration = Duration::from_millis(50);
+
 /// What became of a round's statement.
 enum Written {
     Done,
@@ -29,6 +34,8 @@ enum Written {
     Stale,
     /// Nothing happened, and the same may be tried again.
     Again,
+    /// Nothing happened: the table is not there any more.
+    NoTable,
     /// Nothing happened.
     Refused(StorageError),
     /// Nobody knows yet.
@@ -96,6 +103,14 @@ impl Writer {
                 turns: changes.iter().map(|(log, change)| (*log, change.before.turn + 1)).collect(),
             },
             Written::Again => Fate::NotDone,
+            Written::NoTable => {
+                let shared = self.shared.clone();
+                shared.segments.lock().lost(segment, shared.clock.now());
+                shared.mirror.lock().forget_extents();
+                shared.housekeeping.notify_one();
+                shared.clock.sleep(PAUSE_FOR_A_TABLE).await;
+                Fate::NotDone
+            }
             Written::Stale => {
                 count(&self.shared.counters.stale_rounds, 1);
                 self.refresh(changes).await
@@ -124,6 +139,7 @@ impl Writer {
             Ok(()) => Written::Done,
             Err(failed) if is_fence(&failed) => Written::Stale,
             Err(failed) if failed.is_passing() => Written::Again,
+            Err(failed) if failed.code() == Some(&SqlState::UNDEFINED_TABLE) => Written::NoTable,
             Err(Failed::Lost(why)) => {
                 tracing::warn!("the reply to a round was lost: {why}");
                 count(&shared.counters.lost_replies, 1);

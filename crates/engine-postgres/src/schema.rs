@@ -6,11 +6,15 @@
 //! Deliberately absent: migrations; there is one format so far.
 
 use ferrymq_storage::{ErrorKind, StorageError};
+use ferrymq_types::Epoch;
+use uuid::Uuid;
 
 use crate::connection::{Connection, Failed};
 
-/// The format of the tables.
+/// The format of the tables of one broker alone: metadata in a log.
 pub(crate) const FORMAT: i32 = 1;
+/// The same with metadata in tables, for several.
+pub(crate) const FORMAT_OF_SEVERAL: i32 = 2;
 
 /// What a table of batches says of one, in the order that [`crate::read`] expects.
 const COLUMNS: &str = "log, base, span, max_ts, epoch, size, data";
@@ -51,13 +55,19 @@ impl Names {
         format!("{}.v_{segment}", self.schema)
     }
 
-    /// The batches of a segment as a table with a column `memory`.
-    pub(crate) fn all_batches(&self, segment: i64, with_memory: bool) -> String {
+    /// The batches of a segment as a table with a column `memory`; of those of class `Memory` the ones that were written
+    /// from an epoch on, if any.
+    pub(crate) fn all_batches(&self, segment: i64, memory_since: Option<Epoch>) -> String {
         let durable = format!("SELECT {COLUMNS}, false AS memory FROM {}", self.batches(segment));
-        if with_memory {
-            format!("({durable} UNION ALL SELECT {COLUMNS}, true AS memory FROM {})", self.memory(segment))
-        } else {
-            format!("({durable})")
+        match memory_since {
+            // Not a value: statements are written with their own. A claim makes them anew, which is rare.
+            Some(Epoch(epoch)) => {
+                let memory = self.memory(segment);
+                format!(
+                    "({durable} UNION ALL SELECT {COLUMNS}, true AS memory FROM {memory} WHERE epoch >= {epoch})"
+                )
+            }
+            None => format!("({durable})"),
         }
     }
 
@@ -80,12 +90,23 @@ pub(crate) async fn create(
 ) -> Result<(), StorageError> {
     let schema = names.schema();
     let failed = |error: Failed| error.into_error("cannot create the tables");
-    let found = connection
-        .query("SELECT 1 FROM pg_namespace WHERE nspname = $1::text", &[&schema])
-        .await
-        .map_err(failed)?;
+    // Two that create at a time would fail at each other's entries in the catalogue. The session's end unlocks, too.
+    let key = format!("ferrymq:{schema}:create");
+    let lock = |what: &str| format!("SELECT pg_advisory_{what}(hashtextextended($1::text, 0))");
+    connection.query(&lock("lock"), &[&key]).await.map_err(failed)?;
+    create_locked(connection, schema, system_id, timeline).await.map_err(failed)?;
+    connection.query(&lock("unlock"), &[&key]).await.map_err(failed).map(drop)
+}
+
+async fn create_locked(
+    connection: &Connection,
+    schema: &str,
+    system_id: i64,
+    timeline: i32,
+) -> Result<(), Failed> {
+    let found = connection.query("SELECT 1 FROM pg_namespace WHERE nspname = $1::text", &[&schema]).await?;
     if found.is_empty() {
-        connection.batch(&format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await.map_err(failed)?;
+        connection.batch(&format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await?;
     }
     let sql = format!(
         "BEGIN;
@@ -100,7 +121,9 @@ pub(crate) async fn create(
              writer int8, seq int8, deleted bool NOT NULL)
              WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
                    autovacuum_vacuum_cost_delay = 0);
-         CREATE TABLE IF NOT EXISTS {schema}.segment (id int8 PRIMARY KEY, sealed bool NOT NULL);
+         CREATE TABLE IF NOT EXISTS {schema}.segment (id int8 PRIMARY KEY, sealed bool NOT NULL, life uuid);
+         ALTER TABLE {schema}.segment ADD COLUMN IF NOT EXISTS life uuid;
+         CREATE SEQUENCE IF NOT EXISTS {schema}.segment_ids;
          CREATE TABLE IF NOT EXISTS {schema}.extent (
              log int8, first int8, segment int8 NOT NULL, PRIMARY KEY (log, first));
          CREATE TABLE IF NOT EXISTS {schema}.hole (log int8, lo int8, hi int8 NOT NULL, PRIMARY KEY (log, lo))
@@ -108,15 +131,32 @@ pub(crate) async fn create(
                    autovacuum_vacuum_cost_delay = 0);
          COMMIT"
     );
-    connection.batch(&sql).await.map_err(failed)
+    connection.batch(&sql).await
 }
 
-/// Creates the tables of a segment and makes it known. May be repeated: the reply may have been lost.
+/// A number that no segment has or had. A program that did not know the sequence may have gone ahead of it.
+async fn segment_id(connection: &Connection, names: &Names) -> Result<i64, Failed> {
+    let sql = format!(
+        "SELECT nextval('{}'), coalesce((SELECT max(id) FROM {}), 0)",
+        names.table("segment_ids"),
+        names.table("segment")
+    );
+    loop {
+        let rows = connection.query(&sql, &[]).await?;
+        let (id, last) = rows.first().map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
+        if id > last {
+            return Ok(id);
+        }
+    }
+}
+
+/// Creates the tables of a new segment for a life and makes it known. If the reply is lost, an empty one is left over.
 pub(crate) async fn create_segment(
     connection: &Connection,
     names: &Names,
-    segment: i64,
-) -> Result<(), Failed> {
+    life: Uuid,
+) -> Result<i64, Failed> {
+    let segment = segment_id(connection, names).await?;
     let columns = "log int8, base int8, span int8 NOT NULL, max_ts int8 NOT NULL, epoch int8 NOT NULL, \
                    size int4 NOT NULL, data bytea STORAGE EXTERNAL NOT NULL, PRIMARY KEY (log, base)";
     // STORAGE in CREATE TABLE came with PostgreSQL 16.
@@ -130,7 +170,7 @@ pub(crate) async fn create_segment(
          ALTER TABLE {batches} ALTER COLUMN data SET STORAGE EXTERNAL;
          CREATE UNLOGGED TABLE IF NOT EXISTS {memory} ({columns}) {with};
          ALTER TABLE {memory} ALTER COLUMN data SET STORAGE EXTERNAL;
-         INSERT INTO {schema}.segment (id, sealed) VALUES ({segment}, false) ON CONFLICT DO NOTHING;
+         INSERT INTO {schema}.segment (id, sealed, life) VALUES ({segment}, false, '{life}');
          COMMIT",
         schema = names.schema()
     );
@@ -138,7 +178,7 @@ pub(crate) async fn create_segment(
     if created.is_err() && !connection.is_closed() {
         connection.batch("ROLLBACK").await?;
     }
-    created
+    created.map(|()| segment)
 }
 
 #[cfg(test)]

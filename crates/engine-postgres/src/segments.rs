@@ -49,9 +49,19 @@ impl Segments {
         }
     }
 
-    /// The number of the table that is to be made, if one is.
-    pub(crate) fn wanted(&self) -> Option<i64> {
-        self.next.is_none().then_some(self.active + 1)
+    /// Whether another table is to be made.
+    pub(crate) fn wants_another(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// A table was dropped although it was not sealed by us: somebody took us for dead.
+    pub(crate) fn lost(&mut self, segment: i64, now: Instant) {
+        self.next.take_if(|next| *next == segment);
+        if self.active == segment
+            && let Some(next) = self.next.take()
+        {
+            (self.active, self.bytes, self.began) = (next, 0, now);
+        }
     }
 
     pub(crate) fn made(&mut self, segment: i64) {
@@ -81,7 +91,7 @@ mod tests {
         let enter = |segments: &mut Segments, bytes| segments.enter(bytes, 10, Duration::from_secs(9), now);
         assert_eq!(enter(&mut segments, 10), (1, false));
         assert_eq!(enter(&mut segments, 1), (1, false), "there is no other yet");
-        assert_eq!(segments.wanted(), Some(2));
+        assert!(segments.wants_another());
         segments.made(2);
         assert_eq!(enter(&mut segments, 1), (2, true));
         assert!(segments.take_sealed().is_empty());

@@ -9,22 +9,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ferrymq_runtime::{Clock, TaskKind, Tasks};
+use ferrymq_runtime::{Clock, Rng, TaskKind, Tasks};
 use ferrymq_storage::{
     BatchHead, Claim, ErrorKind, Find, Group, LogStore, Outcome, Pending, Read, Stat, StorageError, validate,
 };
-use ferrymq_types::{LogId, Offset, OwnerId};
+use ferrymq_types::{Epoch, LogId, Offset, OwnerId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_postgres::Config;
+use uuid::Uuid;
 
 use crate::connection::Connection;
 use crate::housekeeping;
+use crate::meta::{self, PostgresMeta};
 use crate::mirror::Mirror;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::queue::{Queue, Round, Ticket, Work, group_bytes, too_busy};
+use crate::read::rows::rows;
 use crate::row::closed;
 use crate::schema::Names;
 use crate::segments::Segments;
@@ -77,6 +80,8 @@ pub(crate) struct Shared {
     /// Connections end with these.
     pub(crate) connections: Tasks,
     pub(crate) incarnation: Incarnation,
+    /// Names this store among all that open the schema.
+    pub(crate) life: Uuid,
     pub(crate) mirror: Mutex<Mirror>,
     pub(crate) segments: Mutex<Segments>,
     pub(crate) pool: Pool,
@@ -176,6 +181,8 @@ impl Shared {
 /// would.
 pub struct PostgresStore {
     shared: Arc<Shared>,
+    /// Of the table of metadata, once that was asked for.
+    metadata: Mutex<Option<Arc<meta::Inbox>>>,
     writers: Tasks,
     others: Tasks,
 }
@@ -189,14 +196,16 @@ impl PostgresStore {
     pub async fn open(config: Config, options: Options, clock: Clock) -> Result<PostgresStore, StorageError> {
         let names = Names::new(&options.schema)?;
         let (writers, others, connections) = (Tasks::new(), Tasks::new(), Tasks::new());
-        let opened = housekeeping::open(&config, &options, &names, &clock, &connections).await?;
+        let life = Uuid::from_u128(Rng::from_os().next_u128());
+        let opened = housekeeping::open(&config, &options, &names, (&clock, life), &connections).await?;
         let shared = Arc::new(Shared {
             config,
             names,
             clock,
             connections,
             incarnation: opened.incarnation,
-            mirror: Mutex::new(Mirror::new(options.tail_bytes)),
+            life,
+            mirror: Mutex::new(Mirror::new(options.tail_bytes, options.exclusive)),
             segments: Mutex::new(opened.segments),
             pool: Pool::new(options.read_connections),
             counters: Counters::default(),
@@ -212,7 +221,25 @@ impl PostgresStore {
         }
         let keeper = housekeeping::run(shared.clone(), opened.connection, others.clone());
         others.spawn(TaskKind::Background, "postgres housekeeping", keeper);
-        Ok(PostgresStore { shared, writers, others })
+        Ok(PostgresStore { shared, metadata: Mutex::default(), writers, others })
+    }
+
+    /// The table of metadata, which is made if it is not there; `rng` names this process to it. Asked for again, it is
+    /// the same.
+    ///
+    /// # Errors
+    /// `Unavailable` if the database is, or does not let the tables be made.
+    pub async fn metadata(&self, rng: &Rng) -> Result<PostgresMeta, StorageError> {
+        meta::create(&self.shared.connect().await?, &self.shared.names).await?;
+        let mut metadata = self.metadata.lock();
+        let inbox = metadata.get_or_insert_with(|| {
+            let inbox = Arc::new(meta::Inbox::default());
+            let writer = Uuid::from_u128(rng.next_u128());
+            let run = meta::run(self.shared.clone(), inbox.clone(), writer);
+            self.writers.spawn(TaskKind::Owner, "postgres metadata", run);
+            inbox
+        });
+        Ok(PostgresMeta::new(self.shared.clone(), inbox.clone()))
     }
 
     /// Finishes what was accepted and ends all sessions.
@@ -221,8 +248,7 @@ impl PostgresStore {
     /// `Unavailable` if the database did not let it finish within `patience`; what was not finished may or may not have
     /// happened.
     pub async fn stop(&self, patience: Duration) -> Result<(), StorageError> {
-        self.shared.queue.lock().closed = true;
-        self.shared.arrived.notify_waiters();
+        self.close();
         let ended = self.writers.stop_and_wait(patience).await;
         self.others.stop_and_wait(patience).await;
         self.shared.pool.close();
@@ -232,6 +258,13 @@ impl PostgresStore {
         } else {
             Err(StorageError::new(ErrorKind::Unavailable, "the database did not finish what was begun"))
         }
+    }
+
+    /// Takes nothing more; what was accepted is still done.
+    fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.arrived.notify_waiters();
+        self.metadata.lock().iter().for_each(|inbox| inbox.close());
     }
 
     /// How the store is.
@@ -253,10 +286,9 @@ impl PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
-        self.shared.queue.lock().closed = true;
+        self.close();
         self.writers.stop();
         self.others.stop();
-        self.shared.arrived.notify_waiters();
     }
 }
 
@@ -340,5 +372,16 @@ impl LogStore for PostgresStore {
             return Box::pin(std::future::ready(Ok(stat)));
         }
         Box::pin(crate::read::stat(self.shared.clone(), log))
+    }
+
+    fn epochs(&self, logs: Vec<LogId>) -> Pending<Result<Vec<Option<Epoch>>, StorageError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let reader = shared.pool.reader(&shared).await?;
+            let found = rows(&reader, &shared.names, &logs).await;
+            let found = found.map_err(|failed| failed.into_error("cannot read epochs"))?;
+            let epoch = |log| found.get(log).filter(|row| !row.deleted).map(|row| row.epoch);
+            Ok(logs.iter().map(epoch).collect())
+        })
     }
 }

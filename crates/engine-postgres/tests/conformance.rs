@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrymq_engine_postgres::Options;
+use ferrymq_runtime::Rng;
 use ferrymq_storage::conformance::meta::OpenedMeta;
 use ferrymq_storage::conformance::{self, Opened};
 use ferrymq_storage::{LogMeta, LogStore, MetaStore, Pending};
@@ -76,5 +77,27 @@ fn metadata(url: &'static str, schema: String) -> Pending<OpenedMeta> {
 fn metadata_in_a_log() {
     let Some(server) = common::shared() else { return };
     let factory = || metadata(&server.url, common::schema());
+    conformance::meta::run_all(&factory, &common::on_tokio);
+}
+
+fn metadata_as_a_table(url: &'static str, schema: String) -> Pending<OpenedMeta> {
+    Box::pin(async move {
+        let store = Arc::new(common::open(url, common::tiny(&schema)).await);
+        let meta: Arc<dyn MetaStore> = Arc::new(store.metadata(&Rng::from_os()).await.unwrap());
+        let reopen = move || -> Pending<OpenedMeta> {
+            Box::pin(async move {
+                store.stop(Duration::from_secs(30)).await.unwrap();
+                drop(store);
+                metadata_as_a_table(url, schema).await
+            })
+        };
+        OpenedMeta { store: meta, reopen: Some(Box::new(reopen)) }
+    })
+}
+
+#[test]
+fn metadata_in_a_table() {
+    let Some(server) = common::shared() else { return };
+    let factory = || metadata_as_a_table(&server.url, common::schema());
     conformance::meta::run_all(&factory, &common::on_tokio);
 }

@@ -1,18 +1,15 @@
 //! Connections that are cut at the worst moments, and a server that is killed under load: what was acknowledged is there
 //! once, what was refused is not, and the store goes on by itself.
 //!
-//! ```text
-//! store --> proxy --> server       cut before the statement gets there, or after it was done and before its reply
-//! ```
 //! Deliberately absent: power cuts of the database's machine; those are PostgreSQL's own promise.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ferrymq_checker::{Expectations, Polled, Recorder, Terms, Value, What};
@@ -20,63 +17,10 @@ use ferrymq_engine_postgres::{Options, PostgresStore};
 use ferrymq_runtime::{Rng, TaskKind, Tasks};
 use ferrymq_storage::{Action, Append, Batch, Claim, LogStore, Op, Outcome, Space};
 use ferrymq_types::{CommitId, Durability, LogId, Offset, OwnerId};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+
+use common::proxy::{Cuts, proxy};
 
 const LOGS: u64 = 4;
-
-/// What the proxy does to one connection in so many messages.
-struct Cuts {
-    /// One in so many of a client's messages is not passed on, and its connection is cut. 0: none.
-    before: AtomicU32,
-    /// One in so many of the server's is not passed on, and its connection is cut. 0: none.
-    after: AtomicU32,
-    /// Is told of each.
-    made: Sender<()>,
-}
-
-impl Cuts {
-    fn falls(&self, one_in: &AtomicU32, rng: &Rng) -> bool {
-        let one_in = one_in.load(Ordering::Relaxed);
-        let falls = one_in > 0 && rng.below(one_in.into()) == 0;
-        if falls {
-            // After the test nobody counts them.
-            let _ = self.made.send(());
-        }
-        falls
-    }
-}
-
-/// Listens in a directory of its own as a server would, and passes on to the real one.
-fn proxy(server: &Path, directory: &Path, cuts: Arc<Cuts>, rng: Rng, tasks: Tasks) {
-    let name = ".s.PGSQL.5432";
-    let (server, listener) = (server.join(name), UnixListener::bind(directory.join(name)).unwrap());
-    tasks.clone().spawn(TaskKind::Background, "proxy", async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (cuts, rng, server) = (cuts.clone(), rng.clone(), server.clone());
-            tasks.spawn(TaskKind::Connection, "proxy", async move {
-                let Ok(server) = UnixStream::connect(server).await else { return };
-                let ((from_client, to_client), (from_server, to_server)) =
-                    (client.into_split(), server.into_split());
-                let there = pass(from_client, to_server, &cuts, &cuts.before, &rng);
-                let back = pass(from_server, to_client, &cuts, &cuts.after, &rng);
-                // Whichever ends first ends both: the other's halves are dropped.
-                tokio::select! { () = there => {}, () = back => {} }
-            });
-        }
-    });
-}
-
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cuts: &Cuts, one_in: &AtomicU32, rng: &Rng) {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        if cuts.falls(one_in, rng) || to.write_all(&buffer[..count]).await.is_err() {
-            return;
-        }
-    }
-}
 
 fn append(claim: &Claim, owner: u128, at: u64, sequence: u64, value: &Value) -> Op {
     let action = Action::Append(Append {
@@ -185,7 +129,7 @@ fn with_cuts(before: u32, after: u32) {
     let Some(server) = common::shared() else { return };
     let directory = tempfile::tempdir().unwrap();
     let (made, cut) = channel();
-    let cuts = Arc::new(Cuts { before: AtomicU32::new(0), after: AtomicU32::new(0), made });
+    let cuts = Arc::new(Cuts::none(made));
     let socket = directory.path().to_owned();
     let real: PathBuf = server.directory.path().to_owned();
     let proxying = cuts.clone();

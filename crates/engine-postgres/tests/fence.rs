@@ -212,8 +212,8 @@ fn one_broker_at_a_time_and_no_newer_format() {
         store.stop(Duration::from_secs(10)).await.unwrap();
         drop(store);
         let operator = session(&server.url).await;
-        operator.batch_execute(&format!("UPDATE {schema}.store SET format = 2")).await.unwrap();
+        operator.batch_execute(&format!("UPDATE {schema}.store SET format = 3")).await.unwrap();
         let newer = PostgresStore::open(config, common::tiny(&schema), Clock::system()).await;
-        assert!(newer.err().unwrap().to_string().contains("has format 2, this program reads 1"));
+        assert!(newer.err().unwrap().to_string().contains("has format 3, this program reads 1"));
     }));
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ferrymq_amqp_server::{AmqpDeadLetters, AmqpStreams};
 use ferrymq_broker::broker::Stores;
+use ferrymq_broker::cluster::{Cluster, Joined};
 use ferrymq_broker::groups::{self, Groups, SHARDS_DEFAULT};
 use ferrymq_broker::queues::{LetterWriter, QueueOptions, Queues, Topics};
 use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_kafka_server::context::Surroundings;
 use ferrymq_kafka_server::{Context, KafkaServer};
 use ferrymq_runtime::{ByteBudget, Clock, Rng, Tasks};
-use ferrymq_storage::LogMeta;
 use ferrymq_types::{LogId, OwnerId};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +29,7 @@ mod listeners;
 mod logging;
 mod reload;
 mod settings;
+mod several;
 mod store;
 
 pub(crate) use settings::ServeArgs;
@@ -72,6 +73,7 @@ struct Running {
     kafka: KafkaServer,
     amqp: Arc<Option<amqp::Door>>,
     http: Option<http::HttpServer>,
+    cluster: Option<Cluster>,
     owners: Tasks,
 }
 
@@ -88,6 +90,9 @@ async fn serve(mut settings: Settings, said: Said, reload: logging::Reload) -> a
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload::reload(&mut settings, &said, &reload),
+            () = several::ended(&running.broker) => {
+                anyhow::bail!("another broker has this one's node id now; this one ends");
+            }
         }
     }
     tracing::info!("stopping; a second signal ends the process at once");
@@ -105,14 +110,15 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let logs = store.logs();
     let owners = Tasks::new();
     let owner = OwnerId(rng.next_u128());
-    let meta = LogMeta::open(logs.clone(), owner).await.context("could not read the metadata")?;
-    let meta: Arc<LogMeta> = Arc::new(meta);
+    let meta = store.metadata(settings, owner, &rng).await?;
+    let joined = several::join(settings, &meta, clock, &rng).await?;
     let options = BrokerOptions {
         shards: settings.worker_threads,
         topic_defaults: settings.topic_defaults.clone(),
         retention_interval: Duration::from_millis(settings.retention_check_interval_ms),
         trust_clock: settings.trust_clock,
         strict_copies: settings.strict_replication_factor,
+        cluster: joined.as_ref().map(Joined::view),
         ..BrokerOptions::default()
     };
     let options = settings.broker.over(options);
@@ -120,17 +126,13 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let broker = Broker::open(stores.clone(), options.clone(), clock.clone(), rng.clone(), owners.clone())
         .await
         .context("could not start the broker on its store")?;
-    let queue_options = QueueOptions {
-        letters: LetterWriter(Arc::new(AmqpDeadLetters)),
-        topics: Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) }),
-        consumer_timeout_ms: settings.amqp.consumer_timeout_ms,
-        ..QueueOptions::default()
+    let queues = match &joined {
+        // Their logs are one broker's.
+        Some(_) => None,
+        None => Some(open_queues(settings, stores, &broker, clock, &rng, &owners).await?),
     };
-    let queues = Queues::open(stores, queue_options, clock.clone(), rng.clone(), owners.clone())
-        .await
-        .context("could not start the queues on their store")?;
     let groups_config = settings.broker.groups.clone();
-    let groups = Groups::start(groups::Start {
+    let groups_start = groups::Start {
         store: logs,
         // Their number is fixed: a group's shard is its id's hash modulo this.
         logs: (FIRST_GROUP_LOG..).take(SHARDS_DEFAULT).map(LogId).collect(),
@@ -139,7 +141,11 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         rng: rng.clone(),
         tasks: owners.clone(),
         config: groups_config.clone(),
-    });
+    };
+    let groups = match &joined {
+        Some(joined) => Groups::start_elsewhere(groups_start, joined.view()),
+        None => Groups::start(groups_start),
+    };
     let sockets = listeners::bind(&settings.listeners, settings.allow_remote).await?;
     let budget = ByteBudget::new(settings.bytes_in_flight_max);
     let surroundings = Surroundings {
@@ -152,7 +158,8 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
     let context = Context::new(broker.clone(), surroundings, settings.kafka_config(), budget);
     let kafka = KafkaServer::start(sockets, &context, &owners);
     let (amqp, remote) = (&settings.amqp, settings.allow_remote);
-    let amqp = amqp::start(amqp, remote, &queues, context.budget.clone(), clock, &rng, &owners).await?;
+    let amqp =
+        amqp::start(amqp, remote, queues.as_ref(), context.budget.clone(), clock, &rng, &owners).await?;
     amqp.iter().for_each(|door| door.watch(&store, &owners));
     let amqp = Arc::new(amqp);
     let http = match settings.http_listen {
@@ -162,7 +169,27 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
             Some(http::HttpServer::start(address, parts, &owners).await?)
         }
     };
-    Ok(Running { store, broker, context, kafka, amqp, http, owners })
+    let cluster = several::start(joined, &context).await?;
+    Ok(Running { store, broker, context, kafka, amqp, http, cluster, owners })
+}
+
+async fn open_queues(
+    settings: &Settings,
+    stores: Stores,
+    broker: &Arc<Broker>,
+    clock: &Clock,
+    rng: &Rng,
+    owners: &Tasks,
+) -> anyhow::Result<Arc<Queues>> {
+    let options = QueueOptions {
+        letters: LetterWriter(Arc::new(AmqpDeadLetters)),
+        topics: Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) }),
+        consumer_timeout_ms: settings.amqp.consumer_timeout_ms,
+        ..QueueOptions::default()
+    };
+    Queues::open(stores, options, clock.clone(), rng.clone(), owners.clone())
+        .await
+        .context("could not start the queues on their store")
 }
 
 fn announce(settings: &Settings, running: &Running, took: Duration) {
@@ -186,6 +213,9 @@ async fn stop(running: Running) {
     if let Some(http) = &running.http {
         http.say_stopping();
     }
+    if let Some(cluster) = &running.cluster {
+        cluster.stop(STOP_PATIENCE).await;
+    }
     let stop_amqp = async {
         match &*running.amqp {
             Some(amqp) => amqp.server.stop(STOP_PATIENCE).await,
@@ -200,6 +230,7 @@ async fn stop(running: Running) {
         tracing::warn!("some AMQP connections did not end in time");
     }
     // The owners end when nobody can send to them any more.
+    drop(running.cluster);
     drop(running.context);
     drop(running.amqp);
     drop(running.broker);

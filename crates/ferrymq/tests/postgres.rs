@@ -5,59 +5,18 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper that fails fails the test")]
 
+mod support;
+
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-/// A process that ends with the test.
-struct Ending(Child);
-
-impl Ending {
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // `scripts/postgres` stops its server when its input is closed; killing it would leave the server behind.
-        if self.0.stdin.take().is_some() {
-            let _ = self.0.wait();
-        } else {
-            self.kill();
-        }
-    }
-}
-
-/// A database; `None`: there is no PostgreSQL here, and the test is skipped.
-fn database(directory: &Path, settings: &[&str]) -> Option<(Ending, String)> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/postgres");
-    let mut command = Command::new(script);
-    command.arg(directory).args(settings).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut process = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if line.trim().is_empty() {
-        process.wait().unwrap();
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL cannot be started");
-        eprintln!("\n*** SKIPPED, NOTHING WAS TESTED: PostgreSQL cannot be started\n");
-        return None;
-    }
-    Some((Ending(process), line.trim().to_owned()))
-}
+use support::{Ending, database, ferrymq};
 
 /// A broker with the addresses of its doors.
 struct Broker {
     process: Ending,
     kafka: String,
     amqp: String,
-}
-
-fn ferrymq(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ferrymq"));
-    command.args(arguments);
-    command
 }
 
 impl Broker {

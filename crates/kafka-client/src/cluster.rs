@@ -186,7 +186,11 @@ impl Client {
             }
         };
         let Some(address) = address else {
-            return Err(ClientError::Invalid(format!("broker {node_id} is not in the cluster's metadata")));
+            // Nobody leads, or somebody new: that is learnt by asking again.
+            let code = ErrorCode::LeaderNotAvailable.code();
+            let what = || format!("reach broker {node_id}, which is not in the cluster's metadata");
+            ClientError::check(what, code, None)?;
+            return Err(ClientError::Invalid(what()));
         };
         let connection = self.open(&address).await?;
         self.inner.state.lock().connections.insert(node_id, connection.clone());

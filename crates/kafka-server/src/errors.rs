@@ -27,7 +27,7 @@ pub fn append(error: &AppendError) -> ErrorCode {
         AppendError::Producer(ProducerError::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
         AppendError::Producer(ProducerError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::Storage(error) => storage(error),
-        AppendError::Retry => ErrorCode::NotLeaderOrFollower,
+        AppendError::Retry | AppendError::Elsewhere => ErrorCode::NotLeaderOrFollower,
     }
 }
 

@@ -14,8 +14,9 @@ pub const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// How much is read ahead of a connection that is new or has been quiet. Every read that fills its memory makes it
 /// four times larger, up to [`READ_AHEAD_BYTES`]: most connections never send more than a few small requests.
 const QUIET_BYTES: usize = 1024;
-/// Largest step by which a frame's memory grows ahead of its bytes.
-const GROW_BYTES: usize = 1024 * 1024;
+/// Largest step by which a frame's memory grows ahead of its bytes: the largest request of producers that are left as
+/// they come, and its headers. A little less, and each of those is copied once more when its last bytes come.
+const GROW_BYTES: usize = 1024 * 1024 + 64 * 1024;
 
 /// Reads frames.
 #[derive(Debug)]

@@ -37,8 +37,14 @@ pub(crate) mod sync_group;
 use ferrymq_broker::Partition;
 use ferrymq_kafka_codec::ErrorCode;
 
-/// Compares the epoch a client believes in with the one in force (KIP-320); -1: the client does not say.
-pub(crate) fn check_epoch(partition: &Partition, believed: i32) -> Option<ErrorCode> {
+use crate::context::Context;
+
+/// Whether a partition is led here, and the epoch a client believes in is the one in force (KIP-320); -1: the client does not
+/// say.
+pub(crate) fn check_epoch(context: &Context, partition: &Partition, believed: i32) -> Option<ErrorCode> {
+    if !context.broker.is_served(partition) {
+        return Some(ErrorCode::NotLeaderOrFollower);
+    }
     let epoch = partition.leader_epoch();
     match believed {
         -1 => None,

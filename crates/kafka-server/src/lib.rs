@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod cluster;
 pub mod connection;
 pub mod context;
 pub mod dispatch;

@@ -18,7 +18,7 @@
 //!
 //! **Order.** `commit` enqueues before it returns; its future only waits. Groups take effect in the order of
 //! the calls made for the same log by one caller. An append whose predecessor failed fails too, with
-//! [`ErrorKind::Conflict`](crate::ErrorKind::Conflict), because the next offset is not what it expects. A commit
+//! [`ErrorKind::Conflict`], because the next offset is not what it expects. A commit
 //! whose future is dropped goes on; what has been read once stays readable until it is taken away.
 //!
 //! **Restarts.** Claims, starts, deletions and what was done for [`Durability::Sync`] survive a power cut, what
@@ -34,19 +34,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use ferrymq_types::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
 
-use crate::{Pending, StorageError};
+use crate::{ErrorKind, Pending, StorageError};
 
 /// Keeps logs. Cheap to clone behind an `Arc`; every method may be called from any thread.
 pub trait LogStore: Send + Sync + 'static {
     /// Whether one [`Group`] may span several logs of one owner. If not, such a group is refused with
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    /// [`ErrorKind::InvalidArgument`].
     fn atomic_multi_log(&self) -> bool;
 
     /// Makes `owner` the owner of all `logs`, creating those that do not exist, and fences every earlier
     /// owner: once this has succeeded, nothing an earlier owner sends takes effect. One claim per log in the
     /// order asked. The epoch rises with every claim, also with one by the present owner. A deleted log cannot
-    /// be claimed ([`ErrorKind::NotFound`](crate::ErrorKind::NotFound)): ids are not reused. A log named twice
-    /// is an [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    /// be claimed ([`ErrorKind::NotFound`]): ids are not reused. A log named twice
+    /// is an [`ErrorKind::InvalidArgument`].
     ///
     /// All or nothing; batched, so that 10,000 logs take a second at most.
     fn claim(&self, logs: Vec<LogId>, owner: OwnerId) -> Pending<Result<Vec<Claim>, StorageError>>;
@@ -92,6 +92,23 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// A log's present bounds and size. Cheap: answered from memory by the owner's engine.
     fn stat(&self, log: LogId) -> Pending<Result<Stat, StorageError>>;
+
+    /// The present epochs of many logs, whoever owns them; `None` for one that is not there. For those who tell
+    /// others; it may be late by the time it is told.
+    fn epochs(&self, logs: Vec<LogId>) -> Pending<Result<Vec<Option<Epoch>>, StorageError>> {
+        let stats: Vec<_> = logs.into_iter().map(|log| self.stat(log)).collect();
+        Box::pin(async move {
+            let mut epochs = Vec::with_capacity(stats.len());
+            for stat in stats {
+                epochs.push(match stat.await {
+                    Ok(stat) => Some(stat.epoch),
+                    Err(error) if error.kind() == ErrorKind::NotFound => None,
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(epochs)
+        })
+    }
 }
 
 /// What an owner learns when it takes a log.
@@ -175,7 +192,7 @@ pub struct Append {
 /// Which space an append may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Space {
-    /// Refused with [`ErrorKind::Full`](crate::ErrorKind::Full) when only the reserve is left.
+    /// Refused with [`ErrorKind::Full`] when only the reserve is left.
     #[default]
     Normal,
     /// May draw on the reserve: what frees space or records consumption.

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use ferrymq_types::{Durability, LogId, Offset, OwnerId};
 use parking_lot::{Mutex, RwLock};
 
+use crate::validate::check_puts;
 use crate::{Compare, Entry, ErrorKind, Listing, LogStore, MetaStore, Pending, Put, Revision, StorageError};
 use record::Record;
 use state::State;
@@ -34,12 +35,6 @@ use writer::{Inner, Reply, Request, Writer};
 
 /// The log that metadata lives in.
 pub const META_LOG: LogId = LogId(0);
-/// Longest key, in bytes.
-pub const KEY_BYTES_MAX: usize = 4096;
-/// Largest value, in bytes.
-pub const VALUE_BYTES_MAX: usize = 1 << 20;
-/// Largest transaction, in bytes of keys and values.
-pub const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes read at a time when the log is opened.
 const READ_BYTES: usize = 4 << 20;
@@ -94,7 +89,7 @@ impl LogMeta {
         puts: Vec<Put>,
         class: Durability,
     ) -> Pending<Result<Revision, StorageError>> {
-        if let Err(error) = check(&puts) {
+        if let Err(error) = check_puts(&puts) {
             return Box::pin(std::future::ready(Err(error)));
         }
         let reply = Reply::default();
@@ -149,31 +144,6 @@ async fn load(
 fn unreadable(at: Offset, what: &str) -> StorageError {
     let kind = ErrorKind::Corrupt { resume: at.plus(1) };
     StorageError::new(kind, format!("metadata cannot be read: {what}: offset={at}"))
-}
-
-fn check(puts: &[Put]) -> Result<(), StorageError> {
-    let mut seen = std::collections::HashSet::new();
-    let mut bytes = 0;
-    for put in puts {
-        if put.key.is_empty() || !seen.insert(&put.key) {
-            return Err(StorageError::new(
-                ErrorKind::InvalidArgument,
-                format!("a key is empty or put twice: {}", put.key),
-            ));
-        }
-        let value = put.value.as_ref().map_or(0, Bytes::len);
-        bytes += put.key.len() + value;
-        if put.key.len() > KEY_BYTES_MAX || value > VALUE_BYTES_MAX {
-            return Err(StorageError::new(ErrorKind::LimitExceeded, "a key or value is too long"));
-        }
-    }
-    if bytes > TRANSACTION_BYTES_MAX {
-        return Err(StorageError::new(
-            ErrorKind::LimitExceeded,
-            format!("a transaction is too large: bytes={bytes}"),
-        ));
-    }
-    Ok(())
 }
 
 impl MetaStore for LogMeta {

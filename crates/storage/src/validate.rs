@@ -11,7 +11,14 @@ use std::ops::Range;
 use ferrymq_types::limits::BATCH_BYTES_MAX;
 use ferrymq_types::{LogId, Offset};
 
-use crate::{Action, Append, Batch, ErrorKind, Op, StorageError};
+use crate::{Action, Append, Batch, ErrorKind, Op, Put, StorageError};
+
+/// Longest key of metadata, in bytes.
+pub const KEY_BYTES_MAX: usize = 4096;
+/// Largest value of metadata, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Largest transaction of metadata, in bytes of keys and values.
+pub const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 
 /// Checks a group; `atomic_multi_log` is what the engine says of itself.
 ///
@@ -81,6 +88,29 @@ fn check_batches(batches: &[Batch]) -> Result<(), StorageError> {
     }
     if batches.windows(2).any(|pair| pair[1].base < pair[0].next()) {
         return Err(invalid("batches overlap or descend"));
+    }
+    Ok(())
+}
+
+/// Checks what a transaction of metadata is to write.
+///
+/// # Errors
+/// `InvalidArgument` for a key that is empty or put twice, `LimitExceeded` for what is too long.
+pub fn check_puts(puts: &[Put]) -> Result<(), StorageError> {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for put in puts {
+        if put.key.is_empty() || !seen.insert(&put.key) {
+            return Err(invalid(format!("a key is empty or put twice: {}", put.key)));
+        }
+        let value = put.value.as_ref().map_or(0, bytes::Bytes::len);
+        bytes += put.key.len() + value;
+        if put.key.len() > KEY_BYTES_MAX || value > VALUE_BYTES_MAX {
+            return Err(limit("a key or value is too long".to_owned()));
+        }
+    }
+    if bytes > TRANSACTION_BYTES_MAX {
+        return Err(limit(format!("a transaction is too large: bytes={bytes}")));
     }
     Ok(())
 }

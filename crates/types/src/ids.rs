@@ -1,6 +1,8 @@
 //! Newtypes for ids, offsets and epochs, so that one is never passed for another.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// A log's identity within one store. Never reused, also not after the log was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,3 +139,35 @@ impl Durability {
         }
     }
 }
+
+/// Hashes numbers that we give out ourselves (ids, offsets, tokens): they are distinct already, and a multiplication
+/// spreads them. Never for what a client chooses: it could choose numbers that collide.
+#[derive(Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// A map by such numbers.
+pub type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// A set of such numbers.
+pub type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;

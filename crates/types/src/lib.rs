@@ -14,5 +14,5 @@ pub mod partitioner;
 pub mod record;
 
 pub use batch::{BatchError, BatchHeader, BatchView, Compression, TimestampType};
-pub use ids::{CommitId, Durability, Epoch, LogId, Offset, OwnerId};
+pub use ids::{CommitId, Durability, Epoch, IdHasher, IdMap, IdSet, LogId, Offset, OwnerId};
 pub use record::{BatchBuilder, Header, PayloadSummary, Record, RecordError, Records, check_payload};

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_storage::{Action, Compare, Entry, ErrorKind, Op, Put, Revision, StorageError};
+use ferrymq_storage::{Action, Claim, Compare, Entry, ErrorKind, Op, Put, Revision, StorageError};
+use ferrymq_types::LogId;
 use ferrymq_types::limits::{PARTITIONS_MAX, TOPIC_PARTITIONS_MAX};
 use uuid::Uuid;
 
@@ -59,13 +60,21 @@ impl Broker {
             created_ms: self.clock.wall_ms(),
         };
         // Claimed before the record is stored: a crash in between leaves logs without a name, never a topic
-        // without logs.
-        let claims = self.stores.logs.claim(log_ids(&record.logs), self.owner).await?;
+        // without logs. Of several brokers each claims what it is to own once it sees the record.
+        let claims = self.claim_new(log_ids(&record.logs)).await?;
         let key = format!("topics/{}", new.name);
-        self.put(vec![Compare { key: key.clone(), revision: None }], key, encode(&record)?).await?;
-        let topic = self.build_topic(&new.name, record, &claims, None)?;
+        let compare = Compare { key: key.clone(), revision: None };
+        let revision = match self.put(vec![compare], key, encode(&record)?).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => return Err(TopicError::Exists(new.name)),
+            outcome => outcome?,
+        };
+        let topic = match claims {
+            Some(claims) => self.build_topic(&new.name, record, &claims, None, revision)?,
+            None => self.build_elsewhere(&new.name, record, None, revision)?,
+        };
         self.attach(&topic, 0).await;
         self.topics.insert(topic.clone());
+        self.options.cluster.iter().for_each(|view| view.missed());
         Ok(topic)
     }
 
@@ -78,13 +87,17 @@ impl Broker {
         let old = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         self.check_partitions(old, total)?;
         let logs = self.new_logs(total - old).await?;
-        let claims = self.stores.logs.claim(log_ids(&logs), self.owner).await?;
+        let claims = self.claim_new(log_ids(&logs)).await?;
         let mut record = topic.record.clone();
         record.logs.extend(logs);
-        self.put(Vec::new(), format!("topics/{name}"), encode(&record)?).await?;
-        let grown = self.build_topic(name, record, &claims, Some(&topic))?;
+        let revision = self.put_topic(&topic, &record).await?;
+        let grown = match claims {
+            Some(claims) => self.build_topic(name, record, &claims, Some(&topic), revision)?,
+            None => self.build_elsewhere(name, record, Some(&topic), revision)?,
+        };
         self.attach(&grown, old as usize).await;
         self.topics.insert(grown.clone());
+        self.options.cluster.iter().for_each(|view| view.missed());
         Ok(grown)
     }
 
@@ -96,11 +109,11 @@ impl Broker {
         let topic = self.topics.get(name).ok_or(TopicError::NotFound)?;
         let parsed = self.check_config(config.clone())?;
         let record = TopicRecord { config, ..topic.record.clone() };
-        self.put(Vec::new(), format!("topics/{name}"), encode(&record)?).await?;
+        let revision = self.put_topic(&topic, &record).await?;
         topic.config.set(parsed);
         let (id, name, config) = (topic.id, topic.name.clone(), topic.config.clone());
         let partitions = topic.partitions.clone();
-        self.topics.insert(Arc::new(Topic { id, name, partitions, config, record }));
+        self.topics.insert(Arc::new(Topic { id, name, partitions, config, record, revision }));
         Ok(())
     }
 
@@ -111,7 +124,7 @@ impl Broker {
             Put { key: format!("topics/{name}"), value: None },
             Put { key: format!("deleting/{}", topic.id), value: Some(encode(&deleting)?) },
         ];
-        self.stores.meta.txn(Vec::new(), puts).await?;
+        self.stores.meta.txn(vec![unchanged(&topic)], puts).await?;
         self.topics.remove(name);
         for partition in &topic.partitions {
             partition.publish_gone();
@@ -125,8 +138,10 @@ impl Broker {
         let outcomes = self.stores.logs.commit(ops.collect()).await;
         for (partition, outcome) in topic.partitions.iter().zip(outcomes) {
             match outcome {
-                // Its owner was just claiming it again.
-                Err(error) if error.kind() == ErrorKind::Fenced => self.delete_log(partition.log).await?,
+                // Its owner was just claiming it again, or is another broker.
+                Err(error) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::NotFound) => {
+                    self.delete_log(partition.log).await?;
+                }
                 outcome => outcome?,
             }
         }
@@ -138,6 +153,20 @@ impl Broker {
         let put = Put { key: format!("deleting/{}", topic.id), value: None };
         self.stores.meta.txn(Vec::new(), vec![put]).await?;
         Ok(topic)
+    }
+
+    /// Claims the logs of new partitions, unless who is to own them is still to be seen.
+    async fn claim_new(&self, logs: Vec<LogId>) -> Result<Option<Vec<Claim>>, StorageError> {
+        match self.options.cluster {
+            Some(_) => Ok(None),
+            None => self.stores.logs.claim(logs, self.owner).await.map(Some),
+        }
+    }
+
+    /// Writes a topic's record in place of the one that it was made from.
+    async fn put_topic(&self, topic: &Topic, record: &TopicRecord) -> Result<Revision, StorageError> {
+        let compare = unchanged(topic);
+        self.put(vec![compare.clone()], compare.key, encode(record)?).await
     }
 
     /// Refuses a name that differs from an existing one by dots and underscores only, in Kafka's words. Topics
@@ -187,19 +216,29 @@ impl Broker {
         count: u64,
         from: u64,
     ) -> Result<u64, StorageError> {
-        let entry = self.stores.meta.get(key).await?;
-        let first = match &entry {
-            None => from,
-            Some(entry) => decode::<u64>(entry)?,
-        };
-        let compare = Compare { key: key.to_owned(), revision: entry.map(|entry| entry.revision) };
-        self.put(vec![compare], key.to_owned(), encode(&(first + count))?).await?;
-        Ok(first)
+        loop {
+            let entry = self.stores.meta.get(key).await?;
+            let first = match &entry {
+                None => from,
+                Some(entry) => decode::<u64>(entry)?,
+            };
+            let compare = Compare { key: key.to_owned(), revision: entry.map(|entry| entry.revision) };
+            match self.put(vec![compare], key.to_owned(), encode(&(first + count))?).await {
+                // Another broker took some at the same time; somebody always gets ahead.
+                Err(error) if error.kind() == ErrorKind::Conflict && self.options.cluster.is_some() => {}
+                outcome => return outcome.map(|_| first),
+            }
+        }
     }
 
     async fn put(&self, compares: Vec<Compare>, key: String, value: Bytes) -> Result<Revision, StorageError> {
         self.stores.meta.txn(compares, vec![Put { key, value: Some(value) }]).await
     }
+}
+
+/// That nobody has changed a topic's record since this broker saw it.
+fn unchanged(topic: &Topic) -> Compare {
+    Compare { key: format!("topics/{}", topic.name), revision: Some(topic.revision) }
 }
 
 pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Result<Bytes, StorageError> {

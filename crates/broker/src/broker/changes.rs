@@ -16,13 +16,20 @@ use super::{Broker, PRODUCER_ID_BLOCK};
 use crate::to_its_end::to_its_end;
 use crate::topics::{NewTopic, Topic, TopicError};
 
+/// How often a change is tried that other brokers' changes get before.
+const ATTEMPTS: usize = 10;
+
 impl Broker {
     /// Creates a topic. Durable and writable when it returns; finished even if nobody waits for it.
     ///
     /// # Errors
     /// [`TopicError`].
     pub async fn create_topic(self: &Arc<Self>, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
-        self.in_turn(|broker| async move { broker.create_topic_now(new).await }).await
+        self.anew(&new.name.clone(), move |broker, _| {
+            let new = new.clone();
+            async move { broker.create_topic_now(new).await }
+        })
+        .await
     }
 
     /// Adds partitions until the topic has `total`. Finished even if nobody waits for it.
@@ -34,8 +41,8 @@ impl Broker {
         name: &str,
         total: u32,
     ) -> Result<Arc<Topic>, TopicError> {
-        let name = name.to_owned();
-        self.in_turn(move |broker| async move { broker.create_partitions_now(&name, total).await }).await
+        self.anew(name, move |broker, name| async move { broker.create_partitions_now(&name, total).await })
+            .await
     }
 
     /// Replaces what is set on a topic. Finished even if nobody waits for it.
@@ -47,8 +54,11 @@ impl Broker {
         name: &str,
         config: BTreeMap<String, String>,
     ) -> Result<(), TopicError> {
-        let name = name.to_owned();
-        self.in_turn(move |broker| async move { broker.set_config_now(&name, config).await }).await
+        self.anew(name, move |broker, name| {
+            let config = config.clone();
+            async move { broker.set_config_now(&name, config).await }
+        })
+        .await
     }
 
     /// Sets these settings of a topic and leaves the others, whoever changes those meanwhile. Finished even if nobody waits.
@@ -60,12 +70,14 @@ impl Broker {
         name: &str,
         changed: BTreeMap<String, String>,
     ) -> Result<(), TopicError> {
-        let name = name.to_owned();
-        self.in_turn(move |broker| async move {
-            let topic = broker.topics.get(&name).ok_or(TopicError::NotFound)?;
-            let mut config = topic.config.get().overrides.clone();
-            config.extend(changed);
-            broker.set_config_now(&name, config).await
+        self.anew(name, move |broker, name| {
+            let changed = changed.clone();
+            async move {
+                let topic = broker.topics.get(&name).ok_or(TopicError::NotFound)?;
+                let mut config = topic.config.get().overrides.clone();
+                config.extend(changed);
+                broker.set_config_now(&name, config).await
+            }
         })
         .await
     }
@@ -76,8 +88,7 @@ impl Broker {
     /// # Errors
     /// [`TopicError`].
     pub async fn delete_topic(self: &Arc<Self>, name: &str) -> Result<Arc<Topic>, TopicError> {
-        let name = name.to_owned();
-        self.in_turn(move |broker| async move { broker.delete_topic_now(&name).await }).await
+        self.anew(name, |broker, name| async move { broker.delete_topic_now(&name).await }).await
     }
 
     /// A producer id nobody has had before (KIP-98).
@@ -98,6 +109,31 @@ impl Broker {
         let id = block.start;
         block.start += 1;
         i64::try_from(id).map_err(|_| StorageError::new(ErrorKind::LimitExceeded, "producer ids are used up"))
+    }
+
+    /// Runs a change of a topic; again on what is there by then, if another broker changed it at the same time.
+    async fn anew<T, F>(
+        self: &Arc<Self>,
+        name: &str,
+        change: impl Fn(Arc<Broker>, String) -> F + Clone + Send + 'static,
+    ) -> Result<T, TopicError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, TopicError>> + Send,
+    {
+        let mut attempts = 0;
+        loop {
+            self.look_up_topic(name).await?;
+            let (change, name) = (change.clone(), name.to_owned());
+            attempts += 1;
+            match self.in_turn(move |broker| change(broker, name)).await {
+                Err(TopicError::Storage(error))
+                    if error.kind() == ErrorKind::Conflict
+                        && self.options.cluster.is_some()
+                        && attempts < ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Runs a change of topics when it is its turn.

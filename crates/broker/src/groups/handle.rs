@@ -6,12 +6,16 @@
 //! Deliberately absent: retries; every error that is worth one says so ([`GroupError`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ferrymq_runtime::{ByteBudget, Clock, MailboxSender, Rng, TaskKind, Tasks, mailbox};
 use ferrymq_storage::LogStore;
 use ferrymq_types::{LogId, OwnerId};
 use futures_util::future::join_all;
+use parking_lot::RwLock;
 use tokio::sync::oneshot;
+
+use crate::cluster::View;
 
 use super::config::GroupsConfig;
 use super::hash::shard_of;
@@ -47,7 +51,25 @@ pub struct Start {
 /// All groups of a broker.
 #[derive(Clone)]
 pub struct Groups {
-    shards: Arc<[MailboxSender<Message>]>,
+    places: Arc<Places>,
+}
+
+/// What shards are started with, and those that are here.
+struct Places {
+    start: Start,
+    config: Arc<GroupsConfig>,
+    room: ByteBudget,
+    view: Option<Arc<View>>,
+    /// One for each log.
+    running: Vec<RwLock<Option<Running>>>,
+}
+
+/// A shard that is here.
+struct Running {
+    mailbox: MailboxSender<Message>,
+    /// Set when the store said that the log is another's.
+    lost: Arc<AtomicBool>,
+    ended: oneshot::Receiver<()>,
 }
 
 impl Groups {
@@ -57,32 +79,89 @@ impl Groups {
     /// If there are no logs.
     #[must_use]
     pub fn start(start: Start) -> Groups {
+        let groups = Groups::none_here(start, None);
+        (0..groups.shards()).for_each(|index| groups.take(index));
+        groups
+    }
+
+    /// Groups of which none are here: shards come and go by what `view` says of their logs' owners.
+    ///
+    /// # Panics
+    /// If there are no logs.
+    #[must_use]
+    pub fn start_elsewhere(start: Start, view: Arc<View>) -> Groups {
+        Groups::none_here(start, Some(view))
+    }
+
+    fn none_here(start: Start, view: Option<Arc<View>>) -> Groups {
         assert!(!start.logs.is_empty(), "groups need at least one log");
-        let config = Arc::new(start.config);
+        let config = Arc::new(start.config.clone());
         let room = ByteBudget::new(config.all_groups_bytes_max);
-        let shards = start.logs.into_iter().map(|log| {
-            let (sender, mailbox) = mailbox(config.mailbox_bytes);
-            let shard = Shard {
-                log,
-                owner: start.owner,
-                store: Arc::clone(&start.store),
-                clock: start.clock.clone(),
-                rng: start.rng.clone(),
-                tasks: start.tasks.clone(),
-                config: Arc::clone(&config),
-                room: room.clone(),
-                mailbox,
-            };
-            start.tasks.spawn(TaskKind::Owner, "groups shard", run(shard));
-            sender
+        let running = start.logs.iter().map(|_| RwLock::default()).collect();
+        Groups { places: Arc::new(Places { start, config, room, view, running }) }
+    }
+
+    /// Sees that a shard is here: it begins with claiming and replaying its log.
+    pub(crate) fn take(&self, index: usize) {
+        let Places { start, config, room, running, .. } = &*self.places;
+        let mut place = running[index].write();
+        if place.is_some() {
+            return;
+        }
+        let (sender, mailbox) = mailbox(config.mailbox_bytes);
+        let lost = Arc::new(AtomicBool::new(false));
+        let shard = Shard {
+            log: start.logs[index],
+            owner: start.owner,
+            store: Arc::clone(&start.store),
+            clock: start.clock.clone(),
+            rng: start.rng.clone(),
+            tasks: start.tasks.clone(),
+            config: Arc::clone(config),
+            room: room.clone(),
+            lost: lost.clone(),
+            mailbox,
+        };
+        let (end, ended) = oneshot::channel();
+        start.tasks.spawn(TaskKind::Owner, "groups shard", async move {
+            run(shard).await;
+            // Nobody waits if it ends by itself.
+            let _ = end.send(());
         });
-        Groups { shards: shards.collect() }
+        *place = Some(Running { mailbox: sender, lost, ended });
+    }
+
+    /// Sees that a shard is not here: what it had accepted has ended when this does.
+    pub(crate) async fn let_go(&self, index: usize) {
+        let running = self.places.running[index].write().take();
+        let Some(Running { mailbox, ended, .. }) = running else { return };
+        // A shard ends when nobody can ask it any more.
+        drop(mailbox);
+        let _ = ended.await;
+    }
+
+    /// Whether the store said that a shard's log is another's.
+    pub(crate) fn is_lost(&self, index: usize) -> bool {
+        let running = self.places.running[index].read();
+        running.as_ref().is_some_and(|running| running.lost.load(Ordering::Acquire))
+    }
+
+    /// The logs of all shards, in their order.
+    #[must_use]
+    pub fn logs(&self) -> &[LogId] {
+        &self.places.start.logs
+    }
+
+    /// The log that holds a group.
+    #[must_use]
+    pub fn log_of(&self, group: &str) -> LogId {
+        self.places.start.logs[self.shard(group)]
     }
 
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> usize {
-        self.shards.len()
+        self.places.running.len()
     }
 
     /// Joins a group. Waits until a generation is made: that may take as long as the rebalance timeout.
@@ -159,7 +238,7 @@ impl Groups {
     /// If a shard cannot answer: a list that lacks groups would look whole.
     pub async fn list(&self, request: ListRequest) -> Result<Vec<ListedGroup>, GroupError> {
         let ask = |shard| self.ask(shard, |reply| Message::List(request.clone(), reply));
-        let lists = join_all((0..self.shards.len()).map(ask)).await;
+        let lists = join_all(self.here().into_iter().map(ask)).await;
         let mut all: Vec<ListedGroup> = Vec::new();
         for list in lists {
             all.append(&mut list?);
@@ -192,18 +271,27 @@ impl Groups {
     pub async fn topics_deleted(&self, topics: Vec<Arc<str>>) -> Result<(), GroupError> {
         let topics: Arc<[Arc<str>]> = topics.into();
         let ask = |shard| self.ask(shard, |reply| Message::TopicsDeleted(Arc::clone(&topics), reply));
-        join_all((0..self.shards.len()).map(ask)).await.into_iter().collect()
+        join_all(self.here().into_iter().map(ask)).await.into_iter().collect()
+    }
+
+    /// The shards that are here: of several brokers each speaks for its own.
+    fn here(&self) -> Vec<usize> {
+        (0..self.shards()).filter(|index| self.places.running[*index].read().is_some()).collect()
     }
 
     fn shard(&self, group: &str) -> usize {
-        shard_of(group, self.shards.len())
+        shard_of(group, self.shards())
     }
 
     async fn ask<T>(&self, shard: usize, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, GroupError> {
         let (reply, answer) = oneshot::channel();
         let message = message(reply);
         let bytes = message.bytes();
-        let sent = self.shards[shard].send(message, bytes).await;
+        if self.places.view.as_ref().is_some_and(|view| !view.is_serving()) {
+            return Err(GroupError::NotCoordinator);
+        }
+        let mailbox = self.places.running[shard].read().as_ref().map(|running| running.mailbox.clone());
+        let sent = mailbox.ok_or(GroupError::NotCoordinator)?.send(message, bytes).await;
         sent.map_err(|_| GroupError::CoordinatorNotAvailable)?;
         answer.await.unwrap_or(Err(GroupError::CoordinatorNotAvailable))
     }

@@ -15,6 +15,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ferrymq_runtime::{ByteBudget, Clock, Mailbox, Rng, Tasks};
@@ -41,6 +42,8 @@ pub(super) struct Shard {
     pub(super) config: Arc<GroupsConfig>,
     /// Room for the members of all shards' groups.
     pub(super) room: ByteBudget,
+    /// Set when the store says that the log is another's.
+    pub(super) lost: Arc<AtomicBool>,
     pub(super) mailbox: Mailbox<Message>,
 }
 
@@ -67,6 +70,7 @@ pub(super) async fn run(mut shard: Shard) {
             End::Stopped => return,
             End::Reload => failures = failures.saturating_add(1),
             End::Refuse(error) => {
+                shard.lost.store(error == GroupError::NotCoordinator, Ordering::Release);
                 shard.refusing(&error, std::future::pending::<()>()).await;
                 return;
             }

@@ -412,8 +412,18 @@ impl Queues {
         name: Arc<str>,
         priorities: Option<Box<Priorities>>,
     ) -> QueueHandle {
-        let shard = self.shard_of(log);
-        QueueHandle(Arc::new(QueueIdentity { log, shard, vhost, name, priorities, stream: None, over: None }))
+        let (shard, vhost_number) = (self.shard_of(log), self.topology.read().number_of(&vhost));
+        let (stream, over) = (None, None);
+        QueueHandle(Arc::new(QueueIdentity {
+            log,
+            shard,
+            vhost,
+            vhost_number,
+            name,
+            priorities,
+            stream,
+            over,
+        }))
     }
 
     pub(super) async fn attach(&self, attached: Attached) -> Result<(), QueueError> {

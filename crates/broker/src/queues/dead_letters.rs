@@ -286,8 +286,8 @@ impl Queues {
         let mut route = |keys: &[&[u8]], headers: &dyn Headers| {
             let message = Routable { keys, headers, rng: &self.rng };
             let topology = self.topology.read();
-            let vhost = topology.vhost(queue.vhost());
-            vhost.map(|vhost| vhost.route_letter(&to.exchange, &message)).unwrap_or_default()
+            let home = topology.home_of(queue);
+            home.map(|vhost| vhost.route_letter(&to.exchange, &message)).unwrap_or_default()
         };
         let (message, to) = self.letters.0.letter(&death, &mut route);
         if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {

@@ -137,10 +137,8 @@ impl Queues {
         let mut route = |headers: &dyn Headers| {
             let message = Routable { keys: &keys, headers, rng: &self.rng };
             let topology = self.topology.read();
-            topology
-                .vhost(lane.vhost())
-                .map(|vhost| vhost.route_letter(exchange, &message))
-                .unwrap_or_default()
+            let home = topology.home_of(lane);
+            home.map(|vhost| vhost.route_letter(exchange, &message)).unwrap_or_default()
         };
         let (mut message, to) = self.letters.0.due(message, delay.ms, &mut route);
         message.delay = None;

@@ -190,24 +190,16 @@ impl Queues {
         let count = messages.len();
         let refused: Vec<u32> = failed.iter().map(|(index, _)| *index).collect();
         let mut by_shard: Vec<Vec<Item>> = self.shards.iter().map(|_| Vec::new()).collect();
-        let indexed = (0u32..).zip(messages).filter(|(index, _)| refused.binary_search(index).is_err());
-        let spread = indexed.flat_map(|(index, publish)| publish.spread().map(move |part| (index, part)));
-        for (index, Publish { message, to }) in spread {
-            if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
-                let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
-                failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
+        for (index, publish) in (0u32..).zip(messages) {
+            if refused.binary_search(&index).is_ok() {
                 continue;
             }
-            let Some(first) = to.queues().first().map(|first| first.0.shard) else { continue };
-            let item = Item::new(index, message, to);
-            let queues = item.to.queues();
-            for (at, queue) in queues.iter().enumerate() {
-                let shard = queue.0.shard;
-                if shard != first && !queues[..at].iter().any(|before| before.0.shard == shard) {
-                    by_shard[shard].push(item.clone());
-                }
+            // Nearly no message has copies that are kept back; the others are moved once.
+            if publish.to.keeps() {
+                publish.spread().for_each(|part| share(index, part, count, &mut by_shard, &mut failed));
+            } else {
+                share(index, publish, count, &mut by_shard, &mut failed);
             }
-            by_shard[first].push(item);
         }
         (PendingPublish { count, failed, waiting: Vec::with_capacity(1) }, by_shard)
     }
@@ -416,4 +408,28 @@ pub struct Published {
     pub count: usize,
     /// Those that are not in all their queues, by their place in the call, ascending, and why.
     pub failed: Vec<(usize, QueueError)>,
+}
+
+/// Gives each shard that has one of its queues a message out of `count`.
+fn share(index: u32, publish: Publish, count: usize, by_shard: &mut [Vec<Item>], failed: &mut Failed) {
+    let Publish { message, to } = publish;
+    if message.bytes() > QUEUE_MESSAGE_BYTES_MAX {
+        let limit = QUEUE_MESSAGE_BYTES_MAX as u64;
+        failed.push((index, QueueError::Limit { what: "the size of a message", limit }));
+        return;
+    }
+    let Some(first) = to.queues().first().map(|first| first.0.shard) else { return };
+    let item = Item::new(index, message, to);
+    let queues = item.to.queues();
+    for (at, queue) in queues.iter().enumerate() {
+        let shard = queue.0.shard;
+        if shard != first && !queues[..at].iter().any(|before| before.0.shard == shard) {
+            by_shard[shard].push(item.clone());
+        }
+    }
+    if index == 0 {
+        // Most often all go to one queue: a list that grows is copied as often as it doubles.
+        by_shard[first].reserve_exact(count);
+    }
+    by_shard[first].push(item);
 }

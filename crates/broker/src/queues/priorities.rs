@@ -110,12 +110,13 @@ impl QueueHandle {
 
     /// The name that a level's messages are read and appended under.
     pub(super) fn of_level(&self, log: LogId) -> QueueHandle {
-        let QueueIdentity { shard, vhost, name, .. } = &*self.0;
+        let QueueIdentity { shard, vhost, vhost_number, name, .. } = &*self.0;
         let (vhost, name) = (vhost.clone(), name.clone());
         QueueHandle(Arc::new(QueueIdentity {
             log,
             shard: *shard,
             vhost,
+            vhost_number: *vhost_number,
             name,
             priorities: None,
             stream: None,

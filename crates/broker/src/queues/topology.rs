@@ -99,6 +99,8 @@ impl QueueEntry {
 #[derive(Debug)]
 pub(super) struct Vhost {
     pub(super) name: Arc<str>,
+    /// Its own, for as long as this process runs, from 1: another one of its name has another.
+    number: u64,
     pub(super) spec: VhostSpec,
     policies: Policies,
     /// Dropped with it: whoever is connected hears that.
@@ -119,6 +121,8 @@ type Place = (Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 pub(super) struct Topology {
     vhosts: HashMap<Arc<str>, Vhost>,
+    /// How many there ever were.
+    numbered: u64,
     /// Exclusive queues by session.
     pub(super) exclusive: HashMap<u64, HashSet<Place>>,
 }
@@ -138,6 +142,16 @@ impl Topology {
 
     pub(super) fn vhost_mut(&mut self, name: &str) -> Result<&mut Vhost, QueueError> {
         self.vhosts.get_mut(name).ok_or_else(|| QueueError::NoVhost(Arc::from(name)))
+    }
+
+    /// The virtual host that a queue lies in; `None` if that one is gone, whatever has its name now.
+    pub(super) fn home_of(&self, queue: &QueueHandle) -> Option<&Vhost> {
+        self.vhosts.get(queue.vhost()).filter(|vhost| vhost.number == queue.0.vhost_number)
+    }
+
+    /// The number of the virtual host of this name; 0 if there is none.
+    pub(super) fn number_of(&self, name: &str) -> u64 {
+        self.vhosts.get(name).map_or(0, |vhost| vhost.number)
     }
 
     pub(super) fn has_vhost(&self, name: &str) -> bool {
@@ -161,8 +175,10 @@ impl Topology {
     /// Adds a virtual host with its predeclared exchanges.
     pub(super) fn add_vhost(&mut self, spec: VhostSpec) {
         let name = spec.name.clone();
+        self.numbered += 1;
         let mut vhost = Vhost {
             name: name.clone(),
+            number: self.numbered,
             spec,
             policies: Policies::default(),
             ended: watch::channel(()).0,

@@ -74,6 +74,8 @@ pub(super) struct QueueIdentity {
     pub(super) log: LogId,
     pub(super) shard: usize,
     pub(super) vhost: Arc<str>,
+    /// Which of the virtual hosts of that name, as [`Vhost::number`](super::topology::Vhost) says.
+    pub(super) vhost_number: u64,
     pub(super) name: Arc<str>,
     /// What orders its messages beside their coming.
     pub(super) priorities: Option<Box<Priorities>>,
@@ -181,6 +183,11 @@ impl Routed {
             self.queues = Routed::to(queues).queues;
         }
         self
+    }
+
+    /// Whether there are copies that are kept back.
+    pub(super) fn keeps(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// The same with copies that are kept back.

@@ -102,13 +102,13 @@ impl Owned {
         &mut self,
         context: &ShardContext,
         item: AppendItem,
+        now_ms: i64,
     ) -> Result<(Op, Sent), Result<Appended, AppendError>> {
         let AppendItem { partition, mut bytes, header } = item;
         if self.standing != Standing::Sound {
             return Err(Err(AppendError::Retry));
         }
         self.check_producer(&header)?;
-        let now_ms = context.clock.wall_ms();
         let config = partition.config.get();
         let base = self.next;
         let append_time_ms = (config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);

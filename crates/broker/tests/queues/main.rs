@@ -41,4 +41,5 @@ mod staged;
 mod turns;
 mod unsettled;
 mod vhosts;
+mod vhosts_again;
 mod waiting;

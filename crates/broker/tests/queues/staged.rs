@@ -140,8 +140,10 @@ impl LogStore for StagedLogs {
         let is_queue = log.0 >= 1 << 40;
         let (memory, ticket) = (self.memory.clone(), if is_queue { self.reads.enter() } else { None });
         Box::pin(async move {
+            // What was read is what was there when it was asked for: only the answer is late.
+            let read = memory.read(log, from, until, max).await;
             fate(ticket).await?;
-            memory.read(log, from, until, max).await
+            read
         })
     }
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ferrymq_types::IdSet;
+
 use crate::checkpoint::{self, Encoder, Head};
 use crate::core::{ActiveFile, Core, Failure, is_no_room};
 use crate::counters::Counters;
@@ -271,11 +273,11 @@ pub(crate) fn create_file(
     Counters::add(&shared.counters.bytes_written, header.len() as u64);
     let data = Arc::new(DataFile::new(id, kind, file));
     shared.files.write().insert(id, data.clone());
-    Ok(ActiveFile { data, position: BLOCK_BYTES, length, dirty: false, logs: HashSet::new() })
+    Ok(ActiveFile { data, position: BLOCK_BYTES, length, dirty: false, logs: IdSet::default() })
 }
 
 /// Writes a file's index and takes its entries out of the logs.
-pub(crate) fn seal_file(shared: &Arc<Shared>, data: &Arc<DataFile>, logs: &HashSet<u64>, used: u64) {
+pub(crate) fn seal_file(shared: &Arc<Shared>, data: &Arc<DataFile>, logs: &IdSet<u64>, used: u64) {
     let mut entries = EntriesByLog::new();
     for id in logs {
         let Some(log) = shared.logs.read().get(id).cloned() else { continue };

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 /// Smallest size that is kept.
-const CLASS_BYTES_MIN: usize = 64 << 10;
-/// Sizes kept: 64 KiB, doubled up to 4 MiB, the most that is read at once unless a batch is larger.
-const CLASSES: usize = 7;
+const CLASS_BYTES_MIN: usize = 16 << 10;
+/// Sizes kept: 16 KiB, doubled up to 4 MiB, the most that is read at once unless a batch is larger.
+const CLASSES: usize = 9;
 /// Idle bytes kept: two of the largest answers of Kafka's consumers at their defaults.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 

@@ -9,11 +9,11 @@
 //!
 //! Deliberately absent: writing anything but the cut and the indexes.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use ferrymq_types::IdSet;
 use parking_lot::RwLock;
 
 use super::quarantine::Quarantine;
@@ -96,7 +96,7 @@ impl<'a> Replay<'a> {
         self.skip_lost_offsets();
         self.cut(&files, &keeps)?;
         for (data, keep) in files.iter().zip(&keeps) {
-            let logs: HashSet<u64> = self.shared.logs.read().keys().copied().collect();
+            let logs: IdSet<u64> = self.shared.logs.read().keys().copied().collect();
             seal_file(self.shared, data, &logs, keep.until);
         }
         Ok(())

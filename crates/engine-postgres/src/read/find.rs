@@ -36,7 +36,7 @@ pub(crate) async fn find(
 fn alive(names: &Names, place: &Place, segment: i64) -> String {
     format!(
         "FROM {} b WHERE log = $1::int8 AND base >= $2::int8 AND base < $3::int8 AND base + span > $4::int8 AND {}",
-        names.all_batches(segment, place.with_memory),
+        names.all_batches(segment, place.memory_since),
         names.not_in_hole()
     )
 }

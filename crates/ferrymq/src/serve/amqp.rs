@@ -78,17 +78,17 @@ pub(crate) struct Door {
     pub(crate) context: Arc<Context>,
 }
 
-/// Opens the door, unless it is off.
+/// Opens the door, unless it is off or there is nothing behind it.
 pub(crate) async fn start(
     settings: &AmqpSettings,
     allow_remote: bool,
-    queues: &Arc<Queues>,
+    queues: Option<&Arc<Queues>>,
     budget: ByteBudget,
     clock: &Clock,
     rng: &Rng,
     tasks: &Tasks,
 ) -> anyhow::Result<Option<Door>> {
-    let Some(listen) = &settings.listen else { return Ok(None) };
+    let (Some(listen), Some(queues)) = (&settings.listen, queues) else { return Ok(None) };
     let socket = bind_one("amqp-listen", listen, allow_remote).await.with_context(|| {
         format!("could not listen on {listen} for AMQP clients; --amqp-listen off does without")
     })?;

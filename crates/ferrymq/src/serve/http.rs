@@ -51,13 +51,14 @@ pub(crate) struct HttpServer {
 struct Shared {
     store: Store,
     context: Arc<Context>,
-    queues: Arc<Queues>,
+    /// `None`: this broker has none.
+    queues: Option<Arc<Queues>>,
     amqp: Arc<Option<amqp::Door>>,
     stopping: Arc<AtomicBool>,
 }
 
 /// What is looked at, and what is changed.
-type Parts = (Store, Arc<Context>, Arc<Queues>, Arc<Option<amqp::Door>>);
+type Parts = (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>);
 
 /// What is served to whom.
 #[derive(Clone)]
@@ -86,13 +87,13 @@ impl HttpServer {
             .with_context(|| format!("could not listen on {address} for health and metrics"))?;
         let address = listener.local_addr()?;
         let stopping = Arc::new(AtomicBool::new(false));
-        let api = api::router(api::Api::new(queues.clone(), amqp.clone()));
+        let api = queues.clone().map(|queues| api::router(api::Api::new(queues, amqp.clone())));
         let anywhere = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics::metrics))
             .with_state(Shared { store, context, queues, amqp, stopping: stopping.clone() });
-        let routers = Routers { here: anywhere.clone().merge(api), anywhere };
+        let routers = Routers { here: anywhere.clone().merge(api.unwrap_or_default()), anywhere };
         let connections = tasks.child();
         tasks.spawn(TaskKind::Background, "http listener", accept(listener, routers, connections));
         Ok(HttpServer { address, stopping })
@@ -152,6 +153,10 @@ async fn serve_connection(stream: TcpStream, router: Router, stop: impl Future<O
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
     if shared.stopping.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
+    if shared.context.broker.cluster().is_some_and(|view| !view.is_serving()) {
+        let what = "this broker could not say to the others that it lives\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, what.to_owned());
     }
     let health = shared.store.health();
     if let Some(why) = health.stopped {

@@ -44,6 +44,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     let Settings {
         data_dir,
         store,
+        several_brokers,
         listeners,
         amqp,
         http_listen,
@@ -69,6 +70,7 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
         ("data-dir", format!("{data_dir:?}")),
         // A password that changes is not told apart: it is never printed.
         ("store", format!("{store:?}")),
+        ("several-brokers", several_brokers.to_string()),
         ("kafka-listen and kafka-advertise", format!("{listeners:?}")),
         ("amqp-listen, amqp-product, amqp-version and amqp-consumer-timeout-ms", format!("{amqp:?}")),
         ("http-listen", format!("{http_listen:?}")),

@@ -50,6 +50,10 @@ pub(crate) struct ServeArgs {
     /// postgres://USER:PASSWORD@HOST/DATABASE. A password is better in the environment or the file. [default: local]
     #[arg(long, env = "FERRYMQ_STORE", value_name = "STORE", hide_env_values = true)]
     store: Option<String>,
+    /// This broker is one of several on the PostgreSQL database of --store: each with a --node-id of its own, and for
+    /// Kafka clients only. [default: false]
+    #[arg(long, env = "FERRYMQ_SEVERAL_BROKERS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    several_brokers: Option<bool>,
     /// Where Kafka clients connect; may be repeated or separated by commas, each with a name of its own. Port 0
     /// takes a free one. In the file: a text, a list or a table by name. [default: PLAINTEXT=127.0.0.1:9092]
     #[arg(long, env = "FERRYMQ_KAFKA_LISTEN", value_name = "[NAME=]HOST:PORT", value_delimiter = ',')]
@@ -150,6 +154,20 @@ pub(crate) struct ServeArgs {
     topic_defaults: BTreeMap<String, toml::Value>,
 }
 
+/// Where AMQP clients connect; to one of several brokers nowhere yet.
+fn amqp_listen(several: Option<bool>, listen: Option<String>, problems: &mut Vec<String>) -> Option<String> {
+    if several != Some(true) {
+        return listen;
+    }
+    if listen.as_ref().is_some_and(|listen| listen != "off") {
+        problems.push(
+            "amqp-listen: one of several brokers does not serve AMQP yet; leave it out, or let one broker be alone"
+                .to_owned(),
+        );
+    }
+    Some("off".to_owned())
+}
+
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
@@ -160,6 +178,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) store: Place,
+    pub(crate) several_brokers: bool,
     pub(crate) listeners: Vec<ListenerSettings>,
     pub(crate) amqp: AmqpSettings,
     pub(crate) http_listen: Option<SocketAddr>,
@@ -226,8 +245,8 @@ impl Settings {
                 .ok(),
         };
         let allow_remote = args.allow_remote.unwrap_or(false);
-        let is_remote = |address: &SocketAddr| !address.ip().is_loopback();
-        if let Some(address) = http_listen.filter(is_remote).filter(|_| !allow_remote) {
+        let is_remote = |address: &SocketAddr| !allow_remote && !address.ip().is_loopback();
+        if let Some(address) = http_listen.filter(is_remote) {
             problems.push(listeners::can_be_reached("http-listen", &address));
         }
         let store = Place::parse(args.store.as_deref().unwrap_or("local"));
@@ -235,7 +254,7 @@ impl Settings {
         let listeners =
             listeners::check(&args.kafka_listen, &args.kafka_advertise, allow_remote, &mut problems);
         let amqp = amqp::Said {
-            listen: args.amqp_listen,
+            listen: amqp_listen(args.several_brokers, args.amqp_listen, &mut problems),
             product: args.amqp_product,
             version: args.amqp_version,
             consumer_timeout_ms: args.amqp_consumer_timeout_ms,
@@ -254,6 +273,7 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let settings = Settings {
             store,
+            several_brokers: args.several_brokers.unwrap_or(false),
             data_dir: args.data_dir.unwrap_or_else(|| PathBuf::from("ferrymq-data")),
             listeners,
             amqp,
@@ -287,6 +307,9 @@ impl Settings {
     }
 
     fn check_relations(&self, problems: &mut Vec<String>) {
+        if self.several_brokers && matches!(self.store, Place::Local) {
+            problems.push("several-brokers needs a store that brokers share: postgres://..".to_owned());
+        }
         if self.node_id < 0 {
             problems.push(format!("node-id {} must not be negative", self.node_id));
         }
@@ -367,6 +390,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         config: first.config.or(second.config),
         data_dir: first.data_dir.or(second.data_dir),
         store: first.store.or(second.store),
+        several_brokers: first.several_brokers.or(second.several_brokers),
         kafka_listen: some_of(first.kafka_listen, second.kafka_listen),
         kafka_advertise: some_of(first.kafka_advertise, second.kafka_advertise),
         amqp_listen: first.amqp_listen.or(second.amqp_listen),

@@ -14,7 +14,8 @@ use ferrymq_engine_local::LocalStore;
 use ferrymq_engine_postgres::{Config, PostgresStore, parse_url};
 use ferrymq_kafka_server::context::Volume;
 use ferrymq_runtime::{Clock, Rng};
-use ferrymq_storage::LogStore;
+use ferrymq_storage::{LogMeta, LogStore, MetaStore};
+use ferrymq_types::OwnerId;
 
 use super::limits;
 use super::settings::Settings;
@@ -90,7 +91,8 @@ impl Store {
                 Ok(Store::Local(Arc::new(store)))
             }
             Place::Postgres(config) => {
-                let options = ferrymq_engine_postgres::Options::default();
+                let exclusive = !settings.several_brokers;
+                let options = ferrymq_engine_postgres::Options { exclusive, ..Default::default() };
                 let store = PostgresStore::open((**config).clone(), options, clock.clone())
                     .await
                     .context("could not open the store in PostgreSQL")?;
@@ -103,6 +105,25 @@ impl Store {
         match self {
             Store::Local(store) => store.clone(),
             Store::Postgres(store) => store.clone(),
+        }
+    }
+
+    /// Where metadata lies: of a broker that is alone in a log, of several in a table that all may change.
+    pub(crate) async fn metadata(
+        &self,
+        settings: &Settings,
+        owner: OwnerId,
+        rng: &Rng,
+    ) -> anyhow::Result<Arc<dyn MetaStore>> {
+        match self {
+            Store::Postgres(store) if settings.several_brokers => {
+                let meta = store.metadata(rng).await.context("could not open the metadata")?;
+                Ok(Arc::new(meta))
+            }
+            _ => {
+                let meta = LogMeta::open(self.logs(), owner).await.context("could not read the metadata")?;
+                Ok(Arc::new(meta))
+            }
         }
     }
 

@@ -109,8 +109,8 @@ impl Sender {
     /// Sends what can go. Whether some broker has room for more requests.
     async fn send_ready(&mut self) -> bool {
         let mut free = false;
-        for index in 0..self.nodes.len() {
-            let node = self.nodes[index];
+        // What is sent may fail at once, and who leads what be learnt anew.
+        for node in self.nodes.clone() {
             while self.in_flight.get(&node).is_none_or(|count| *count < self.config.in_flight) {
                 let now = self.client.clock().now();
                 let leaders = &self.leaders;

@@ -46,6 +46,9 @@ async fn delete(
     partition: &Partition,
     wanted: &DeleteRecordsPartition,
 ) -> Result<Offset, ErrorCode> {
+    if !context.broker.is_served(partition) {
+        return Err(ErrorCode::NotLeaderOrFollower);
+    }
     let high_watermark = partition.high_watermark();
     let before = match wanted.offset {
         HIGH_WATERMARK => high_watermark,

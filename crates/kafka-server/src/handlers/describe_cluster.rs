@@ -6,6 +6,7 @@ use ferrymq_kafka_codec::messages::describe_cluster::{
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
 use super::metadata::CLUSTER_OPERATIONS;
+use crate::cluster::Node;
 use crate::context::Context;
 use crate::listener::Listener;
 
@@ -13,6 +14,11 @@ use crate::listener::Listener;
 const BROKERS: i8 = 1;
 /// The endpoints of controllers, which we are not.
 const CONTROLLERS: i8 = 2;
+
+fn broker(node: Node) -> DescribeClusterBroker {
+    let Node { id, host, port } = node;
+    DescribeClusterBroker { broker_id: id, host, port, ..Default::default() }
+}
 
 pub(crate) fn handle(
     context: &Context,
@@ -37,16 +43,10 @@ pub(crate) fn handle(
             return failed(ErrorCode::UnsupportedEndpointType, format!("Unsupported endpoint type {other}"));
         }
     }
-    let config = &context.config;
     let mut response = DescribeClusterResponse {
         cluster_id: StrBytes::from(context.broker.cluster_id().to_owned()),
-        controller_id: config.node_id,
-        brokers: vec![DescribeClusterBroker {
-            broker_id: config.node_id,
-            host: StrBytes::from(listener.advertised.host.clone()),
-            port: i32::from(listener.advertised.port),
-            ..Default::default()
-        }],
+        controller_id: context.controller(),
+        brokers: context.nodes(listener).into_iter().map(broker).collect(),
         ..Default::default()
     };
     if request.include_cluster_authorized_operations {

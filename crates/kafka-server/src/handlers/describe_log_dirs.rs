@@ -68,7 +68,10 @@ async fn sizes(
     for partition in &topic.partitions {
         turns.spend(1).await;
         let partition_index = partition.index.cast_signed();
-        if indexes.is_some_and(|set| !set.contains(&partition_index)) || partition.is_gone() {
+        if indexes.is_some_and(|set| !set.contains(&partition_index))
+            || partition.is_gone()
+            || partition.is_elsewhere()
+        {
             continue;
         }
         let stat = partition.stat().await?;

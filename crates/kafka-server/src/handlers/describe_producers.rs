@@ -38,6 +38,9 @@ pub(crate) async fn handle(
             partitions.push(match (&invalid, partition) {
                 (Some(error), _) => failed(index, ErrorCode::InvalidTopicException, Some(error.to_string())),
                 (None, None) => failed(index, ErrorCode::UnknownTopicOrPartition, None),
+                (None, Some(partition)) if !context.broker.is_served(&partition) => {
+                    failed(index, ErrorCode::NotLeaderOrFollower, None)
+                }
                 (None, Some(partition)) => describe(context, &partition).await,
             });
         }

@@ -104,17 +104,21 @@ fn describe(
     from: usize,
     room: usize,
 ) -> Vec<DescribeTopicPartitionsResponsePartition> {
-    let node_id = context.config.node_id;
     let partitions = topic.partitions.iter().skip(from).take(room);
-    let describe = partitions.map(|partition| DescribeTopicPartitionsResponsePartition {
-        partition_index: partition.index.cast_signed(),
-        leader_id: node_id,
-        leader_epoch: partition.leader_epoch(),
-        replica_nodes: vec![node_id],
-        isr_nodes: vec![node_id],
-        eligible_leader_replicas: Some(Vec::new()),
-        last_known_elr: Some(Vec::new()),
-        ..Default::default()
+    let describe = partitions.map(|partition| {
+        let leader = context.leader_of(partition);
+        let code = if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
+        DescribeTopicPartitionsResponsePartition {
+            error_code: code.code(),
+            partition_index: partition.index.cast_signed(),
+            leader_id: leader.unwrap_or(-1),
+            leader_epoch: partition.leader_epoch(),
+            replica_nodes: leader.into_iter().collect(),
+            isr_nodes: leader.into_iter().collect(),
+            eligible_leader_replicas: Some(Vec::new()),
+            last_known_elr: Some(Vec::new()),
+            ..Default::default()
+        }
     });
     describe.collect()
 }

@@ -1,4 +1,4 @@
-//! FindCoordinator: this broker coordinates every group.
+//! FindCoordinator: whoever owns the log of a group's shard coordinates it.
 //!
 //! Transactions and share groups have no coordinator until they are served. Who asks for a transaction's is
 //! refused for good, and told why: an error that can be retried lets its producer wait until it gives up.
@@ -38,16 +38,23 @@ pub(crate) fn handle(
         TRANSACTION => no_transactions(version),
         _ => ErrorCode::InvalidRequest,
     };
-    let refusal = if request.key_type == TRANSACTION { NO_TRANSACTIONS } else { code.message() };
-    let (node_id, host, port) = match code {
-        ErrorCode::None => {
-            let host = StrBytes::from(listener.advertised.host.clone());
-            (context.config.node_id, host, i32::from(listener.advertised.port))
+    let nodes = context.nodes(listener);
+    let find = |group: &StrBytes| {
+        let id = context.leader(context.groups.log_of(group)).filter(|_| code == ErrorCode::None);
+        match nodes.iter().find(|node| Some(node.id) == id) {
+            Some(node) => (ErrorCode::None, node.id, node.host.clone(), node.port),
+            None if code == ErrorCode::None => (ErrorCode::CoordinatorNotAvailable, -1, StrBytes::new(), -1),
+            None => (code, -1, StrBytes::new(), -1),
         }
-        _ => (-1, StrBytes::new(), -1),
+    };
+    let text_of = |code: ErrorCode, none: &'static str| match code {
+        ErrorCode::None => none,
+        _ if request.key_type == TRANSACTION => NO_TRANSACTIONS,
+        code => code.message(),
     };
     if version < BATCHED_SINCE {
-        let text = if code == ErrorCode::None { NO_ERROR_TEXT } else { refusal };
+        let (code, node_id, host, port) = find(&request.key);
+        let text = text_of(code, NO_ERROR_TEXT);
         return FindCoordinatorResponse {
             error_code: code.code(),
             error_message: (version >= TEXT_SINCE).then(|| StrBytes::from(text)),
@@ -59,13 +66,10 @@ pub(crate) fn handle(
     }
     let mut answered = HashSet::new();
     let keys = request.coordinator_keys.into_iter().filter(|key| answered.insert(key.clone()));
-    let coordinators = keys.map(|key| Coordinator {
-        key,
-        node_id,
-        host: host.clone(),
-        port,
-        error_code: code.code(),
-        error_message: Some(StrBytes::from(if code == ErrorCode::None { "" } else { refusal })),
+    let coordinators = keys.map(|key| {
+        let (code, node_id, host, port) = find(&key);
+        let error_message = Some(StrBytes::from(text_of(code, "")));
+        Coordinator { key, node_id, host, port, error_code: code.code(), error_message }
     });
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..Default::default() }
 }

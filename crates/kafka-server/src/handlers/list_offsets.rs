@@ -94,7 +94,7 @@ async fn look_up(
     partition: &Partition,
     wanted: &ListOffsetsPartition,
 ) -> ListOffsetsPartitionResponse {
-    if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
+    if let Some(code) = super::check_epoch(context, partition, wanted.current_leader_epoch) {
         return failed(wanted, code);
     }
     let found = match wanted.timestamp {

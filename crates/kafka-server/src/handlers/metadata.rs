@@ -10,6 +10,7 @@ use ferrymq_kafka_codec::messages::metadata::{
 };
 use ferrymq_kafka_codec::{ErrorCode, StrBytes, Uuid};
 
+use crate::cluster::Node;
 use crate::context::Context;
 use crate::errors;
 use crate::listener::Listener;
@@ -26,7 +27,7 @@ pub(crate) async fn handle(
     version: i16,
     request: MetadataRequest,
 ) -> MetadataResponse {
-    let config = &context.config;
+    let nodes = context.nodes(listener);
     // Version 0 has no null: there, an empty list asks for all.
     let wanted = request.topics.filter(|topics| version > 0 || !topics.is_empty());
     let mut turns = Turns::default();
@@ -35,7 +36,7 @@ pub(crate) async fn handle(
             let mut topics = Vec::new();
             for topic in context.broker.topics().all() {
                 turns.spend(1 + topic.partitions.len()).await;
-                topics.push(describe(context, &topic));
+                topics.push(describe(context, &nodes, &topic));
             }
             topics
         }
@@ -48,7 +49,7 @@ pub(crate) async fn handle(
                 if !answered.insert((topic.name.clone(), topic.topic_id)) {
                     continue;
                 }
-                topics.push(look_up(context, version, topic, create).await);
+                topics.push(look_up(context, &nodes, version, topic, create).await);
                 turns.spend(1 + topics.last().map_or(0, |topic| topic.partitions.len())).await;
             }
             topics
@@ -60,14 +61,9 @@ pub(crate) async fn handle(
         }
     }
     let mut response = MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            node_id: config.node_id,
-            host: StrBytes::from(listener.advertised.host.clone()),
-            port: i32::from(listener.advertised.port),
-            ..Default::default()
-        }],
+        brokers: nodes.into_iter().map(broker).collect(),
         cluster_id: Some(StrBytes::from(context.broker.cluster_id().to_owned())),
-        controller_id: config.node_id,
+        controller_id: context.controller(),
         topics,
         ..Default::default()
     };
@@ -77,8 +73,14 @@ pub(crate) async fn handle(
     response
 }
 
+fn broker(node: Node) -> MetadataResponseBroker {
+    let Node { id, host, port } = node;
+    MetadataResponseBroker { node_id: id, host, port, ..Default::default() }
+}
+
 async fn look_up(
     context: &Context,
+    nodes: &[Node],
     version: i16,
     wanted: MetadataRequestTopic,
     create: bool,
@@ -95,21 +97,28 @@ async fn look_up(
     let Some(name) = by_name else {
         let id = uuid::Uuid::from_bytes(wanted.topic_id.0);
         return match context.broker.topics().by_id(id) {
-            Some(topic) => describe(context, &topic),
+            Some(topic) => describe(context, nodes, &topic),
             None => failed(None, wanted.topic_id, ErrorCode::UnknownTopicId),
         };
     };
     if let Some(topic) = context.broker.topics().get(&name) {
-        return describe(context, &topic);
+        return describe(context, nodes, &topic);
     }
     if let Err(error) = ferrymq_broker::topics::check_name(&name) {
         return failed(Some(name), Uuid::ZERO, errors::topic(&error));
+    }
+    // Another broker may have created it just now.
+    if let Err(error) = context.broker.look_up_topic(&name).await {
+        return failed(Some(name), Uuid::ZERO, errors::storage(&error));
+    }
+    if let Some(topic) = context.broker.topics().get(&name) {
+        return describe(context, nodes, &topic);
     }
     if !(create && context.config.auto_create_topics) {
         return failed(Some(name), Uuid::ZERO, ErrorCode::UnknownTopicOrPartition);
     }
     match auto_create(context, &name).await {
-        Ok(topic) => describe(context, &topic),
+        Ok(topic) => describe(context, nodes, &topic),
         Err(error) => failed(Some(name), Uuid::ZERO, errors::topic(&error)),
     }
 }
@@ -124,15 +133,19 @@ async fn auto_create(context: &Context, name: &StrBytes) -> Result<Arc<Topic>, T
     }
 }
 
-fn describe(context: &Context, topic: &Topic) -> MetadataResponseTopic {
-    let node_id = context.config.node_id;
-    let partitions = topic.partitions.iter().map(|partition| MetadataResponsePartition {
-        partition_index: partition.index.cast_signed(),
-        leader_id: node_id,
-        leader_epoch: partition.leader_epoch(),
-        replica_nodes: vec![node_id],
-        isr_nodes: vec![node_id],
-        ..Default::default()
+fn describe(context: &Context, nodes: &[Node], topic: &Topic) -> MetadataResponseTopic {
+    let partitions = topic.partitions.iter().map(|partition| {
+        let leader = context.leader_of(partition).filter(|id| nodes.iter().any(|node| node.id == *id));
+        let code = if leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable };
+        MetadataResponsePartition {
+            error_code: code.code(),
+            partition_index: partition.index.cast_signed(),
+            leader_id: leader.unwrap_or(-1),
+            leader_epoch: partition.leader_epoch(),
+            replica_nodes: leader.into_iter().collect(),
+            isr_nodes: leader.into_iter().collect(),
+            ..Default::default()
+        }
     });
     MetadataResponseTopic {
         name: Some(StrBytes::from(topic.name.to_string())),

@@ -33,7 +33,7 @@ pub(crate) async fn handle(
             turns.spend(LOOK_UP_UNITS).await;
             let partition = context.broker.topics().partition(&topic.topic, wanted.partition);
             let result = match partition {
-                Some(partition) => look_up(&partition, &wanted).await,
+                Some(partition) => look_up(context, &partition, &wanted).await,
                 None => Err(ErrorCode::UnknownTopicOrPartition),
             };
             let (leader_epoch, end_offset) = result.unwrap_or(UNDEFINED);
@@ -50,8 +50,12 @@ pub(crate) async fn handle(
     OffsetForLeaderEpochResponse { topics, ..Default::default() }
 }
 
-async fn look_up(partition: &Partition, wanted: &OffsetForLeaderPartition) -> Result<(i32, i64), ErrorCode> {
-    if let Some(code) = super::check_epoch(partition, wanted.current_leader_epoch) {
+async fn look_up(
+    context: &Context,
+    partition: &Partition,
+    wanted: &OffsetForLeaderPartition,
+) -> Result<(i32, i64), ErrorCode> {
+    if let Some(code) = super::check_epoch(context, partition, wanted.current_leader_epoch) {
         return Err(code);
     }
     let (asked, current) = (wanted.leader_epoch, partition.leader_epoch());

@@ -72,6 +72,7 @@ pub(crate) async fn begin(
         return Err(Closed(format!("a produce request that names {named} topics and partitions")));
     }
     let mut turns = Turns::default();
+    look_up_missing(context, version, &request);
     for (index, topic) in request.topic_data.iter().enumerate() {
         turns.spend(1 + topic.partition_data.len()).await;
         response.responses.push(check_topic(
@@ -89,9 +90,23 @@ pub(crate) async fn begin(
     let records: u64 = items.iter().map(|item| u64::from(item.header.span())).sum();
     context.counters.records_in_total.fetch_add(records, Ordering::Relaxed);
     let pending = context.broker.append(items).await;
-    let node_id = context.config.node_id;
+    // Alone, a broker leads what it says it does not: for a moment only. Of several, each is asked anew.
+    let node_id = context.broker.cluster().is_none().then_some(context.config.node_id);
     let answer = finish(pending, places, response, node_id, acks, (correlation, version));
     Ok(Begun { answer: Box::pin(answer), handed_over: true })
+}
+
+/// Of several brokers another may have created what this one does not know yet.
+fn look_up_missing(context: &Context, version: i16, request: &ProduceRequest) {
+    let Some(view) = context.broker.cluster() else { return };
+    let topics = context.broker.topics();
+    let is_missing = |topic: &TopicProduceData| match version >= TOPIC_ID_SINCE {
+        true => topics.by_id(uuid::Uuid::from_bytes(topic.topic_id.0)).is_none(),
+        false => topics.get(&topic.name).is_none(),
+    };
+    if request.topic_data.iter().any(is_missing) {
+        view.missed();
+    }
 }
 
 /// Waits for the owners and fills in what they answered.
@@ -99,7 +114,7 @@ async fn finish(
     pending: PendingAppends,
     places: Vec<Place>,
     mut response: ProduceResponse,
-    node_id: i32,
+    node_id: Option<i32>,
     acks: i16,
     (correlation, version): (i32, i16),
 ) -> Result<Option<Reply>, Closed> {
@@ -135,6 +150,8 @@ fn check_topic(
     };
     let mut answer =
         TopicProduceResponse { name: topic.name.detach(), topic_id: topic.topic_id, ..Default::default() };
+    accepted.reserve(topic.partition_data.len());
+    answer.partition_responses.reserve(topic.partition_data.len());
     for (slot, data) in topic.partition_data.iter().enumerate() {
         let partition = found.as_ref().and_then(|topic| {
             topic.partitions.get(usize::try_from(data.index).unwrap_or(usize::MAX)).cloned()
@@ -143,6 +160,9 @@ fn check_topic(
             None => {
                 let code = if found.is_some() { ErrorCode::UnknownTopicOrPartition } else { unknown };
                 Err(Refused { code, text: None, records: Vec::new() })
+            }
+            Some(partition) if !context.broker.is_served(&partition) => {
+                Err(Refused { code: ErrorCode::NotLeaderOrFollower, text: None, records: Vec::new() })
             }
             Some(partition) => check_partition(context, version, request, frame, data, &partition)
                 .map(|(range, header)| Accepted { topic: index, slot, partition, range, header }),
@@ -249,7 +269,7 @@ fn fill(
     answer: &mut PartitionProduceResponse,
     result: Result<Appended, AppendError>,
     partition: &Partition,
-    node_id: i32,
+    node_id: Option<i32>,
     version: i16,
 ) {
     match result {
@@ -261,7 +281,9 @@ fn fill(
         Err(error) => {
             let refused =
                 Refused { code: errors::append(&error), text: Some(error.to_string()), records: Vec::new() };
-            if refused.code == ErrorCode::NotLeaderOrFollower {
+            if refused.code == ErrorCode::NotLeaderOrFollower
+                && let Some(node_id) = node_id
+            {
                 answer.current_leader.leader_id = node_id;
                 answer.current_leader.leader_epoch = partition.leader_epoch();
             }

@@ -123,6 +123,30 @@ async fn a_full_answer_goes_on_with_the_partitions_it_left_out() {
     assert_eq!(seen, [(1, size), (2, size)], "nobody starves");
 }
 
+/// A full answer does not look at all the others in vain, and they are told all the same.
+#[tokio::test]
+async fn of_many_partitions_that_do_not_fit_none_is_forgotten() {
+    const PARTITIONS: u8 = 100;
+    let server = Server::start().await;
+    server.topic("t", PARTITIONS.into(), &[]).await;
+    let mut client = server.client().await;
+    let size = batch(&["a"]).len();
+    for partition in 0..i32::from(PARTITIONS) {
+        write(&mut client, "t", partition, batch(&["a"])).await;
+    }
+    let all: Vec<_> = (0..i32::from(PARTITIONS)).map(|partition| (partition, 0)).collect();
+    let tight = |request| FetchRequest { max_bytes: i32::try_from(2 * size).unwrap() - 1, ..request };
+    let first = FetchRequest { session_epoch: 0, ..fetch_request("t", &all) };
+    let mut response = client.call(NAMED, &tight(first)).await;
+    for partition in 0..i32::from(PARTITIONS) {
+        let with_records: Vec<_> = told(&response).into_iter().filter(|(_, bytes)| *bytes > 0).collect();
+        assert_eq!(with_records, [(partition, size)]);
+        let request = next(response.session_id, partition + 1, &[(partition, 1)]);
+        response = client.call(NAMED, &tight(request)).await;
+    }
+    assert!(told(&response).is_empty());
+}
+
 /// A partition whose batch never fits beside others is the first in its turn.
 #[tokio::test]
 async fn a_batch_that_never_fits_beside_others_gets_its_turn() {

@@ -221,7 +221,7 @@ fn a_log_that_is_often_opened_stays_small_too() {
 fn a_snapshot_of_several_parts_is_read_as_one() {
     let store = MemoryStore::new();
     let meta = open(&store);
-    let value = "v".repeat(VALUE_BYTES_MAX);
+    let value = "v".repeat(crate::validate::VALUE_BYTES_MAX);
     for key in ["a", "b", "z"] {
         now(meta.txn(vec![], vec![put(key, &value)])).unwrap();
     }

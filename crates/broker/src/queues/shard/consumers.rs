@@ -48,6 +48,8 @@ pub(super) struct Consumer {
     unacked: u64,
     gathered: Vec<Delivery>,
     gathered_bytes: usize,
+    /// Deliveries sent before: as many are likely to be gathered next.
+    sent: usize,
     /// Room in the sink, as of the last look, less what is gathered.
     room: usize,
     /// What it has, by age, if that may be too old.
@@ -130,6 +132,7 @@ impl Consumers {
             unacked: 0,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            sent: 0,
             room: 0,
         };
         self.active += 1;
@@ -170,6 +173,7 @@ impl Consumers {
             unacked: 0,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            sent: 0,
             room: 0,
         })
     }
@@ -251,6 +255,9 @@ impl Consumers {
         let bytes = delivery.message.bytes() + DELIVERY_OVERHEAD;
         consumer.gathered_bytes += bytes;
         consumer.room = consumer.room.saturating_sub(bytes);
+        if consumer.gathered.is_empty() {
+            consumer.gathered.reserve_exact(consumer.sent);
+        }
         consumer.gathered.push(delivery);
         if consumer.gathered_bytes >= SEND_BYTES {
             consumer.send();
@@ -384,6 +391,7 @@ impl Consumer {
 
     fn send(&mut self) {
         if let Some(sink) = self.sink.as_ref().filter(|_| !self.gathered.is_empty()) {
+            self.sent = self.gathered.len();
             sink.send(Event::Deliver(std::mem::take(&mut self.gathered)), self.gathered_bytes);
             self.gathered_bytes = 0;
         }

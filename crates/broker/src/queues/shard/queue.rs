@@ -10,10 +10,11 @@
 //! Deliberately absent: the store, the mailbox, answers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use bytes::Bytes;
 use ferrymq_storage::{Action, Append, Batch, Op, ShareKey, SharedPart, Space};
+pub(super) use ferrymq_types::IdHasher as OffsetHasher;
 use ferrymq_types::{BatchBuilder, CommitId, Durability, Epoch, Offset, OwnerId, batch};
 use tokio::sync::oneshot;
 
@@ -438,31 +439,6 @@ impl Queue {
         let debt = if self.durable { debt } else { debt.min(Debt::Lazy) };
         self.debt = self.debt.max(debt);
         self.done_since_trim += done;
-    }
-}
-
-/// Offsets, and numbers that we give out, are distinct already; a multiplication spreads them.
-#[derive(Debug, Default)]
-pub(super) struct OffsetHasher(u64);
-
-impl Hasher for OffsetHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
     }
 }
 

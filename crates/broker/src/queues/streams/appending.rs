@@ -139,7 +139,9 @@ impl Pending {
                 // The topic is there, its owner is not: the broker is stopping, and nothing was stored.
                 Err(AppendError::Gone) => QueueError::Stopped,
                 Err(AppendError::Storage(error)) => QueueError::Storage(error),
-                Err(AppendError::Retry | AppendError::Producer(_)) => QueueError::Retry,
+                Err(AppendError::Retry | AppendError::Elsewhere | AppendError::Producer(_)) => {
+                    QueueError::Retry
+                }
             };
             failed.extend(indexes.into_iter().map(|index| (index, error.clone())));
         }
@@ -181,7 +183,14 @@ mod tests {
         let record =
             TopicRecord { v: 1, id: Uuid::nil(), logs: vec![5000], config: BTreeMap::new(), created_ms: 0 };
         let partitions = vec![partition.clone()];
-        let topic = Topic { id: Uuid::nil(), name: "t".into(), partitions, config, record };
+        let topic = Topic {
+            id: Uuid::nil(),
+            name: "t".into(),
+            partitions,
+            config,
+            record,
+            revision: ferrymq_storage::Revision(1),
+        };
         for gone in [false, true] {
             if gone {
                 partition.publish_gone();

@@ -79,7 +79,10 @@ impl Streams {
         let (vhost, queue) = place.clone();
         let stream = Some(StreamOf { topic: name.clone(), id, made });
         let (shard, name) = (self.shard, queue);
-        let identity = QueueIdentity { log, shard, vhost, name, priorities: None, stream, over: None };
+        // Nothing leaves a stream for elsewhere, so which virtual host of that name it is is never asked.
+        let vhost_number = 0;
+        let identity =
+            QueueIdentity { log, shard, vhost, vhost_number, name, priorities: None, stream, over: None };
         let handle = QueueHandle(Arc::new(identity));
         known.named.insert(place, handle.clone());
         handle

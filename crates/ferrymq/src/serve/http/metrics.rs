@@ -38,9 +38,19 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     for (name, kind, help, value) in shared.amqp.iter().flat_map(amqp::Door::samples) {
         sample(&mut text, name, kind, help, value);
     }
-    rabbitmq::samples(&mut text, &shared.queues, shared.amqp.as_ref().as_ref()).await;
-    let help = "Records trimmed before queues over topics were done with them";
-    sample(&mut text, "queue_trimmed_total", "counter", help, shared.queues.trimmed());
+    if let Some(queues) = &shared.queues {
+        rabbitmq::samples(&mut text, queues, shared.amqp.as_ref().as_ref()).await;
+        let help = "Records trimmed before queues over topics were done with them";
+        sample(&mut text, "queue_trimmed_total", "counter", help, queues.trimmed());
+    }
+    if let Some(view) = shared.context.broker.cluster() {
+        let help = "Brokers that live, of several on one store";
+        sample(&mut text, "cluster_brokers", "gauge", help, view.brokers().len() as u64);
+        let help = "Slots of logs, of 1024, that this broker owns";
+        sample(&mut text, "cluster_slots_owned", "gauge", help, view.slots_owned() as u64);
+        let help = "Whether this broker may answer for what it owns";
+        sample(&mut text, "cluster_serving", "gauge", help, u64::from(view.is_serving()));
+    }
     let (topics, partitions) =
         shared.context.broker.topics().with(|topics| (topics.len() as u64, topics.partitions() as u64));
     sample(&mut text, "topics", "gauge", "Topics", topics);

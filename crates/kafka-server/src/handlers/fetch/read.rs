@@ -19,6 +19,10 @@ use crate::errors;
 use crate::handlers::check_epoch;
 use crate::turns::Turns;
 
+/// With so many partitions whose next batch does not fit into the room that is left, an answer counts as full. Hundreds of
+/// others would be looked at in vain, each answer anew: what is left is hardly ever enough for a whole batch.
+const LEFT_OUT_MAX: usize = 32;
+
 /// What looking has found so far, by the partition's token.
 #[derive(Default)]
 pub(super) struct Found {
@@ -91,6 +95,7 @@ impl Told {
 pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: &Wanted, found: &mut Found) {
     let mut rest = session.take_hot();
     let mut left_out = VecDeque::new();
+    let mut crowded_out = 0;
     let mut turns = Turns::default();
     while let Some(token) = rest.pop_front() {
         turns.spend(1).await;
@@ -103,7 +108,9 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
             break;
         }
         let Some(entry) = session.entry_mut(token) else { continue };
-        entry.resolve(context);
+        entry.refresh(context);
+        // Whether what others take leaves it less than it may have.
+        let crowded = usize::try_from(entry.bytes_max).unwrap_or(0) > wanted.bytes_max.saturating_sub(taken);
         let front_bytes = if taken == 0 && rest.is_empty() { FRONT_BYTES_ALONE } else { FRONT_BYTES };
         match look_at(context, entry, wanted, (taken, front_bytes), &mut found.room).await {
             Some(told) => {
@@ -115,6 +122,10 @@ pub(super) async fn look(context: &Context, session: &mut FetchSession, wanted: 
                 // It waits for this answer to go out, so that must not wait for more.
                 found.urgent |= found.bytes > 0;
                 left_out.push_back(token);
+                crowded_out += usize::from(crowded && found.bytes > 0);
+                if crowded_out >= LEFT_OUT_MAX {
+                    break;
+                }
             }
         }
     }
@@ -135,7 +146,7 @@ async fn look_at(
 ) -> Option<Told> {
     let told = |code| Some(Told::from(entry.failed(code)));
     let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
-    if let Some(code) = check_epoch(partition, entry.leader_epoch) {
+    if let Some(code) = check_epoch(context, partition, entry.leader_epoch) {
         return told(code);
     }
     let mut data = bounds(entry, partition, wanted.read_committed);

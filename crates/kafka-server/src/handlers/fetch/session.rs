@@ -4,15 +4,16 @@
 //! together, and so is what they remember of partitions that do not exist. A partition is hot when it may have
 //! something that was not told; a cold one costs nothing until it changes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ferrymq_broker::watch::Registration;
-use ferrymq_broker::{Partition, Watcher};
+use ferrymq_broker::{Partition, Topic, Watcher};
 use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchRequest, PartitionData};
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes, Uuid};
 use ferrymq_runtime::BytePermit;
+use ferrymq_types::IdMap;
 use ferrymq_types::limits::{
     FETCH_SESSION_PARTITION_BYTES, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSION_UNKNOWN_MAX,
 };
@@ -46,15 +47,30 @@ pub(super) struct Entry {
     was_unknown: bool,
 }
 
+fn find(context: &Context, (name, id): &TopicKey) -> Option<Arc<Topic>> {
+    let topics = context.broker.topics();
+    match id.is_zero() {
+        true => topics.get(name),
+        false => topics.by_id(uuid::Uuid::from_bytes(id.0)),
+    }
+}
+
+fn partition_of(topic: &Topic, index: i32) -> Option<Arc<Partition>> {
+    topic.partitions.get(usize::try_from(index).ok()?).cloned()
+}
+
 /// The partitions one consumer follows.
 pub(crate) struct FetchSession {
     id: i32,
     epoch: i32,
     by_id: bool,
     next_token: u64,
-    entries: HashMap<u64, Entry>,
-    tokens: HashMap<(TopicKey, i32), u64>,
+    entries: IdMap<u64, Entry>,
+    /// Tokens in the order the partitions were first asked for.
     order: Vec<u64>,
+    /// Tokens by topic and partition. Clients without sessions name all of their partitions in every fetch, so a topic is
+    /// looked up once; and they choose the partitions' numbers, so those are not hashed.
+    tokens: HashMap<TopicKey, BTreeMap<i32, u64>>,
     hot: VecDeque<u64>,
     watcher: Arc<Watcher>,
     /// Followed partitions that were not there when they were first asked for.
@@ -71,9 +87,9 @@ impl FetchSession {
             epoch: 0,
             by_id: version >= TOPIC_ID_SINCE,
             next_token: 0,
-            entries: HashMap::new(),
-            tokens: HashMap::new(),
+            entries: IdMap::default(),
             order: Vec::new(),
+            tokens: HashMap::new(),
             hot: VecDeque::new(),
             watcher: Watcher::new(),
             unknown: 0,
@@ -138,14 +154,10 @@ impl FetchSession {
     pub(super) async fn update(&mut self, context: &Context, request: &FetchRequest) {
         let mut turns = Turns::default();
         for topic in &request.forgotten_topics_data {
-            let name = (topic.topic.clone(), topic.topic_id);
+            let key = (topic.topic.clone(), topic.topic_id);
             for index in &topic.partitions {
                 turns.spend(1).await;
-                if let Some(token) = self.tokens.remove(&(name.clone(), *index)) {
-                    let entry = self.entries.remove(&token);
-                    let was_unknown = entry.is_some_and(|entry| entry.was_unknown);
-                    self.unknown -= usize::from(was_unknown);
-                }
+                self.forget(&key, *index);
             }
         }
         if !request.forgotten_topics_data.is_empty() {
@@ -153,45 +165,54 @@ impl FetchSession {
         }
         for topic in &request.topics {
             // The session outlives the request, so its names are copied out of the request's frame.
-            let name = (topic.topic.detach(), topic.topic_id);
-            for partition in &topic.partitions {
+            let key = (topic.topic.detach(), topic.topic_id);
+            let found = find(context, &key);
+            if self.entries.is_empty() {
+                self.entries.reserve(topic.partitions.len());
+            }
+            for wanted in &topic.partitions {
                 turns.spend(1).await;
-                self.follow(context, &name, partition);
+                self.follow(&key, found.as_deref(), wanted);
             }
         }
     }
 
-    fn follow(&mut self, context: &Context, topic: &TopicKey, wanted: &FetchPartition) {
-        let key = (topic.clone(), wanted.partition);
+    fn forget(&mut self, key: &TopicKey, index: i32) {
+        let Some(of_topic) = self.tokens.get_mut(key) else { return };
+        let Some(token) = of_topic.remove(&index) else { return };
+        if of_topic.is_empty() {
+            self.tokens.remove(key);
+        }
+        let entry = self.entries.remove(&token);
+        let was_unknown = entry.is_some_and(|entry| entry.was_unknown);
+        self.unknown -= usize::from(was_unknown);
+    }
+
+    /// Follows a partition; `topic` is its topic as it is now.
+    fn follow(&mut self, key: &TopicKey, topic: Option<&Topic>, wanted: &FetchPartition) {
+        let of_topic = match self.tokens.get_mut(key) {
+            Some(of_topic) => of_topic,
+            None => self.tokens.entry(key.clone()).or_default(),
+        };
         let mut is_new = false;
-        let token = *self.tokens.entry(key.clone()).or_insert_with(|| {
+        let token = *of_topic.entry(wanted.partition).or_insert_with(|| {
             is_new = true;
             self.next_token += 1;
             self.order.push(self.next_token);
             self.next_token
         });
-        let entry = self.entries.entry(token).or_insert_with(|| Entry {
-            topic: key.0,
-            index: wanted.partition,
-            offset: 0,
-            bytes_max: 0,
-            leader_epoch: -1,
-            partition: None,
-            registration: None,
-            seen_high_watermark: -1,
-            told: (-1, -1, -1),
-            hot: false,
-            was_unknown: false,
-        });
+        let entry = self.entries.entry(token).or_insert_with(|| Entry::new(key.clone(), wanted.partition));
         entry.offset = wanted.fetch_offset;
         entry.bytes_max = wanted.partition_max_bytes;
         entry.leader_epoch = wanted.current_leader_epoch;
-        entry.resolve(context);
+        entry.resolve(|_| topic.and_then(|topic| partition_of(topic, wanted.partition)));
         if is_new && entry.partition.is_none() {
             entry.was_unknown = true;
             self.unknown += 1;
         }
-        self.heat(token);
+        if !std::mem::replace(&mut entry.hot, true) {
+            self.hot.push_back(token);
+        }
     }
 
     fn heat(&mut self, token: u64) {
@@ -289,22 +310,37 @@ impl FetchSession {
 }
 
 impl Entry {
-    /// Finds the partition, again if its topic was deleted meanwhile.
-    pub(super) fn resolve(&mut self, context: &Context) {
+    fn new(topic: TopicKey, index: i32) -> Entry {
+        Entry {
+            topic,
+            index,
+            offset: 0,
+            bytes_max: 0,
+            leader_epoch: -1,
+            partition: None,
+            registration: None,
+            seen_high_watermark: -1,
+            told: (-1, -1, -1),
+            hot: false,
+            was_unknown: false,
+        }
+    }
+
+    /// Sees to it that the partition is the one that there is: `find` is asked if its topic was deleted meanwhile.
+    fn resolve(&mut self, find: impl FnOnce(&TopicKey) -> Option<Arc<Partition>>) {
         if self.partition.as_ref().is_none_or(|partition| partition.is_gone()) {
             self.registration = None;
-            let topics = context.broker.topics();
-            let (name, id) = &self.topic;
-            let topic = match id.is_zero() {
-                true => topics.get(name),
-                false => topics.by_id(uuid::Uuid::from_bytes(id.0)),
-            };
-            let index = usize::try_from(self.index).unwrap_or(usize::MAX);
-            self.partition = topic.and_then(|topic| topic.partitions.get(index).cloned());
+            self.partition = find(&self.topic);
         }
         if let Some(partition) = &self.partition {
             self.seen_high_watermark = partition.high_watermark().signed();
         }
+    }
+
+    /// The same before it is looked at.
+    pub(super) fn refresh(&mut self, context: &Context) {
+        let index = self.index;
+        self.resolve(|key| find(context, key).and_then(|topic| partition_of(&topic, index)));
     }
 
     pub(super) fn partition(&self) -> Option<&Arc<Partition>> {

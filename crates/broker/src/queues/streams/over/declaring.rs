@@ -58,12 +58,14 @@ impl Streams {
         first: LogId,
         shard: usize,
         (vhost, name): (Arc<str>, Arc<str>),
+        vhost_number: u64,
         topic: StreamOf,
     ) -> QueueHandle {
         let identity = |log, shard, stream, over| QueueIdentity {
             log,
             shard,
             vhost: vhost.clone(),
+            vhost_number,
             name: name.clone(),
             priorities: None,
             stream,
@@ -112,7 +114,8 @@ impl Queues {
         };
         self.write(vec![put(key(OVER_TOPICS, &[&vhost, &spec.name]), record)?]).await?;
         let place = (vhost, spec.name.clone());
-        let queue = streams.over_handle(first, self.shard_of(first), place, stream_of(&topic));
+        let number = self.topology.read().number_of(&place.0);
+        let queue = streams.over_handle(first, self.shard_of(first), place, number, stream_of(&topic));
         self.attach_over_topic(&queue, &spec, parts).await?;
         streams.remember(&queue, topic.partitions.len());
         self.topology.write().add_queue(QueueEntry { handle: queue.clone(), spec, owner: None });
@@ -192,7 +195,8 @@ impl Queues {
             let shard = self.shard_of(first);
             let place = (Arc::from(record.vhost.as_str()), spec.name.clone());
             let of = StreamOf { topic: record.topic.as_str().into(), id: record.topic_id, made: false };
-            let queue = streams.over_handle(first, shard, place, of);
+            let number = self.topology.read().number_of(&place.0);
+            let queue = streams.over_handle(first, shard, place, number, of);
             let found = streams.topics.broker.topics().get(&record.topic);
             if let Some(topic) = found.filter(|topic| topic.id == record.topic_id) {
                 let mut parts = Vec::new();
