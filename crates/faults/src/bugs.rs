@@ -15,7 +15,8 @@ struct Bug {
     args: &'static [&'static str],
     fault: Fault,
     cycles: u64,
-    /// Whether queues are used as well. What they sync makes durable what topics wrote before, and hides what these lack.
+    /// Whether queues are used as well. What they sync makes durable what topics wrote before, and hides what these lack:
+    /// beside queues, one round in three lost a record of a topic, and a run of five rounds may well lose none.
     queues: bool,
     /// The rules it breaks, of each group one at least; others may break with it, and prove nothing.
     breaks: &'static [&'static [&'static str]],
@@ -44,10 +45,11 @@ const fn promise(
 const BUGS: &[Bug] = &[
     promise(&["--durability", "memory"], Fault::Kill, 10, &[LOST]),
     promise(&["--durability", "os"], Fault::Power, 20, &[GONE]),
-    bug("AckBeforeSync", Fault::Power, 25, &[LOST, CONFIRMED_LOST, ACKED_BACK]),
+    Bug { queues: false, ..bug("AckBeforeSync", Fault::Power, 25, &[LOST]) },
+    bug("AckBeforeSync", Fault::Power, 25, &[CONFIRMED_LOST, ACKED_BACK]),
     bug("IgnoreSyncError", Fault::Eio, 10, &[AFTER_FAILURE, CONFIRMED_AFTER]),
     bug("RetrySync", Fault::Eio, 10, &[AFTER_FAILURE, CONFIRMED_AFTER]),
-    bug("ReuseOffsetAfterTrim", Fault::Kill, 50, &[&["diverged", "offset-reused"]]),
+    bug("ReuseOffsetAfterTrim", Fault::Kill, 75, &[&["diverged", "offset-reused"]]),
 ];
 
 const LOST: &[&str] = &["lost"];
