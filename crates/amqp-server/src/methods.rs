@@ -1,7 +1,7 @@
 //! What methods do, a file for each class; here is which is which.
 //!
-//! **Invariants.** Everything but publishes and settlements first hands over what was gathered. A method that
-//! fails has changed nothing that the client could still ask about: its channel or connection ends.
+//! **Invariants.** Everything but publishes and settlements first hands over what was gathered; what is answered, waits until
+//! acknowledgements before it are durable, so that none of them returns after the answer. A method that fails has changed nothing that the client could still ask about: its channel or connection ends.
 
 mod basic;
 mod channel;
@@ -40,6 +40,7 @@ impl Reader<'_> {
             Method::BasicAck(ack) => return self.ack(number, ack),
             Method::BasicNack(nack) => return self.nack(number, nack),
             Method::BasicReject(reject) => return self.reject(number, reject),
+            _ if is_answered(method) => self.send_durably().await?,
             _ => self.send().await,
         }
         match method {
@@ -90,5 +91,24 @@ impl Reader<'_> {
             self.connection.output.method(number, &confirm::SelectOk {});
         }
         Ok(())
+    }
+}
+
+/// Whether the client waits for an answer.
+fn is_answered(method: &Method<'_>) -> bool {
+    match method {
+        Method::ExchangeDeclare(declare) => !declare.nowait,
+        Method::ExchangeDelete(delete) => !delete.nowait,
+        Method::ExchangeBind(bind) => !bind.nowait,
+        Method::ExchangeUnbind(unbind) => !unbind.nowait,
+        Method::QueueDeclare(declare) => !declare.nowait,
+        Method::QueueBind(bind) => !bind.nowait,
+        Method::QueuePurge(purge) => !purge.nowait,
+        Method::QueueDelete(delete) => !delete.nowait,
+        Method::BasicConsume(consume) => !consume.nowait,
+        Method::BasicCancel(cancel) => !cancel.nowait,
+        Method::ConfirmSelect(select) => !select.nowait,
+        Method::BasicRecoverAsync(_) => false,
+        _ => true,
     }
 }

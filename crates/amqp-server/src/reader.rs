@@ -1,8 +1,8 @@
 //! Frames to methods: what may come when, and what a mistake ends.
 //!
 //! **Invariants.** Methods take effect in the order in which they came. Publishes and settlements of one read
-//! are gathered and handed over before anything else is done, and at the end of the read. What comes on a
-//! channel that we closed is not looked at until the client has said that it heard.
+//! are gathered and handed over before anything else is done, and at the end of the read. Nothing is answered before
+//! acknowledgements that came earlier are durable. What comes on a channel that we closed is not looked at until the client has said that it heard.
 //!
 //! Deliberately absent: what methods mean; see `methods/`.
 
@@ -71,6 +71,10 @@ pub(crate) async fn read_loop(connection: &Connection, input: &mut Input, from: 
         while let Some(frame) = input.next_of(rest) {
             rest = rest.get(frame.wire_bytes()..).unwrap_or_default();
             if let Err(halt) = reader.frame(&frame, &run).await {
+                if matches!(halt, Halt::Closed) {
+                    // Its answer is the last that vouches for anything.
+                    return reader.send_durably().await.map_or_else(Ended::Failed, |()| Ended::Closed);
+                }
                 reader.send().await;
                 match halt {
                     Halt::Closed => return Ended::Closed,
@@ -95,6 +99,16 @@ impl Reader<'_> {
             self.settlements.send(self.connection).await;
         }
         self.gather.send(self.connection).await;
+    }
+
+    /// Hands over what was gathered and waits until what was acknowledged is durable: before anything is answered.
+    pub(crate) async fn send_durably(&mut self) -> Result<(), Failure> {
+        self.send().await;
+        let acked = self.settlements.take_acked();
+        if !acked.is_empty() {
+            self.connection.context.queues.acked(acked).await?;
+        }
+        Ok(())
     }
 
     /// Hands over what was gathered and waits until all that was published is in its queues: for methods that
@@ -138,6 +152,9 @@ impl Reader<'_> {
         };
         match is_closing {
             Some(true) => {
+                if id == channel::Close::ID {
+                    self.send_durably().await?;
+                }
                 self.closing_method(number, id);
                 Ok(())
             }
@@ -149,7 +166,10 @@ impl Reader<'_> {
                 self.method(number, &method).await.map_err(|failure| Halt::Failed(failure.of(id)))
             }
             None => match parse(payload)? {
-                Method::ChannelOpen(_) => self.open_channel(number).map_err(Halt::Failed),
+                Method::ChannelOpen(_) => {
+                    self.send_durably().await?;
+                    self.open_channel(number).map_err(Halt::Failed)
+                }
                 _ => Err(Failure::hard(ReplyCode::ChannelError, "expected 'channel.open'").of(id).into()),
             },
         }

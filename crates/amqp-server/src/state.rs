@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{DeliverySink, QueueHandle, Session, Settle, VhostEnd};
+use ferrymq_broker::queues::{AckedAt, DeliverySink, QueueHandle, Session, Settle, VhostEnd};
 use ferrymq_types::Offset;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -143,32 +143,44 @@ impl Connection {
 
 /// Settlements by queue.
 #[derive(Debug, Default)]
-pub(crate) struct Settlements(Vec<(QueueHandle, Vec<(Offset, Settle)>)>);
+pub(crate) struct Settlements {
+    gathered: Vec<(QueueHandle, Vec<(Offset, Settle)>)>,
+    /// Who was told of acknowledgements that are not known to be durable.
+    acked: AckedAt,
+}
 
 impl Settlements {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.gathered.is_empty()
     }
 
     pub(crate) fn push(&mut self, queue: QueueHandle, offset: Offset, how: Settle) {
         if offset == Unacked::GIVEN_BACK {
             return;
         }
-        let at = self.0.iter().rposition(|(known, _)| *known == queue);
-        match at.and_then(|at| self.0.get_mut(at)) {
-            Some((_, settlements)) => settlements.push((offset, how)),
-            None => self.0.push((queue, vec![(offset, how)])),
+        if matches!(how, Settle::Ack | Settle::Reject) {
+            self.acked.note(&queue);
         }
+        let at = self.gathered.iter().rposition(|(known, _)| *known == queue);
+        match at.and_then(|at| self.gathered.get_mut(at)) {
+            Some((_, settlements)) => settlements.push((offset, how)),
+            None => self.gathered.push((queue, vec![(offset, how)])),
+        }
+    }
+
+    /// Who was told of acknowledgements since this was last asked.
+    pub(crate) fn take_acked(&mut self) -> AckedAt {
+        std::mem::take(&mut self.acked)
     }
 
     /// The settlements, by queue.
     pub(crate) fn into_parts(self) -> Vec<(QueueHandle, Vec<(Offset, Settle)>)> {
-        self.0
+        self.gathered
     }
 
     /// Hands them to the queues; a later request to a queue finds them done.
     pub(crate) async fn send(&mut self, connection: &Connection) {
-        for (queue, what) in self.0.drain(..) {
+        for (queue, what) in self.gathered.drain(..) {
             connection.context.queues.settle(&connection.session, &queue, what).await;
         }
     }

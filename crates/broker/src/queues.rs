@@ -39,6 +39,7 @@
 //! Deliberately absent: any wire protocol.
 
 pub mod ack;
+mod acked;
 mod admin;
 pub mod args;
 mod bind;
@@ -71,6 +72,7 @@ pub mod types;
 mod varint;
 pub mod vhosts;
 
+pub use acked::AckedAt;
 pub use args::{Arguments, Value, Width};
 pub use dead_letters::{DeadLetterTo, DeadLetters, Death, DeathReason, LetterWriter, RouteDue, RouteLetter};
 pub use error::{Entity, Property, QueueError, Unfit};

@@ -7,8 +7,8 @@
 //! to and what gives them back when it ends. Times are of one counter that all who take notes share.
 //!
 //! What a broker promises here is written in ADR 0006. A message of which the promise is [`Survives::PowerCut`] is
-//! there until it is settled or removed; an acknowledgement is durable once something that is published to the
-//! same queue afterwards, and survives, is confirmed; what may have been delivered before is marked.
+//! there until it is settled or removed; an acknowledgement is durable once a later question on its connection is answered;
+//! what may have been delivered before is marked.
 //!
 //! What is rejected in the source of [`DeadLetters`] is in the source or in the target until it is settled there, and
 //! never in both; once it was seen in the target it has left the source, durably if it survives.
@@ -16,10 +16,7 @@
 //! Of a transaction all happens or nothing, and nothing before it was asked for; what is confirmed with it is durable,
 //! acknowledgements too.
 //!
-//! What is published to a queue over a topic goes to the topic: confirmed there, it vouches for no acknowledgement. A
-//! transaction does, and a clean stop.
-//!
-//! What an exchange keeps back is not seen before it is due; that a queue has it then vouches for nothing.
+//! What an exchange keeps back is not seen before it is due.
 //!
 //! A queue with a [`Limit`] drops its oldest messages, or refuses new ones; one that is set while clients work holds as soon
 //! as that was answered. Into a *stream* a transaction or a dead letter may get without the rest, and a letter more than once.
@@ -76,8 +73,6 @@ pub struct QueueHistory {
     pub policies_seen: Vec<Change<Option<String>>>,
     /// What of `queues` are streams.
     pub streams: Vec<String>,
-    /// Queues whose messages are a topic's records: a confirm of one vouches for no acknowledgement.
-    pub over_topics: Vec<String>,
     /// How many messages a queue said to have.
     pub counts: Vec<Count>,
     /// The ends of lives.

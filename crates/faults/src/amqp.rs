@@ -94,7 +94,6 @@ pub(crate) fn start(world: &Arc<World>, rng: &Rng) -> anyhow::Result<Vec<JoinHan
     copies::bind(&mut session)?;
     delayed::bind(&mut session)?;
     world.queues.lock().letters.extend(letters::ways());
-    world.queues.lock().over_topics.push(over::queue().label);
     session.cut();
     let loads: [(&str, Load); 24] = [
         ("limited publisher", limits::publish),

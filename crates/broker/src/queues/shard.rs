@@ -17,6 +17,7 @@
 //! Deliberately absent: the topology, and deleting logs and queues (the admin's).
 
 mod ages;
+pub(super) mod barriers;
 mod commit;
 mod configure;
 mod consumers;
@@ -52,6 +53,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
 use ages::Ages;
+use barriers::Barriers;
 use commit::Lanes;
 use dispatch::ReadDone;
 use expiry::Heads;
@@ -130,6 +132,7 @@ struct Owner {
     /// Whether those are to be committed without anything else.
     due: bool,
     purges: Vec<commit::Purge>,
+    barriers: Barriers,
     waker: ShardWaker,
     /// Told of what happens to partitions that queues here stand over.
     watcher: Arc<Watcher>,
@@ -173,6 +176,7 @@ pub(super) fn start(
         owing: Vec::new(),
         due: false,
         purges: Vec::new(),
+        barriers: Barriers::default(),
         waker: Arc::default(),
         watcher: Watcher::new(),
         follows: false,
@@ -316,6 +320,7 @@ impl Owner {
         for (reply, _) in self.purges.drain(..) {
             let _ = reply.send(Err(Refused::Storage(error.clone())));
         }
+        self.barriers.fail(&super::QueueError::Storage(error.clone()));
         self.stopped = Some(error);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Answer, Change, DeadLetters, Delivery, Holder, How, Limit, Publishing, QueueHistory, QueueReport,
     QueueRule, Removal, Stop,
 };
-use crate::history::{Outcome, Survives, Value};
+use crate::history::{Outcome, Value};
 use crate::rules::facts::Map;
 
 /// One message: how it came in, and each time that it went out, in order, also out of where its dead letter went.
@@ -40,8 +40,6 @@ pub(super) struct Facts<'a> {
     /// Of queues with limits: when what was confirmed had been, and how many have no answer.
     arrivals: BTreeMap<&'a str, (Vec<u64>, u64)>,
     stops: BTreeMap<u32, Stop>,
-    /// When the latest message that survives, and is confirmed, was published: per queue and life.
-    vouchers: BTreeMap<(&'a str, u32), u64>,
 }
 
 impl Publishing {
@@ -170,11 +168,11 @@ impl Facts<'_> {
         self.letters.iter().any(|letters| letters.source == from && letters.target == to)
     }
 
-    /// Whether what was done then, in a queue in a life, is durable by what is promised.
-    pub(super) fn is_durable(&self, queue: &str, life: u32, done: u64) -> bool {
-        let stop = self.stops.get(&life);
-        let stopped = stop.is_some_and(|stop| stop.clean && done < stop.began);
-        stopped || self.vouchers.get(&(queue, life)).is_some_and(|published| *published > done)
+    /// Whether a settlement that was certain then is durable by what is promised: an answer vouched for it while its life
+    /// went on as usual, or the life ended cleanly.
+    pub(super) fn is_durable(&self, delivery: &Delivery, done: u64) -> bool {
+        let in_time = done < self.end_of(delivery.life);
+        in_time && (!delivery.no_ack || self.stops.get(&delivery.life).is_some_and(|stop| stop.clean))
     }
 }
 
@@ -187,20 +185,10 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         first.clean &= stop.clean;
     }
     let mut stories: Map<Key<'a>, Story<'a>> = Map::default();
-    let mut vouchers: BTreeMap<(&str, u32), u64> = BTreeMap::new();
     for publishing in &history.publishings {
         let story = stories.entry((&publishing.queue, &publishing.value)).or_default();
         if story.publishing.replace(publishing).is_some() {
             report.add(QueueRule::BadHistory, format!("{} was published twice", publishing.value));
-        }
-        // A transaction makes durable what is part of it, and is not known to vouch for anything else. What is kept back
-        // is confirmed long before its queue has it; what lies in a topic, without its queue.
-        let is_direct = publishing.routable && publishing.part_of.is_none() && publishing.due.is_none();
-        let is_over = history.over_topics.contains(&publishing.queue);
-        let counts = is_direct && !is_over && publishing.survives == Survives::PowerCut;
-        if counts && publishing.is_confirmed() {
-            let latest = vouchers.entry((&*publishing.queue, publishing.life)).or_default();
-            *latest = publishing.began.max(*latest);
         }
     }
     let mut deliveries: Vec<&Delivery> = history.deliveries.iter().collect();
@@ -227,7 +215,6 @@ pub(super) fn collect<'a>(history: &'a QueueHistory, report: &mut QueueReport) -
         failures: history.broken.iter().chain(&history.full).cloned().collect(),
         arrivals: arrivals(history),
         stops,
-        vouchers,
     }
 }
 

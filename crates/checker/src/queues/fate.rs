@@ -117,7 +117,7 @@ fn came_back(facts: &Facts<'_>, story: &Story<'_>, report: &mut QueueReport) {
             let again = if later.life == *life {
                 later.at > done && facts.is_in_time(later)
             } else {
-                is_done && (first.is_in_transaction() || facts.is_durable(queue, *life, done))
+                is_done && (first.is_in_transaction() || facts.is_durable(first, done))
             };
             if again {
                 let (at, now) = (later.at, later.life);

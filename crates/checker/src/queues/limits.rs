@@ -119,7 +119,7 @@ fn room(facts: &Facts<'_>, queue: &str, stories: &[&Story<'_>], life: u32, repor
             story.deliveries.iter().filter(|delivery| delivery.queue == queue && delivery.life <= life);
         let done = here.filter_map(|delivery| {
             let done = delivery.done()?;
-            let kept = delivery.is_in_transaction() || facts.is_durable(queue, delivery.life, done);
+            let kept = delivery.is_in_transaction() || facts.is_durable(delivery, done);
             if delivery.life == life { Some(done) } else { kept.then_some(0) }
         });
         let refused = is_refused(facts, publishing).then_some(publishing.ended);

@@ -50,6 +50,8 @@ enum Sent {
 /// A commit that the store has answered.
 pub(super) struct Committed {
     lane: Durability,
+    /// Among those of the sync lane.
+    number: Option<u64>,
     sent: Vec<Sent>,
     outcomes: Vec<Outcome>,
     purges: Vec<Purge>,
@@ -93,13 +95,15 @@ impl Owner {
                 self.seal_acks(&mut commit);
             }
             self.submit(Durability::Sync, commit);
+            self.hand_barriers();
         }
     }
 
     /// What is known of acks goes along.
     fn seal_acks(&mut self, commit: &mut Gathering) {
         // Not for its own sake: a store that refuses is not asked again and again.
-        let wanted = self.due || !self.purges.is_empty();
+        let is_missing = self.barriers.is_asked() && !self.journal.is_up_to_date();
+        let wanted = self.due || !self.purges.is_empty() || is_missing;
         let goes_along = wanted || !commit.groups.is_empty() || self.journal.can_seal();
         if goes_along || self.journal.is_walking() {
             self.rewrite();
@@ -225,17 +229,25 @@ impl Owner {
             return purges.into_iter().for_each(|(reply, count)| drop(reply.send(Ok(count))));
         }
         *self.lanes.of(lane) += 1;
+        let number = (lane == Durability::Sync).then(|| self.barriers.begin());
         let answer = self.context.store.commit(groups);
         self.done.push(Box::pin(async move {
             let outcomes = answer.await;
-            Done::Commit(Committed { lane, sent, outcomes, purges })
+            Done::Commit(Committed { lane, number, sent, outcomes, purges })
         }));
     }
 
     pub(super) fn on_committed(&mut self, committed: Committed) {
-        let Committed { lane, sent, outcomes, purges } = committed;
+        let Committed { lane, number, sent, outcomes, purges } = committed;
         *self.lanes.of(lane) -= 1;
         let failed = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).cloned();
+        if let Some(number) = number {
+            let of_acks = |sent: &Sent| matches!(sent, Sent::Acks { .. } | Sent::Journal(_));
+            let mut failed =
+                sent.iter().zip(&outcomes).filter(|(sent, outcome)| of_acks(sent) && outcome.is_err());
+            let error = failed.next().map(|(_, outcome)| told(outcome.clone()));
+            self.barriers.end(number, error.as_ref());
+        }
         for (sent, outcome) in sent.into_iter().zip(outcomes) {
             match sent {
                 Sent::Run { log, number } => self.on_run(log, number, outcome),

@@ -70,6 +70,8 @@ struct Rewrite {
     from: u64,
     bytes_before: u64,
     left: VecDeque<LogId>,
+    /// Makes up for records that were lost.
+    repairs: bool,
     /// The last record is sealed or in flight.
     walked: bool,
 }
@@ -190,6 +192,13 @@ impl Journal {
         self.failing
     }
 
+    /// Whether everything that it was told is with the store: nothing waits, and nothing that was lost is still to be
+    /// written again.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        let repairs = self.rewrite.as_ref().is_some_and(|rewrite| rewrite.repairs && !rewrite.walked);
+        self.pending.is_empty() && !self.failing && !self.incomplete && !self.held && !repairs
+    }
+
     /// Whether a rewrite should begin.
     pub(super) fn wants_rewrite(&self) -> bool {
         self.rewrite.is_none() && !self.failing && (self.incomplete || self.bytes >= self.rewrite_at)
@@ -197,10 +206,10 @@ impl Journal {
 
     /// Begins a rewrite over these queues.
     pub(super) fn begin_rewrite(&mut self, queues: VecDeque<LogId>) {
-        self.incomplete = false;
+        let repairs = std::mem::take(&mut self.incomplete);
         self.rewrites += 1;
         let (number, from, bytes_before) = (self.rewrites, self.next, self.bytes);
-        self.rewrite = Some(Rewrite { number, from, bytes_before, left: queues, walked: false });
+        self.rewrite = Some(Rewrite { number, from, bytes_before, left: queues, repairs, walked: false });
     }
 
     /// The next queue of the rewrite to be recorded.

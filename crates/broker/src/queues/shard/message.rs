@@ -9,6 +9,7 @@ use ferrymq_storage::{SHARED_BYTES_MIN, ShareKey, StorageError};
 use ferrymq_types::{Epoch, LogId, Offset};
 use tokio::sync::oneshot;
 
+use super::barriers::Reply;
 use super::joint::Prepare;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
@@ -156,6 +157,8 @@ pub(in crate::queues) enum ShardMessage {
     Credit { queue: QueueHandle, consumer: u32, more: u32 },
     /// Settles deliveries.
     Settle { queue: QueueHandle, session: u64, what: Vec<(Offset, Settle)> },
+    /// Answers once what was settled so far is durable, as far as that is promised.
+    Barrier { reply: Reply },
     /// Takes one message; if it is unsettled for too long, `told` hears of it.
     Get { queue: QueueHandle, session: u64, no_ack: bool, told: Option<DeliverySink>, reply: GetReply },
     /// Is done with everything available; answers how much that was, when it is durable.

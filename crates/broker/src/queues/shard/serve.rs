@@ -22,6 +22,7 @@ impl Owner {
         match message {
             ShardMessage::Publish { items, reply } => self.publish(items, reply, permit),
             ShardMessage::Settle { queue, session, what } => self.settle(&queue, session, what),
+            ShardMessage::Barrier { reply } => self.on_barrier(reply),
             ShardMessage::Attach(attached) => self.attach(*attached),
             ShardMessage::AttachLevel(attached) => self.attach_level(*attached),
             ShardMessage::Consume { queue, session, new, sink, reply } => {

@@ -118,6 +118,8 @@ impl Desk {
             ShardMessage::Stat { queue, reply, .. } => {
                 answer(reply, self.stat(&queue).ok_or(Refused::Gone));
             }
+            // It keeps no acknowledgements.
+            ShardMessage::Barrier { reply } => answer(reply, Ok(())),
             // Policies have no keys of streams.
             ShardMessage::Configure { reply, .. } => answer(reply, ()),
             ShardMessage::StatAll { reply } => answer(reply, self.stat_all()),

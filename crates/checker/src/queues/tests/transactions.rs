@@ -30,7 +30,6 @@ fn acked(number: u64, at: u64, part_of: u64, vouched: Option<u64>) -> Delivery {
 /// back, and of 3 nobody knows the end; it did not happen.
 pub(super) fn add(history: &mut QueueHistory) {
     // What a transaction acknowledges is durable over a topic, too.
-    history.over_topics.push(FROM.to_owned());
     history.publishings.extend((31..=33).map(|number| put(FROM, number, number - 20, None)));
     for (id, outcome) in (1..).zip([Outcome::Ok, Outcome::Fail, Outcome::Info]) {
         let ended = id * 10 + 28;
