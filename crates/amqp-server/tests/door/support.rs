@@ -61,6 +61,11 @@ impl Server {
         Server::start_on(stores(store), AmqpConfig::default()).await
     }
 
+    /// A server over a store that the test keeps a hand on.
+    pub(crate) async fn start_over(store: MemoryStore) -> Server {
+        Server::start_on(stores(store), AmqpConfig::default()).await
+    }
+
     async fn start_on(stores: Stores, config: AmqpConfig) -> Server {
         let (clock, rng, tasks) = (Clock::system(), Rng::from_os(), Tasks::new());
         let letters = LetterWriter(Arc::new(AmqpDeadLetters));

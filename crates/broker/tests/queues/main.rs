@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap")]
 
+mod acked;
 mod attacks;
 mod attacks2;
 mod brute;
