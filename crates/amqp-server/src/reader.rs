@@ -104,11 +104,7 @@ impl Reader<'_> {
     /// Hands over what was gathered and waits until what was acknowledged is durable: before anything is answered.
     pub(crate) async fn send_durably(&mut self) -> Result<(), Failure> {
         self.send().await;
-        let acked = self.settlements.take_acked();
-        if !acked.is_empty() {
-            self.connection.context.queues.acked(acked).await?;
-        }
-        Ok(())
+        Ok(self.settlements.durable(self.connection).await?)
     }
 
     /// Hands over what was gathered and waits until all that was published is in its queues: for methods that

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{AckedAt, DeliverySink, QueueHandle, Session, Settle, VhostEnd};
+use ferrymq_broker::queues::{AckedAt, DeliverySink, QueueError, QueueHandle, Session, Settle, VhostEnd};
 use ferrymq_types::Offset;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -145,7 +145,7 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Settlements {
     gathered: Vec<(QueueHandle, Vec<(Offset, Settle)>)>,
-    /// Who was told of acknowledgements that are not known to be durable.
+    /// Who was told of settlements that are not known to be durable.
     acked: AckedAt,
 }
 
@@ -158,9 +158,6 @@ impl Settlements {
         if offset == Unacked::GIVEN_BACK {
             return;
         }
-        if matches!(how, Settle::Ack | Settle::Reject) {
-            self.acked.note(&queue);
-        }
         let at = self.gathered.iter().rposition(|(known, _)| *known == queue);
         match at.and_then(|at| self.gathered.get_mut(at)) {
             Some((_, settlements)) => settlements.push((offset, how)),
@@ -168,9 +165,13 @@ impl Settlements {
         }
     }
 
-    /// Who was told of acknowledgements since this was last asked.
-    pub(crate) fn take_acked(&mut self) -> AckedAt {
-        std::mem::take(&mut self.acked)
+    /// Waits until what was handed over is durable. What fails is asked about again the next time.
+    pub(crate) async fn durable(&mut self, connection: &Connection) -> Result<(), QueueError> {
+        if !self.acked.is_empty() {
+            connection.context.queues.acked(self.acked).await?;
+            self.acked = AckedAt::default();
+        }
+        Ok(())
     }
 
     /// The settlements, by queue.
@@ -181,6 +182,8 @@ impl Settlements {
     /// Hands them to the queues; a later request to a queue finds them done.
     pub(crate) async fn send(&mut self, connection: &Connection) {
         for (queue, what) in self.gathered.drain(..) {
+            // What is given back is written as well where that must be known after a restart.
+            self.acked.note(&queue);
             connection.context.queues.settle(&connection.session, &queue, what).await;
         }
     }
