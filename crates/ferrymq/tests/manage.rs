@@ -120,6 +120,12 @@ fn everything_is_made_listed_and_deleted() {
     let broker = Broker::start(dir.path());
     assert!(broker.does("vhost create team/a --description ours --tag x").contains("created vhost team/a"));
     assert!(broker.does("vhost create team/a").contains("updated vhost team/a"));
+    broker.does("vhost create team/a --default-queue-type quorum");
+    let list = broker.json("vhost list");
+    assert_eq!(names(&list, "default_queue_type"), ["classic", "quorum"]);
+    broker.does("queue create plain -V team/a");
+    assert_eq!(names(&broker.json("queue list -V team/a"), "type"), ["quorum"]);
+    broker.does("queue delete plain -V team/a");
     assert_eq!(names(&broker.json("vhost list"), "name"), ["/", "team/a"]);
     let at = "-V team/a";
     broker.does(&format!("exchange create events --type topic {at}"));
@@ -257,7 +263,8 @@ fn tools_of_rabbitmq_are_answered_in_its_shapes() {
         ),
         ("DELETE", "/api/exchanges/%2F/x?if-unused=1", "", 400, "the parameter if-unused is true or false"),
         ("GET", "/api/connections", "", 404, ""),
-        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"quorum\"}", 400, "default_queue_type"),
+        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"\"}", 400, "must not be an empty string"),
+        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"odd\"}", 400, "odd is not a valid queue type"),
         ("GET", "/api/whoami", "", 200, "\"name\":\"guest\""),
         ("GET", "/api/overview", "", 200, "\"rabbitmq_version\":\"4.3.0\""),
     ] {

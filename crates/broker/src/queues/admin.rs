@@ -25,7 +25,7 @@ use super::records::{
     DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, binding_key, gone, key, put,
 };
 use super::session::Session;
-use super::settings::{QueueSettings, QueueType};
+use super::settings::{QueueSettings, QueueType, with_default};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::streams::is_over_topic;
 use super::topology::{QueueEntry, Removal, Vhost};
@@ -110,6 +110,7 @@ impl Queues {
         vhost: &str,
         spec: QueueSpec,
     ) -> Result<Declared, QueueError> {
+        let spec = with_default(spec, self.topology.read().vhost(vhost)?.spec.default_queue_type);
         while let Some(queue) = self.check_declared(session, vhost, &spec)? {
             drop(admin);
             match self.stat_declared(&queue).await {

@@ -51,6 +51,9 @@ pub struct QueueOptions {
     /// Of how many messages that exchanges keep back, for each of ten ranges of delays of a virtual host, it is known in
     /// memory when they are due; at most twice as many, 24 bytes each.
     pub delays_in_memory: usize,
+    /// What queues are that name no type in virtual hosts that are made from now on and do not say, the first one
+    /// included; kept with each.
+    pub default_queue_type: QueueType,
 }
 
 impl Default for QueueOptions {
@@ -63,6 +66,7 @@ impl Default for QueueOptions {
             topics: None,
             consumer_timeout_ms: None,
             delays_in_memory: 131_072,
+            default_queue_type: QueueType::Classic,
         }
     }
 }
@@ -85,6 +89,7 @@ pub struct Queues {
     /// Joint commits are put together one at a time.
     pub(super) joint: Joint,
     pub(super) letters: LetterWriter,
+    pub(super) default_queue_type: QueueType,
     /// Who may move dead letters.
     pub(super) movers: Semaphore,
 }

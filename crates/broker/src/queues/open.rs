@@ -38,7 +38,7 @@ use super::priorities::Priorities;
 use super::records::{
     self, BINDINGS, BindingRecord, DELAYS, DELETING, DelaysRecord, DeletingRecord, EXCHANGES, ExchangeRecord,
     POOL_COUNTER, QUEUES, QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone,
-    key, put, read,
+    key, put, put_vhost, read,
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
@@ -133,6 +133,7 @@ impl Queues {
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
             letters: options.letters.clone(),
+            default_queue_type: options.default_queue_type,
             movers: Semaphore::new(MOVERS),
         };
         queues.load(&journaled).await?;
@@ -357,9 +358,10 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     }
     let shards = options.shards.clamp(1, SHARDS_MAX);
     let first = Compare { key: SETTINGS.to_owned(), revision: None };
-    let vhost = VhostRecord::new(&VhostSpec::named(FIRST_VHOST));
-    let puts =
-        vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
+    let default_queue_type = options.default_queue_type;
+    let vhost = VhostRecord::new(&VhostSpec { default_queue_type, ..VhostSpec::named(FIRST_VHOST) });
+    let settings = put(SETTINGS.to_owned(), SettingsRecord { shards })?;
+    let puts = vec![settings, put_vhost(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
     meta.txn(vec![first], puts).await?;
     Ok(shards)
 }

@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::args::{Arguments, Value};
 use super::consuming;
 use super::streams::{REFUSED_OVER_TOPICS, START, StreamStart, TOPIC, is_over_topic};
@@ -24,9 +26,11 @@ pub(super) const QUEUE_TYPE: &str = "x-queue-type";
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 
 /// What sort of queue one is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum QueueType {
-    /// The default.
+    /// What a queue is unless somebody says otherwise.
+    #[default]
     Classic,
     /// Each of its messages is durable.
     Quorum,
@@ -38,12 +42,24 @@ impl QueueType {
     /// The type that arguments name; `None` if there is no such type.
     #[must_use]
     pub fn of(arguments: &Arguments) -> Option<QueueType> {
-        match arguments.get(QUEUE_TYPE).map(Value::as_text) {
-            None | Some(Some("classic")) => Some(QueueType::Classic),
-            Some(Some("quorum")) => Some(QueueType::Quorum),
-            Some(Some("stream")) => Some(QueueType::Stream),
-            Some(_) => None,
+        match arguments.get(QUEUE_TYPE) {
+            None => Some(QueueType::Classic),
+            Some(value) => value.as_text().and_then(QueueType::parse),
         }
+    }
+
+    /// The inverse of [`QueueType::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<QueueType> {
+        [QueueType::Classic, QueueType::Quorum, QueueType::Stream]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+
+    /// Whether a queue that names no type may be of this one: others than classic ones are durable, everybody's, and
+    /// stay until they are deleted.
+    fn fits(self, spec: &QueueSpec) -> bool {
+        self == QueueType::Classic || (spec.durable && !spec.exclusive && !spec.auto_delete)
     }
 
     /// Its name.
@@ -63,6 +79,19 @@ impl QueueType {
             QueueType::Stream => STREAM,
         }
     }
+}
+
+/// A declaration with the type that its virtual host gives to those that name none, as RabbitMQ has it
+/// (`rabbit_amqqueue:augment_declare_args`): what that type cannot be is classic, which need not be said.
+pub(super) fn with_default(mut spec: QueueSpec, default: QueueType) -> QueueSpec {
+    let unsaid = |value: &Value| matches!(value.as_text(), Some("" | "undefined"));
+    if spec.arguments.get(QUEUE_TYPE).is_some_and(unsaid) {
+        spec.arguments.0.retain(|(name, _)| name != QUEUE_TYPE);
+    }
+    if default != QueueType::Classic && default.fits(&spec) && spec.arguments.get(QUEUE_TYPE).is_none() {
+        spec.arguments.0.push((QUEUE_TYPE.to_owned(), Value::text(default.name())));
+    }
+    spec
 }
 
 /// What happens when a queue has as many messages or bytes ready as it may.

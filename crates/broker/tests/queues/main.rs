@@ -8,6 +8,7 @@ mod brute;
 mod consumers;
 mod crash;
 mod declare;
+mod default_types;
 mod delayed;
 mod delayed_crash;
 mod deliver;
