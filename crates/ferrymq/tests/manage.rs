@@ -307,6 +307,24 @@ fn pages_and_strangers_change_nothing() {
     broker.does("queue create q");
     let metrics = broker.asks("GET /metrics HTTP/1.1\r\nhost: x", "");
     assert!(metrics.contains("\nrabbitmq_queues 1\n"), "{metrics}");
+    let letters = "rabbitmq_global_messages_dead_lettered";
+    for line in [
+        "rabbitmq_queues_declared_total 1",
+        "rabbitmq_queues_created_total 1",
+        "rabbitmq_queues_deleted_total 0",
+        "rabbitmq_alarms_free_disk_space_watermark 0",
+        "rabbitmq_global_publishers{protocol=\"amqp091\"} 0",
+        "rabbitmq_global_messages_routed_total{protocol=\"amqp091\"} 0",
+        &format!(
+            "{letters}_expired_total{{queue_type=\"rabbit_classic_queue\",dead_letter_strategy=\"disabled\"}} 0"
+        ),
+        &format!(
+            "{letters}_confirmed_total{{queue_type=\"rabbit_quorum_queue\",dead_letter_strategy=\"at_least_once\"}} 0"
+        ),
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
+    assert_eq!(metrics.matches(&format!("\n{letters}_maxlen_total{{")).count(), 4, "as RabbitMQ has them");
     assert!(
         metrics.contains("rabbitmq_global_messages_received_total{protocol=\"amqp091\"} 0\n"),
         "{metrics}"

@@ -17,6 +17,7 @@ use super::dead_letters::DeadLetterTo;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
+use super::default_type::with_default;
 use super::error::{Entity, QueueError};
 use super::handle::{Queues, not_of_streams, refused};
 use super::logs::Admin;
@@ -25,9 +26,10 @@ use super::records::{
     DELETING, DeletingRecord, EXCHANGES, ExchangeRecord, QUEUES, QueueRecord, binding_key, gone, key, put,
 };
 use super::session::Session;
-use super::settings::{QueueSettings, QueueType, with_default};
+use super::settings::{QueueSettings, QueueType};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::streams::is_over_topic;
+use super::tally;
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{
     Declared, DeleteIf, ExchangeKind, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
@@ -379,6 +381,9 @@ impl Queues {
             }
         }
         self.write(puts).await?;
+        if removal.queue.is_some() {
+            tally::count(&self.tally.deleted);
+        }
         self.change(vhost, |vhost| vhost.remove(removal))
     }
 

@@ -28,6 +28,7 @@ use super::settings::QueueType;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
 use super::streams::{StreamFrom, Streams, Topics};
+use super::tally::Tally;
 use super::topology::Topology;
 use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
 use crate::broker::Stores;
@@ -90,6 +91,7 @@ pub struct Queues {
     pub(super) joint: Joint,
     pub(super) letters: LetterWriter,
     pub(super) default_queue_type: QueueType,
+    pub(super) tally: Arc<Tally>,
     /// Who may move dead letters.
     pub(super) movers: Semaphore,
 }
@@ -99,6 +101,12 @@ impl Queues {
     #[must_use]
     pub fn session(self: &Arc<Queues>) -> Session {
         Session::new(self.sessions.fetch_add(1, Ordering::Relaxed) + 1, self.clone())
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Rises with every change after which a message may go elsewhere.

@@ -45,6 +45,7 @@ use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, AttachedLevel, Released, SMALL, ShardMessage};
 use super::shard::{self, ShardContext};
 use super::streams::{self, Streams};
+use super::tally::Tally;
 use super::topology::{QueueEntry, Topology};
 use super::types::{QueueHandle, QueueSpec, VhostSpec};
 use super::vhosts;
@@ -97,6 +98,7 @@ impl Queues {
         let opened = Arc::new(AtomicBool::new(false));
         let (here, found) = watch::channel(Weak::new());
         let (unused, told) = idle::hints();
+        let tally = Arc::<Tally>::default();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -110,6 +112,7 @@ impl Queues {
                 opened: opened.clone(),
                 queues: found.clone(),
                 unused: unused.clone(),
+                tally: tally.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -134,6 +137,7 @@ impl Queues {
             joint: Joint::default(),
             letters: options.letters.clone(),
             default_queue_type: options.default_queue_type,
+            tally,
             movers: Semaphore::new(MOVERS),
         };
         queues.load(&journaled).await?;

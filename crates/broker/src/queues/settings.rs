@@ -56,12 +56,6 @@ impl QueueType {
             .find(|kind| kind.name() == name)
     }
 
-    /// Whether a queue that names no type may be of this one: others than classic ones are durable, everybody's, and
-    /// stay until they are deleted.
-    fn fits(self, spec: &QueueSpec) -> bool {
-        self == QueueType::Classic || (spec.durable && !spec.exclusive && !spec.auto_delete)
-    }
-
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -79,19 +73,6 @@ impl QueueType {
             QueueType::Stream => STREAM,
         }
     }
-}
-
-/// A declaration with the type that its virtual host gives to those that name none, as RabbitMQ has it
-/// (`rabbit_amqqueue:augment_declare_args`): what that type cannot be is classic, which need not be said.
-pub(super) fn with_default(mut spec: QueueSpec, default: QueueType) -> QueueSpec {
-    let unsaid = |value: &Value| matches!(value.as_text(), Some("" | "undefined"));
-    if spec.arguments.get(QUEUE_TYPE).is_some_and(unsaid) {
-        spec.arguments.0.retain(|(name, _)| name != QUEUE_TYPE);
-    }
-    if default != QueueType::Classic && default.fits(&spec) && spec.arguments.get(QUEUE_TYPE).is_none() {
-        spec.arguments.0.push((QUEUE_TYPE.to_owned(), Value::text(default.name())));
-    }
-    spec
 }
 
 /// What happens when a queue has as many messages or bytes ready as it may.

@@ -11,6 +11,7 @@
 //! Deliberately absent: closing connections (the doors, which [`VhostEnd`] tells); limits of a virtual host.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{MetaStore, Put, StorageError};
 use ferrymq_types::LogId;
@@ -145,6 +146,7 @@ impl Queues {
         self.changed();
         let mut entries = Vec::new();
         if let Some(vhost) = removed {
+            self.tally.deleted.fetch_add(vhost.queues.len() as u64, Ordering::Relaxed);
             entries.extend(vhost.queues.into_values());
             entries.extend(vhost.lanes.iter().flat_map(|lanes| lanes.iter()).map(delays::entry_of));
         }

@@ -39,6 +39,7 @@ mod refused;
 mod restart;
 mod rig;
 mod staged;
+mod tally;
 mod turns;
 mod unsettled;
 mod vhosts;
