@@ -25,8 +25,11 @@ async fn the_greeting_says_what_we_can() {
     assert_eq!(text("cluster_name"), "ferrymq");
     assert!(text("copyright").contains("FerryMQ") && text("information").contains("FerryMQ"));
     // What RabbitMQ 4.3 tells, in its order (`rabbit_reader:server_properties`).
-    let told: Vec<_> =
-        start.server_properties.iter().map(|entry| String::from_utf8_lossy(entry.name()).into_owned()).collect();
+    let told: Vec<_> = start
+        .server_properties
+        .iter()
+        .map(|entry| String::from_utf8_lossy(entry.name()).into_owned())
+        .collect();
     let expected =
         ["capabilities", "cluster_name", "copyright", "information", "platform", "product", "version"];
     assert_eq!(told, expected);

@@ -261,7 +261,7 @@ fn sequence(seed: u64) -> Vec<u8> {
 
 fn step(writer: &mut Writer<'_>, out: &mut Vec<u8>, number: u16) {
     let (rng, rough) = (writer.rng, writer.rough);
-    let mut method = |writer: &mut Writer<'_>, out: &mut Vec<u8>, of| {
+    let method = |writer: &mut Writer<'_>, out: &mut Vec<u8>, of| {
         writer.method(of);
         frame(out, 1, number, &std::mem::take(&mut writer.out));
     };
