@@ -210,6 +210,7 @@ mod tests {
             product: None,
             version: None,
             consumer_timeout_ms: None,
+            default_queue_type: None,
         };
         (check(said, allow_remote, &mut problems), problems)
     }
