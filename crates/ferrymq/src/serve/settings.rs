@@ -158,6 +158,17 @@ pub(crate) struct ServeArgs {
     topic_defaults: BTreeMap<String, toml::Value>,
 }
 
+/// Where health and metrics are served, if anywhere.
+fn http_listen(listen: Option<&str>, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    match listen.unwrap_or("127.0.0.1:15672") {
+        "off" => None,
+        text => text
+            .parse()
+            .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
+            .ok(),
+    }
+}
+
 /// Where AMQP clients connect; to one of several brokers nowhere yet.
 fn amqp_listen(several: Option<bool>, listen: Option<String>, problems: &mut Vec<String>) -> Option<String> {
     if several != Some(true) {
@@ -241,13 +252,7 @@ impl Settings {
 
     fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
         let mut problems = Vec::new();
-        let http_listen = match args.http_listen.as_deref().unwrap_or("127.0.0.1:15672") {
-            "off" => None,
-            text => text
-                .parse()
-                .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
-                .ok(),
-        };
+        let http_listen = http_listen(args.http_listen.as_deref(), &mut problems);
         let allow_remote = args.allow_remote.unwrap_or(false);
         let is_remote = |address: &SocketAddr| !allow_remote && !address.ip().is_loopback();
         if let Some(address) = http_listen.filter(is_remote) {

@@ -48,7 +48,7 @@ pub(super) async fn samples(text: &mut String, queues: &Queues, door: Option<&Do
     for (name, help, value) in of_connections(counters, connections, channels) {
         put(text, name, "counter", help, "", value);
     }
-    for (name, help, value) in of_protocol(counters) {
+    for (name, help, value) in of_publishing(counters).into_iter().chain(of_consuming(counters)) {
         put(text, name, "counter", help, PROTOCOL, value);
     }
 }
@@ -162,7 +162,7 @@ fn of_connections(of: &Counters, connections: u64, channels: u64) -> [Sample; 6]
     ]
 }
 
-fn of_protocol(of: &Counters) -> [Sample; 14] {
+fn of_publishing(of: &Counters) -> [Sample; 6] {
     [
         (
             "global_messages_received_total",
@@ -194,6 +194,11 @@ fn of_protocol(of: &Counters) -> [Sample; 14] {
             "Total number of messages published as non-mandatory into an exchange and dropped as unroutable",
             read(&of.dropped_total),
         ),
+    ]
+}
+
+fn of_consuming(of: &Counters) -> [Sample; 8] {
+    [
         (
             "global_messages_delivered_total",
             "Total number of messages delivered to consumers",
