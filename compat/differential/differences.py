@@ -7,6 +7,7 @@ sequence ends there.
 """
 
 import copy
+import re
 
 KNOWN = {
     "x-last-death": (
@@ -67,6 +68,11 @@ KNOWN["atomic-commit"] = (
 KNOWN["refused-commit"] = (
     "a commit that a full queue refuses does nothing and says why; RabbitMQ has done a part and says that",
     "deps/rabbit/src/rabbit_channel.erl, complete_tx; docs/adr/0008-joint-commits.md",
+)
+KNOWN["type-that-was-not-said"] = (
+    "since 4.0 a queue that names no type is written down with its virtual host's default, so a declaration that differs from "
+    "it is told two types; 3.10 is told of none",
+    "deps/rabbit/src/rabbit_amqqueue.erl, augment_declare_args",
 )
 # What the generator leaves out, because nothing that is compared later would mean anything.
 AVOIDED = {
@@ -177,6 +183,7 @@ def normalised(step, theirs, ours, known, facts):
         _counts(one, other, known)
     _user_id(step, theirs, ours, known)
     _refused_commit(step, theirs, ours, known)
+    _type_not_said(step, theirs, ours, known)
     _get_consumers(step, theirs, ours, known, facts)
     facts.answered(ours)
     if theirs != ours:
@@ -233,6 +240,22 @@ def _user_id(step, theirs, ours, known):
                 if "user_id property" in one[1]["text"] and "user_id property" not in other[1]["text"]:
                     one[1]["text"] = other[1]["text"]
                     known.add("user-id-last")
+
+
+def _type_not_said(step, theirs, ours, known):
+    """The type of a queue that named none is told as classic."""
+    if step[1] != "queue.declare":
+        return
+    said = re.compile(r"(inequivalent arg 'x-queue-type' .*): received (.*) but current is (.*)$")
+    for where, events in theirs["control"].items():
+        for one, other in zip(events, ours["control"].get(where, [])):
+            if one[0] == other[0] == "channel.close" and one[1]["text"] != other[1]["text"]:
+                found = said.search(one[1]["text"])
+                if found and "none" in found.groups():
+                    types = ["classic" if told == "none" else told.split("'")[1] for told in found.groups()[1:]]
+                    start = one[1]["text"][: found.end(1)]
+                    one[1]["text"] = f"{start}: received '{types[0]}' but current is '{types[1]}'"
+                    known.add("type-that-was-not-said")
 
 
 def _refused_commit(step, theirs, ours, known):

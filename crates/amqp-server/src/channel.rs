@@ -23,6 +23,8 @@ pub(crate) struct Channel {
     pub(crate) incarnation: u64,
     /// We sent `channel.close`: everything but the answer is ignored.
     pub(crate) closing: bool,
+    /// Whether something was published on it.
+    pub(crate) publishes: bool,
     /// The message being published.
     pub(crate) assembly: Assembly,
     /// The queue that an empty name stands for.

@@ -133,6 +133,10 @@ pub struct Counters {
     pub returned_total: AtomicU64,
     /// Messages that no queue got and that nobody wanted back.
     pub dropped_total: AtomicU64,
+    /// Queues that messages went to, each counted for each message; of transactions, those that were committed.
+    pub routed_total: AtomicU64,
+    /// Channels open now that something was published on (gauge).
+    pub publishers_open: AtomicU64,
     /// Messages sent to consumers that acknowledge.
     pub consumed_total: AtomicU64,
     /// Messages sent to consumers that do not.

@@ -42,6 +42,11 @@ const CAPABILITIES: &[&[u8]] = &[
     b"direct_reply_to",
 ];
 
+/// As the API and the metrics name it.
+const CLUSTER_NAME: &[u8] = b"ferrymq";
+const COPYRIGHT: &[u8] = b"Copyright (c) the FerryMQ authors. Licensed under the Apache License 2.0.";
+const INFORMATION: &[u8] = b"FerryMQ, speaking RabbitMQ's AMQP 0-9-1";
+
 /// Opens a connection.
 ///
 /// # Errors
@@ -118,12 +123,19 @@ fn server_properties(config: &AmqpConfig) -> Result<TableBuilder, EncodeError> {
         capabilities.push(name, ValueRef::Bool(true))?;
     }
     let mut properties = TableBuilder::new();
-    properties
-        .push(b"capabilities", ValueRef::Table(capabilities.as_table()))?
-        .push(b"product", ValueRef::LongString(config.product.as_bytes()))?
-        .push(b"version", ValueRef::LongString(config.version.as_bytes()))?
-        .push(b"platform", ValueRef::LongString(config.platform.as_bytes()))?
-        .push(b"information", ValueRef::LongString(b"FerryMQ, speaking RabbitMQ's AMQP 0-9-1"))?;
+    properties.push(b"capabilities", ValueRef::Table(capabilities.as_table()))?;
+    // RabbitMQ's names in RabbitMQ's order.
+    let texts: [(&[u8], &[u8]); 6] = [
+        (b"cluster_name", CLUSTER_NAME),
+        (b"copyright", COPYRIGHT),
+        (b"information", INFORMATION),
+        (b"platform", config.platform.as_bytes()),
+        (b"product", config.product.as_bytes()),
+        (b"version", config.version.as_bytes()),
+    ];
+    for (name, text) in texts {
+        properties.push(name, ValueRef::LongString(text))?;
+    }
     Ok(properties)
 }
 

@@ -161,6 +161,8 @@ impl Gather {
                 .publish(connection, publish, replies)
                 .map_err(|failure| failure.of(basic::Publish::ID));
         }
+        let targets = publish.to.queues().len() + replies.len();
+        counters.routed_total.fetch_add(targets as u64, Ordering::Relaxed);
         if !answer(connection, &replies, &publish.message) {
             self.refused.extend(confirm.map(|publish| (number, publish)));
         }
@@ -198,6 +200,9 @@ impl Gather {
     fn count(&mut self, connection: &Connection, number: u16) -> Option<u64> {
         let mut state = connection.state.lock();
         let channel = state.channels.get_mut(&number)?;
+        if !std::mem::replace(&mut channel.publishes, true) {
+            connection.context.counters.publishers_open.fetch_add(1, Ordering::Relaxed);
+        }
         let last = channel.confirms.as_mut()?;
         *last += 1;
         let (publish, incarnation) = (*last, channel.incarnation);

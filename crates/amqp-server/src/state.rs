@@ -111,14 +111,22 @@ impl Connection {
 
     /// A channel is closed on both sides.
     pub(crate) fn forget_channel(&self, number: u16) {
-        let closed = self.state.lock().channels.remove(&number).is_some();
-        self.context.counters.channels_open.fetch_sub(u64::from(closed), Ordering::Relaxed);
+        let closed = self.state.lock().channels.remove(&number);
+        self.count_closed(closed.iter());
     }
 
     /// All channels are closed.
     pub(crate) fn forget_channels(&self) {
         let channels = std::mem::take(&mut self.state.lock().channels);
-        self.context.counters.channels_open.fetch_sub(channels.len() as u64, Ordering::Relaxed);
+        self.count_closed(channels.values());
+    }
+
+    fn count_closed<'a>(&self, channels: impl Iterator<Item = &'a Channel>) {
+        let counters = &self.context.counters;
+        for channel in channels {
+            counters.channels_open.fetch_sub(1, Ordering::Relaxed);
+            counters.publishers_open.fetch_sub(u64::from(channel.publishes), Ordering::Relaxed);
+        }
     }
 
     /// Waits until the writer has taken everything that is in the sink now.

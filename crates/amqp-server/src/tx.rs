@@ -9,6 +9,7 @@
 //! part of a transaction.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use ferrymq_amqp_codec::ReplyCode;
@@ -143,6 +144,8 @@ impl Reader<'_> {
             settlements.push(queue.clone(), *offset, *how);
         }
         let settlements = settlements.into_parts();
+        let targets = publishes.iter().map(|publish| publish.to.queues().len()).sum::<usize>()
+            + replies.iter().map(|(replies, _)| replies.len()).sum::<usize>();
         if !publishes.is_empty() || !settlements.is_empty() {
             let queues = &connection.context.queues;
             if let Err(error) = queues.commit(&connection.session, publishes, settlements).await {
@@ -154,6 +157,7 @@ impl Reader<'_> {
                 return Err(not_committed(error));
             }
         }
+        connection.context.counters.routed_total.fetch_add(targets as u64, Ordering::Relaxed);
         for (replies, message) in &replies {
             answer(connection, replies, message);
         }

@@ -47,6 +47,7 @@ mod changes;
 mod consuming;
 pub mod dead_letters;
 pub mod declare;
+mod default_type;
 mod delays;
 mod envelope;
 pub mod error;
@@ -67,6 +68,7 @@ mod shard;
 pub mod sink;
 pub mod stored;
 pub mod streams;
+pub mod tally;
 mod topology;
 pub mod types;
 mod varint;
@@ -84,6 +86,7 @@ pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};
 pub use streams::{StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Topics, Translate};
+pub use tally::{DeadLettering, Tally};
 pub use types::{
     BindingSpec, Consumer, Credit, Declared, Delay, DeleteIf, Delivery, ExchangeKind, ExchangeSpec, Got,
     Message, NewConsumer, Publish, QueueHandle, QueueSpec, QueueStat, Routed, Settle, VhostSpec,

@@ -185,6 +185,7 @@ async fn open_queues(
         letters: LetterWriter(Arc::new(AmqpDeadLetters)),
         topics: Some(Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) }),
         consumer_timeout_ms: settings.amqp.consumer_timeout_ms,
+        default_queue_type: settings.amqp.default_queue_type,
         ..QueueOptions::default()
     };
     Queues::open(stores, options, clock.clone(), rng.clone(), owners.clone())

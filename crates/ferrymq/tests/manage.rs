@@ -120,6 +120,12 @@ fn everything_is_made_listed_and_deleted() {
     let broker = Broker::start(dir.path());
     assert!(broker.does("vhost create team/a --description ours --tag x").contains("created vhost team/a"));
     assert!(broker.does("vhost create team/a").contains("updated vhost team/a"));
+    broker.does("vhost create team/a --default-queue-type quorum");
+    let list = broker.json("vhost list");
+    assert_eq!(names(&list, "default_queue_type"), ["classic", "quorum"]);
+    broker.does("queue create plain -V team/a");
+    assert_eq!(names(&broker.json("queue list -V team/a"), "type"), ["quorum"]);
+    broker.does("queue delete plain -V team/a");
     assert_eq!(names(&broker.json("vhost list"), "name"), ["/", "team/a"]);
     let at = "-V team/a";
     broker.does(&format!("exchange create events --type topic {at}"));
@@ -257,7 +263,8 @@ fn tools_of_rabbitmq_are_answered_in_its_shapes() {
         ),
         ("DELETE", "/api/exchanges/%2F/x?if-unused=1", "", 400, "the parameter if-unused is true or false"),
         ("GET", "/api/connections", "", 404, ""),
-        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"quorum\"}", 400, "default_queue_type"),
+        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"\"}", 400, "must not be an empty string"),
+        ("PUT", "/api/vhosts/v", "{\"default_queue_type\":\"odd\"}", 400, "odd is not a valid queue type"),
         ("GET", "/api/whoami", "", 200, "\"name\":\"guest\""),
         ("GET", "/api/overview", "", 200, "\"rabbitmq_version\":\"4.3.0\""),
     ] {
@@ -300,6 +307,24 @@ fn pages_and_strangers_change_nothing() {
     broker.does("queue create q");
     let metrics = broker.asks("GET /metrics HTTP/1.1\r\nhost: x", "");
     assert!(metrics.contains("\nrabbitmq_queues 1\n"), "{metrics}");
+    let letters = "rabbitmq_global_messages_dead_lettered";
+    for line in [
+        "rabbitmq_queues_declared_total 1",
+        "rabbitmq_queues_created_total 1",
+        "rabbitmq_queues_deleted_total 0",
+        "rabbitmq_alarms_free_disk_space_watermark 0",
+        "rabbitmq_global_publishers{protocol=\"amqp091\"} 0",
+        "rabbitmq_global_messages_routed_total{protocol=\"amqp091\"} 0",
+        &format!(
+            "{letters}_expired_total{{queue_type=\"rabbit_classic_queue\",dead_letter_strategy=\"disabled\"}} 0"
+        ),
+        &format!(
+            "{letters}_confirmed_total{{queue_type=\"rabbit_quorum_queue\",dead_letter_strategy=\"at_least_once\"}} 0"
+        ),
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
+    }
+    assert_eq!(metrics.matches(&format!("\n{letters}_maxlen_total{{")).count(), 4, "as RabbitMQ has them");
     assert!(
         metrics.contains("rabbitmq_global_messages_received_total{protocol=\"amqp091\"} 0\n"),
         "{metrics}"

@@ -22,10 +22,21 @@ async fn the_greeting_says_what_we_can() {
     };
     assert_eq!((text("product"), text("version")), ("RabbitMQ".to_owned(), "4.3.0".to_owned()));
     assert!(text("platform").starts_with("FerryMQ "), "{}", text("platform"));
+    assert_eq!(text("cluster_name"), "ferrymq");
+    assert!(text("copyright").contains("FerryMQ") && text("information").contains("FerryMQ"));
+    // What RabbitMQ 4.3 tells, in its order (`rabbit_reader:server_properties`).
+    let told: Vec<_> = start
+        .server_properties
+        .iter()
+        .map(|entry| String::from_utf8_lossy(entry.name()).into_owned())
+        .collect();
+    let expected =
+        ["capabilities", "cluster_name", "copyright", "information", "platform", "product", "version"];
+    assert_eq!(told, expected);
     let Some(ValueRef::Table(capabilities)) = start.server_properties.get(b"capabilities") else {
         panic!("no capabilities")
     };
-    for name in [
+    let all = [
         "publisher_confirms",
         "basic.nack",
         "consumer_cancel_notify",
@@ -33,9 +44,26 @@ async fn the_greeting_says_what_we_can() {
         "connection.blocked",
         "direct_reply_to",
         "consumer_priorities",
-    ] {
+        "authentication_failure_close",
+        "per_consumer_qos",
+    ];
+    for name in all {
         assert_eq!(capabilities.get(name.as_bytes()), Some(ValueRef::Bool(true)), "{name}");
     }
+    assert_eq!(capabilities.iter().count(), all.len());
+}
+
+#[tokio::test]
+async fn a_client_may_come_over_ipv6() {
+    let server = Server::start_at("[::1]:0").await;
+    assert!(server.address.is_ipv6());
+    // `guest` is let in from this machine, whatever the address is written as.
+    let mut client = server.channel().await;
+    client.queue("q").await;
+    client.confirm_select().await;
+    client.published("q", &["over IPv6"]).await;
+    assert_eq!(client.get("q").await.unwrap().2, "over IPv6");
+    client.close().await;
 }
 
 #[tokio::test]

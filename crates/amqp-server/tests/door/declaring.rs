@@ -252,6 +252,7 @@ async fn wrong_arguments_are_told_in_rabbitmqs_words() {
     let server = Server::start().await;
     let mut client = server.channel().await;
     let quorum = ("x-queue-type", ValueRef::LongString(b"quorum"));
+    let letters = ("x-dead-letter-exchange", ValueRef::LongString(b"x"));
     for (given, name, why) in [
         (
             &[("x-message-ttl", ValueRef::LongString(b"5"))][..],
@@ -275,6 +276,21 @@ async fn wrong_arguments_are_told_in_rabbitmqs_words() {
             " of queue type rabbit_quorum_queue",
         ),
         (&[("x-delivery-limit", ValueRef::U8(3))], "x-delivery-limit", " of queue type rabbit_classic_queue"),
+        (
+            &[quorum, letters, ("x-dead-letter-strategy", ValueRef::LongString(b"never"))],
+            "x-dead-letter-strategy",
+            ": invalid_dlx_strategy",
+        ),
+        (
+            &[quorum, letters, ("x-dead-letter-strategy", ValueRef::U8(1))],
+            "x-dead-letter-strategy",
+            ": {unacceptable_type,unsignedbyte}",
+        ),
+        (
+            &[letters, ("x-dead-letter-strategy", ValueRef::LongString(b"at-least-once"))],
+            "x-dead-letter-strategy",
+            " of queue type rabbit_classic_queue",
+        ),
     ] {
         let mut arguments = TableBuilder::new();
         for (name, value) in given {
@@ -289,6 +305,14 @@ async fn wrong_arguments_are_told_in_rabbitmqs_words() {
     let with = queue::Declare { arguments: arguments.as_table(), ..declare("args") };
     let text = "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'args' in vhost '/'";
     client.channel_error(&with, 406, text).await;
+    for (name, strategy) in [("safe", &b"at-least-once"[..]), ("not so", b"at-most-once")] {
+        let mut arguments = TableBuilder::new();
+        for (name, value) in [quorum, letters, ("x-dead-letter-strategy", ValueRef::LongString(strategy))] {
+            arguments.push(name.as_bytes(), value).unwrap();
+        }
+        let with = queue::Declare { arguments: arguments.as_table(), durable: true, ..declare(name) };
+        client.ask(1, &with, &ok(name, 0, 0)).await;
+    }
     // A bound is part of what a queue is, whatever the width of its number.
     let bounded = |ttl| {
         let mut arguments = TableBuilder::new();

@@ -21,6 +21,7 @@ mod policies;
 mod precedence;
 mod priorities;
 mod publishing;
+mod random;
 mod replies;
 mod streams;
 mod support;

@@ -65,8 +65,8 @@ async fn the_first_argument_that_differs_is_told() {
     let durable = |name, arguments| queue::Declare { durable: true, ..declare(name, arguments) };
     let ok = queue::DeclareOk { queue: b"quorum", ..ok };
     client.ask(1, &durable("quorum", &quorum_arguments), &ok).await;
-    let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'quorum' in vhost '/': received none but \
-                current is the value 'quorum' of type 'longstr'";
+    let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'quorum' in vhost '/': received 'classic' but \
+                current is 'quorum'";
     let none = TableBuilder::new();
     client.channel_error(&durable("quorum", &none), 406, text).await;
     // What queues of its type do not take is not compared.

@@ -1,7 +1,7 @@
 //! Publishing: bodies in pieces, confirms, returns, refusals.
 
 use ferrymq_amqp_codec::frame_writer::{frame_head, put_content_header};
-use ferrymq_amqp_codec::method::{basic, connection, exchange, queue};
+use ferrymq_amqp_codec::method::{basic, channel, connection, exchange, queue, tx};
 use ferrymq_amqp_codec::{
     ArrayBuilder, BasicProperties, FrameKind, Method, MethodId, Properties, TableBuilder, ValueRef,
     WireMethod as _,
@@ -127,8 +127,8 @@ async fn every_message_is_confirmed_once_and_in_order() {
             )
             .await;
         // A channel that is opened again counts from 1.
-        let close = ferrymq_amqp_codec::method::channel::Close { reply_code: 200, ..Default::default() };
-        client.ask(1, &close, &ferrymq_amqp_codec::method::channel::CloseOk {}).await;
+        let close = channel::Close { reply_code: 200, ..Default::default() };
+        client.ask(1, &close, &channel::CloseOk {}).await;
         client.open(1).await;
         client.confirm_select().await;
     }
@@ -363,4 +363,47 @@ async fn heartbeats_have_no_channel() {
     client.put_bytes(b"\x08\0\0\0\0\0\0\xce").put_bytes(b"\x08\0\x01\0\0\0\0\xce").send().await;
     let text = "UNEXPECTED_FRAME - type 8, all octets = <<>>";
     client.connection_closes(505, text, MethodId::NONE).await;
+}
+
+#[tokio::test]
+async fn publishers_and_what_is_routed_are_counted() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    for name in ["a", "b"] {
+        client.queue(name).await;
+        let bind = queue::Bind { queue: name.as_bytes(), exchange: b"amq.fanout", ..queue::Bind::default() };
+        client.ask(1, &bind, &queue::BindOk {}).await;
+    }
+    client.confirm_select().await;
+    let counts = || {
+        let counters = &server.context().counters;
+        [&counters.routed_total, &counters.publishers_open, &counters.dropped_total]
+            .map(|counter| counter.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    assert_eq!(counts(), [0, 0, 0], "a channel that only declares publishes nothing");
+    client.published("a", &["1"]).await;
+    let publish = basic::Publish { exchange: b"amq.fanout", ..basic::Publish::default() };
+    client.put(1, &publish).put_bytes(&header(1, 0)).send().await;
+    client.expect(1, &basic::Ack { delivery_tag: 2, multiple: false }).await;
+    assert_eq!(counts(), [3, 1, 0]);
+    let nowhere = basic::Publish { routing_key: b"nowhere", ..basic::Publish::default() };
+    client.put(1, &nowhere).put_bytes(&header(1, 0)).send().await;
+    client.expect(1, &basic::Ack { delivery_tag: 3, multiple: false }).await;
+    assert_eq!(counts(), [3, 1, 1]);
+    // Of a transaction, what is committed.
+    client.open(2).await;
+    client.ask(2, &tx::Select {}, &tx::SelectOk {}).await;
+    for (end, routed) in [(false, 3), (true, 5)] {
+        client.put(2, &publish).put_bytes(&header(2, 0)).send().await;
+        match end {
+            true => client.ask(2, &tx::Commit {}, &tx::CommitOk {}).await,
+            false => client.ask(2, &tx::Rollback {}, &tx::RollbackOk {}).await,
+        }
+        assert_eq!(counts(), [routed, 2, 1]);
+    }
+    let close = channel::Close { reply_code: 200, ..channel::Close::default() };
+    client.ask(2, &close, &channel::CloseOk {}).await;
+    assert_eq!(counts(), [5, 1, 1]);
+    client.close().await;
+    assert_eq!(counts(), [5, 0, 1]);
 }

@@ -261,8 +261,8 @@ async fn declarations_are_checked_as_rabbitmq_checks_them() {
                 none but current is the value '20000000' of type 'long'";
     client.channel_error(&declaration("s", &stream()), 406, told).await;
     let classic = TableBuilder::new();
-    let told = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 's' in vhost '/': received none but \
-                current is the value 'stream' of type 'longstr'";
+    let told = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 's' in vhost '/': received 'classic' but \
+                current is 'stream'";
     client.channel_error(&declaration("s", &classic), 406, told).await;
 }
 

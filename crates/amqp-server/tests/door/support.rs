@@ -66,7 +66,16 @@ impl Server {
         Server::start_on(stores(store), AmqpConfig::default()).await
     }
 
+    /// A server that listens there.
+    pub(crate) async fn start_at(listen: &str) -> Server {
+        Server::start_all(stores(MemoryStore::new()), AmqpConfig::default(), listen).await
+    }
+
     async fn start_on(stores: Stores, config: AmqpConfig) -> Server {
+        Server::start_all(stores, config, "127.0.0.1:0").await
+    }
+
+    async fn start_all(stores: Stores, config: AmqpConfig, listen: &str) -> Server {
         let (clock, rng, tasks) = (Clock::system(), Rng::from_os(), Tasks::new());
         let letters = LetterWriter(Arc::new(AmqpDeadLetters));
         let broker_options = BrokerOptions::default();
@@ -80,7 +89,7 @@ impl Server {
             .expect("queues open on this store");
         let budget = ByteBudget::new(128 * 1024 * 1024);
         let context = Context::new(queues, config.clone(), budget, clock, rng);
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let socket = TcpListener::bind(listen).await.expect("loopback has a free port");
         let amqp = AmqpServer::start(socket, &context, &tasks).expect("it knows its address");
         let address = amqp.address();
         Server { address, own: Some(Own { amqp, context, tasks, stores, config, broker }) }

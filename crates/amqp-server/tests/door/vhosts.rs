@@ -1,7 +1,8 @@
 //! Virtual hosts, as a client sees them: apart from each other, and what becomes of one that is deleted.
 
 use ferrymq_amqp_codec::method::{basic, connection, exchange, queue};
-use ferrymq_amqp_codec::{Method, MethodId, WireMethod as _};
+use ferrymq_amqp_codec::{Method, MethodId, TableBuilder, ValueRef, WireMethod as _};
+use ferrymq_broker::queues::{QueueType, VhostSpec};
 
 use crate::support::{Client, Server, within};
 
@@ -118,4 +119,45 @@ async fn its_streams_go_with_it() {
     here.close().await;
     let server = server.restart().await;
     assert!(server.broker().topics().get("v.s").is_some());
+}
+
+#[tokio::test]
+async fn a_default_type_is_that_of_queues_that_name_none() {
+    let server = Server::start().await;
+    let broker = &server.context().queues;
+    let vhost = |kind| VhostSpec { default_queue_type: kind, ..VhostSpec::named("v") };
+    broker.put_vhost(vhost(QueueType::Quorum)).await.unwrap();
+    let mut client = server.client_of("v").await;
+    client.open(1).await;
+    let none = TableBuilder::new();
+    let declare = |name: &'static str| queue::Declare {
+        queue: name.as_bytes(),
+        durable: true,
+        arguments: none.as_table(),
+        ..queue::Declare::default()
+    };
+    let ok =
+        |name: &'static str| queue::DeclareOk { queue: name.as_bytes(), message_count: 0, consumer_count: 0 };
+    client.ask(1, &declare("q"), &ok("q")).await;
+    client.ask(1, &declare("q"), &ok("q")).await;
+    let own = queue::Declare { exclusive: true, ..declare("own") };
+    client.ask(1, &own, &ok("own")).await;
+    assert_eq!(broker.inspect_queue("v", "q").await.unwrap().kind, QueueType::Quorum);
+    assert_eq!(broker.inspect_queue("v", "own").await.unwrap().kind, QueueType::Classic);
+    // What classic queues alone take is refused, as if the type had been named.
+    let mut priorities = TableBuilder::new();
+    priorities.push(b"x-max-priority", ValueRef::I32(5)).unwrap();
+    let text = "PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue 'p' in vhost 'v' of queue type \
+                rabbit_quorum_queue";
+    let wrong = queue::Declare { arguments: priorities.as_table(), ..declare("p") };
+    client.channel_error(&wrong, 406, text).await;
+    // A default that changes is none of what is there.
+    broker.put_vhost(vhost(QueueType::Classic)).await.unwrap();
+    let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost 'v': received 'classic' but \
+                current is 'quorum'";
+    client.channel_error(&declare("q"), 406, text).await;
+    // A stream cannot be named by the broker.
+    broker.put_vhost(vhost(QueueType::Stream)).await.unwrap();
+    let text = "PRECONDITION_FAILED - Cannot declare a server-named queue for type rabbit_stream_queue";
+    client.channel_error(&declare(""), 406, text).await;
 }

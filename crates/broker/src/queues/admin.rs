@@ -17,6 +17,7 @@ use super::dead_letters::DeadLetterTo;
 use super::declare::{
     always_durable, check_exchange, check_new_name, check_queue, same_exchange, same_queue,
 };
+use super::default_type::with_default;
 use super::error::{Entity, QueueError};
 use super::handle::{Queues, not_of_streams, refused};
 use super::logs::Admin;
@@ -28,6 +29,7 @@ use super::session::Session;
 use super::settings::{QueueSettings, QueueType};
 use super::shard::message::{Attached, Refused, Released, SMALL, ShardMessage};
 use super::streams::is_over_topic;
+use super::tally;
 use super::topology::{QueueEntry, Removal, Vhost};
 use super::types::{
     Declared, DeleteIf, ExchangeKind, ExchangeSpec, QueueHandle, QueueIdentity, QueueSpec, QueueStat,
@@ -110,6 +112,7 @@ impl Queues {
         vhost: &str,
         spec: QueueSpec,
     ) -> Result<Declared, QueueError> {
+        let spec = with_default(spec, self.topology.read().vhost(vhost)?.spec.default_queue_type);
         while let Some(queue) = self.check_declared(session, vhost, &spec)? {
             drop(admin);
             match self.stat_declared(&queue).await {
@@ -378,6 +381,9 @@ impl Queues {
             }
         }
         self.write(puts).await?;
+        if removal.queue.is_some() {
+            tally::count(&self.tally.deleted);
+        }
         self.change(vhost, |vhost| vhost.remove(removal))
     }
 

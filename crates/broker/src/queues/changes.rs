@@ -18,6 +18,7 @@ use super::error::QueueError;
 use super::handle::Queues;
 use super::logs::Admin;
 use super::session::Session;
+use super::tally;
 use super::topology::Destination;
 use super::types::{BindingSpec, Declared, DeleteIf, ExchangeSpec, QueueHandle, QueueSpec};
 use crate::to_its_end::to_its_end;
@@ -68,7 +69,12 @@ impl Queues {
     ) -> Result<Declared, QueueError> {
         let (session, vhost) = (session.id(), vhost.to_owned());
         self.in_turn(move |queues, turn| async move {
-            queues.declare_queue_now(turn, session, &vhost, spec).await
+            tally::count(&queues.tally.declared);
+            let declared = queues.declare_queue_now(turn, session, &vhost, spec).await?;
+            if declared.created {
+                tally::count(&queues.tally.created);
+            }
+            Ok(declared)
         })
         .await
     }

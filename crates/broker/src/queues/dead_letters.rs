@@ -29,9 +29,11 @@ use super::exchange::{Headers, NoHeaders, Routable};
 use super::handle::Queues;
 use super::joint::Parts;
 use super::priorities::{base, place};
+use super::settings::QueueType;
 use super::shard::joint::Settles;
 use super::shard::message::ShardMessage;
 use super::streams::{Source, TooLarge, without_streams};
+use super::tally::DeadLettering;
 use super::types::{Message, Publish, QueueHandle, QueueSpec, Routed, Settle};
 use crate::to_its_end::to_its_end;
 
@@ -50,6 +52,9 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 pub(super) const EXCHANGE: &str = "x-dead-letter-exchange";
 /// The argument of a queue that names their routing key.
 pub(super) const ROUTING_KEY: &str = "x-dead-letter-routing-key";
+
+/// The argument of a queue that says how safe their way is.
+const STRATEGY: &str = "x-dead-letter-strategy";
 
 /// Why a message left its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +76,8 @@ pub struct DeadLetterTo {
     pub exchange: Arc<str>,
     /// The routing key that replaces theirs.
     pub routing_key: Option<Bytes>,
+    /// Of which type its queue is, and what it asks for.
+    pub of: (QueueType, DeadLettering),
 }
 
 impl DeadLetterTo {
@@ -78,7 +85,13 @@ impl DeadLetterTo {
     pub(super) fn of(spec: &QueueSpec) -> Option<Arc<DeadLetterTo>> {
         let text = |name| spec.arguments.get(name).and_then(super::args::Value::as_text);
         let routing_key = text(ROUTING_KEY).map(|key| Bytes::copy_from_slice(key.as_bytes()));
-        Some(Arc::new(DeadLetterTo { exchange: text(EXCHANGE)?.into(), routing_key }))
+        let kind = QueueType::of(&spec.arguments).unwrap_or_default();
+        // RabbitMQ does so only where new messages are refused instead of old ones dropped.
+        let how = match (kind, text(STRATEGY), text("x-overflow")) {
+            (QueueType::Quorum, Some("at-least-once"), Some("reject-publish")) => DeadLettering::AtLeastOnce,
+            _ => DeadLettering::AtMostOnce,
+        };
+        Some(Arc::new(DeadLetterTo { exchange: text(EXCHANGE)?.into(), routing_key, of: (kind, how) }))
     }
 }
 
@@ -252,6 +265,8 @@ impl Queues {
             chunk.iter().filter(|(.., message)| message.is_none()).map(|(id, ..)| *id).collect();
         let mut parts = Parts::default();
         let mut what = Vec::with_capacity(count);
+        let died: Vec<DeathReason> =
+            chunk.iter().filter(|(.., message)| message.is_some()).map(|(_, reason, _)| *reason).collect();
         for (offset, reason, message) in chunk {
             what.push((Offset(offset), Settle::Ack));
             let letter = message.and_then(|message| self.letter(&moving.queue, &moving.to, reason, &message));
@@ -267,6 +282,8 @@ impl Queues {
         let queues = self.clone();
         to_its_end(&self.tasks, async move { queues.commit_queues(&rest).await }).await?;
         moving.letters.drain(..count);
+        let (kind, how) = moving.to.of;
+        died.into_iter().for_each(|reason| self.tally.died(kind, how, reason));
         for (level, source) in &moving.sources {
             let trimmed = |id: &&u64| base(**id) == *level && place(**id) < source.start();
             source.count_trimmed(gone.iter().filter(trimmed).count() as u64);

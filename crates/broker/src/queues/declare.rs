@@ -227,12 +227,10 @@ impl Differs<'_> {
 
     fn argument(&self, name: &str, current: &Arguments, asked: &Arguments) -> Result<(), QueueError> {
         let (current, asked) = (current.get(name), asked.get(name));
-        // A queue of no type is a classic one.
-        let classic = Value::text("classic");
-        let implied = |value: Option<&'_ Value>| value.is_none_or(|value| *value == classic);
-        if name == QUEUE_TYPE && implied(current) && implied(asked) {
-            return Ok(());
-        }
+        // A queue of no type is a classic one, and told so: RabbitMQ writes it down since 4.0.
+        let classic = Value::text(QueueType::Classic.name());
+        let implied = (name == QUEUE_TYPE).then_some(&classic);
+        let (current, asked) = (current.or(implied), asked.or(implied));
         match (current, asked) {
             (None, None) => Ok(()),
             (Some(current), Some(asked)) if current.equivalent(asked) => Ok(()),

@@ -28,6 +28,7 @@ use super::settings::QueueType;
 use super::shard::message::{Failed, Item, Refused, ShardMessage};
 use super::sink::DeliverySink;
 use super::streams::{StreamFrom, Streams, Topics};
+use super::tally::Tally;
 use super::topology::Topology;
 use super::types::{Consumer, Got, NewConsumer, Publish, QueueHandle, QueueStat, Routed, Settle};
 use crate::broker::Stores;
@@ -51,6 +52,9 @@ pub struct QueueOptions {
     /// Of how many messages that exchanges keep back, for each of ten ranges of delays of a virtual host, it is known in
     /// memory when they are due; at most twice as many, 24 bytes each.
     pub delays_in_memory: usize,
+    /// What queues are that name no type in virtual hosts that are made from now on and do not say, the first one
+    /// included; kept with each.
+    pub default_queue_type: QueueType,
 }
 
 impl Default for QueueOptions {
@@ -63,6 +67,7 @@ impl Default for QueueOptions {
             topics: None,
             consumer_timeout_ms: None,
             delays_in_memory: 131_072,
+            default_queue_type: QueueType::Classic,
         }
     }
 }
@@ -85,6 +90,8 @@ pub struct Queues {
     /// Joint commits are put together one at a time.
     pub(super) joint: Joint,
     pub(super) letters: LetterWriter,
+    pub(super) default_queue_type: QueueType,
+    pub(super) tally: Arc<Tally>,
     /// Who may move dead letters.
     pub(super) movers: Semaphore,
 }
@@ -94,6 +101,12 @@ impl Queues {
     #[must_use]
     pub fn session(self: &Arc<Queues>) -> Session {
         Session::new(self.sessions.fetch_add(1, Ordering::Relaxed) + 1, self.clone())
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Rises with every change after which a message may go elsewhere.

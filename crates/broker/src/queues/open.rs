@@ -38,13 +38,14 @@ use super::priorities::Priorities;
 use super::records::{
     self, BINDINGS, BindingRecord, DELAYS, DELETING, DelaysRecord, DeletingRecord, EXCHANGES, ExchangeRecord,
     POOL_COUNTER, QUEUES, QueueRecord, SETTINGS, SettingsRecord, VHOSTS, VhostRecord, binding_number, gone,
-    key, put, read,
+    key, put, put_vhost, read,
 };
 use super::settings::QueueSettings;
 use super::shard::journal::{Journal, Journaled};
 use super::shard::message::{Attached, AttachedLevel, Released, SMALL, ShardMessage};
 use super::shard::{self, ShardContext};
 use super::streams::{self, Streams};
+use super::tally::Tally;
 use super::topology::{QueueEntry, Topology};
 use super::types::{QueueHandle, QueueSpec, VhostSpec};
 use super::vhosts;
@@ -97,6 +98,7 @@ impl Queues {
         let opened = Arc::new(AtomicBool::new(false));
         let (here, found) = watch::channel(Weak::new());
         let (unused, told) = idle::hints();
+        let tally = Arc::<Tally>::default();
         let mut senders = Vec::new();
         let mut journaled = Vec::new();
         for (index, claim) in claims.into_iter().enumerate() {
@@ -110,6 +112,7 @@ impl Queues {
                 opened: opened.clone(),
                 queues: found.clone(),
                 unused: unused.clone(),
+                tally: tally.clone(),
             };
             senders.push(shard::start(index, context, journal, &options));
             journaled.push(said);
@@ -133,6 +136,8 @@ impl Queues {
             sessions: AtomicU64::new(0),
             joint: Joint::default(),
             letters: options.letters.clone(),
+            default_queue_type: options.default_queue_type,
+            tally,
             movers: Semaphore::new(MOVERS),
         };
         queues.load(&journaled).await?;
@@ -357,9 +362,10 @@ async fn shard_count(meta: &dyn MetaStore, options: &QueueOptions) -> Result<usi
     }
     let shards = options.shards.clamp(1, SHARDS_MAX);
     let first = Compare { key: SETTINGS.to_owned(), revision: None };
-    let vhost = VhostRecord::new(&VhostSpec::named(FIRST_VHOST));
-    let puts =
-        vec![put(SETTINGS.to_owned(), SettingsRecord { shards })?, put(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
+    let default_queue_type = options.default_queue_type;
+    let vhost = VhostRecord::new(&VhostSpec { default_queue_type, ..VhostSpec::named(FIRST_VHOST) });
+    let settings = put(SETTINGS.to_owned(), SettingsRecord { shards })?;
+    let puts = vec![settings, put_vhost(key(VHOSTS, &[FIRST_VHOST]), vhost)?];
     meta.txn(vec![first], puts).await?;
     Ok(shards)
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Arguments, Value};
 use super::policy::{ApplyTo, PolicySpec};
+use super::settings::QueueType;
 use super::topology::{Binding, Destination};
 use super::types::{ExchangeKind, ExchangeSpec, QueueSpec, VhostSpec};
 
@@ -28,6 +29,8 @@ use super::types::{ExchangeKind, ExchangeSpec, QueueSpec, VhostSpec};
 const VERSION: u32 = 1;
 /// The version of what a program that knows only the first would get wrong: a queue with levels.
 const VERSION_LEVELS: u32 = 2;
+/// The same of the first two: a virtual host whose queues are not classic unless they say so.
+const VERSION_DEFAULT_TYPE: u32 = 3;
 
 pub(super) const SETTINGS: &str = "queue-settings";
 pub(super) const VHOSTS: &str = "vhosts/";
@@ -71,6 +74,8 @@ pub(super) struct VhostRecord {
     description: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_classic")]
+    default_queue_type: QueueType,
 }
 
 /// Of a policy, or of an operator's.
@@ -84,14 +89,20 @@ pub(super) struct PolicyRecord {
     definition: Arguments,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_classic(kind: &QueueType) -> bool {
+    *kind == QueueType::Classic
+}
+
 impl VhostRecord {
     pub(super) fn new(spec: &VhostSpec) -> VhostRecord {
-        let VhostSpec { name, description, tags } = spec.clone();
-        VhostRecord { name: name.to_string(), description, tags }
+        let VhostSpec { name, description, tags, default_queue_type } = spec.clone();
+        VhostRecord { name: name.to_string(), description, tags, default_queue_type }
     }
 
     pub(super) fn spec(self) -> VhostSpec {
-        VhostSpec { name: self.name.into(), description: self.description, tags: self.tags }
+        let VhostRecord { name, description, tags, default_queue_type } = self;
+        VhostSpec { name: name.into(), description, tags, default_queue_type }
     }
 }
 
@@ -274,6 +285,11 @@ pub(super) fn put_queue(key: String, record: QueueRecord) -> Result<Put, Storage
     put_as(if record.levels.is_empty() { VERSION } else { VERSION_LEVELS }, key, record)
 }
 
+/// Writes the record of a virtual host, or of its deletion.
+pub(super) fn put_vhost(key: String, record: VhostRecord) -> Result<Put, StorageError> {
+    put_as(if is_classic(&record.default_queue_type) { VERSION } else { VERSION_DEFAULT_TYPE }, key, record)
+}
+
 fn put_as<T: Serialize>(v: u32, key: String, record: T) -> Result<Put, StorageError> {
     let bytes = serde_json::to_vec(&Versioned { v, record }).map_err(|error| {
         StorageError::new(ErrorKind::Internal, "a record could not be encoded").caused_by(error)
@@ -306,7 +322,7 @@ pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, StorageError
         StorageError::new(ErrorKind::Internal, text).caused_by(error)
     };
     let Version { v } = serde_json::from_slice(&entry.value).map_err(unreadable)?;
-    if v != VERSION && v != VERSION_LEVELS {
+    if !(VERSION..=VERSION_DEFAULT_TYPE).contains(&v) {
         let text = format!("stored record {} has version {v}: a newer FerryMQ wrote it", entry.key);
         return Err(StorageError::new(ErrorKind::Internal, text));
     }
@@ -390,6 +406,15 @@ mod tests {
             VhostSpec { description: "d".to_owned(), tags: vec!["t".to_owned()], ..VhostSpec::named("v") };
         let text = r#"{"v":1,"name":"v","description":"d","tags":["t"]}"#;
         assert_eq!(pinned(VhostRecord::new(&told), text).spec(), told);
+        let quorum = VhostSpec { default_queue_type: QueueType::Quorum, ..VhostSpec::named("v") };
+        let put = put_vhost("k".to_owned(), VhostRecord::new(&quorum)).unwrap();
+        let value = put.value.unwrap();
+        assert_eq!(
+            std::str::from_utf8(&value).unwrap(),
+            r#"{"v":3,"name":"v","default_queue_type":"quorum"}"#
+        );
+        let entry = Entry { key: put.key, value, revision: Revision(1) };
+        assert_eq!(read::<VhostRecord>(&entry).unwrap().spec(), quorum);
         let policy = PolicySpec {
             name: Arc::from("p"),
             pattern: "^(?!amq)".to_owned(),

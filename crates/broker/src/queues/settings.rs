@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::args::{Arguments, Value};
 use super::consuming;
 use super::streams::{REFUSED_OVER_TOPICS, START, StreamStart, TOPIC, is_over_topic};
@@ -24,9 +26,11 @@ pub(super) const QUEUE_TYPE: &str = "x-queue-type";
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 
 /// What sort of queue one is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum QueueType {
-    /// The default.
+    /// What a queue is unless somebody says otherwise.
+    #[default]
     Classic,
     /// Each of its messages is durable.
     Quorum,
@@ -38,12 +42,18 @@ impl QueueType {
     /// The type that arguments name; `None` if there is no such type.
     #[must_use]
     pub fn of(arguments: &Arguments) -> Option<QueueType> {
-        match arguments.get(QUEUE_TYPE).map(Value::as_text) {
-            None | Some(Some("classic")) => Some(QueueType::Classic),
-            Some(Some("quorum")) => Some(QueueType::Quorum),
-            Some(Some("stream")) => Some(QueueType::Stream),
-            Some(_) => None,
+        match arguments.get(QUEUE_TYPE) {
+            None => Some(QueueType::Classic),
+            Some(value) => value.as_text().and_then(QueueType::parse),
         }
+    }
+
+    /// The inverse of [`QueueType::name`].
+    #[must_use]
+    pub fn parse(name: &str) -> Option<QueueType> {
+        [QueueType::Classic, QueueType::Quorum, QueueType::Stream]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 
     /// Its name.

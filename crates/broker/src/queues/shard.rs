@@ -68,6 +68,7 @@ use timers::Timers;
 use tokio::sync::{mpsc, watch};
 
 use super::handle::{QueueOptions, Queues};
+use super::tally::Tally;
 use super::types::QueueHandle;
 use crate::watch::Watcher;
 
@@ -88,6 +89,7 @@ pub(super) struct ShardContext {
     pub(super) queues: watch::Receiver<Weak<Queues>>,
     /// Who is to be told of queues that nobody uses.
     pub(super) unused: mpsc::Sender<QueueHandle>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Something that finished.

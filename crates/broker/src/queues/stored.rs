@@ -14,7 +14,7 @@ use super::envelope::{self, Messages};
 use super::policy::Policy;
 use super::records::{
     BindingRecord, DelaysRecord, DeletingRecord, ExchangeRecord, PolicyRecord, QueueRecord, SettingsRecord,
-    VhostRecord, put, put_queue, read,
+    VhostRecord, put, put_queue, put_vhost, read,
 };
 use super::types::Message;
 
@@ -34,7 +34,7 @@ fn again<T: Serialize + DeserializeOwned>(value: &[u8]) -> Result<Put, StorageEr
 pub fn rewrite_record(kind: u8, value: &[u8]) -> Option<Bytes> {
     let put = match kind {
         0 => again::<SettingsRecord>(value),
-        1 => again::<VhostRecord>(value),
+        1 => read::<VhostRecord>(&entry(value)).and_then(|record| put_vhost("k".to_owned(), record)),
         2 => again::<ExchangeRecord>(value),
         3 => read::<QueueRecord>(&entry(value)).and_then(|record| put_queue("k".to_owned(), record)),
         4 => again::<BindingRecord>(value),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
 use super::priorities::Priorities;
+use super::settings::QueueType;
 use super::streams::StreamOf;
 
 /// One message.
@@ -233,13 +234,20 @@ pub struct VhostSpec {
     pub description: String,
     /// Words that people find it by.
     pub tags: Vec<String>,
+    /// What its queues are that name no type.
+    pub default_queue_type: QueueType,
 }
 
 impl VhostSpec {
-    /// One about which nothing is said.
+    /// One about which nothing is said; its queues are classic ones.
     #[must_use]
     pub fn named(name: &str) -> VhostSpec {
-        VhostSpec { name: Arc::from(name), description: String::new(), tags: Vec::new() }
+        VhostSpec {
+            name: Arc::from(name),
+            description: String::new(),
+            tags: Vec::new(),
+            default_queue_type: QueueType::Classic,
+        }
     }
 }
 

@@ -8,10 +8,10 @@
 //! refused, is done at the next start, and before a virtual host of that name is made again. Nobody finds a queue or an
 //! exchange of one that is being deleted.
 //!
-//! Deliberately absent: closing connections (the doors, which [`VhostEnd`] tells); limits and default types of queues of
-//! a virtual host.
+//! Deliberately absent: closing connections (the doors, which [`VhostEnd`] tells); limits of a virtual host.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ferrymq_storage::{MetaStore, Put, StorageError};
 use ferrymq_types::LogId;
@@ -27,8 +27,9 @@ use super::open::load_records;
 use super::records::{
     BINDINGS, BindingRecord, DELAYS, DELETING, DelaysRecord, DeletingRecord, EXCHANGES, ExchangeRecord,
     OPERATOR_POLICIES, POLICIES, PolicyRecord, QUEUES, QueueRecord, VHOSTS, VHOSTS_DELETING, VhostRecord,
-    gone, key, put, read,
+    gone, key, put, put_vhost, read,
 };
+use super::settings::QueueType;
 use super::shard::message::{Refused, ShardMessage};
 use super::topology::QueueEntry;
 use super::types::{DeleteIf, VhostSpec};
@@ -52,6 +53,12 @@ impl VhostEnd {
 }
 
 impl Queues {
+    /// What queues are that name no type in virtual hosts made from now on, unless those say otherwise.
+    #[must_use]
+    pub fn default_queue_type(&self) -> QueueType {
+        self.default_queue_type
+    }
+
     /// Makes a virtual host with its predeclared exchanges; whether it was not there before.
     ///
     /// # Errors
@@ -60,7 +67,8 @@ impl Queues {
         if self.has_vhost(vhost) {
             return Ok(false);
         }
-        self.put_vhost(VhostSpec::named(vhost)).await
+        let default_queue_type = self.default_queue_type;
+        self.put_vhost(VhostSpec { default_queue_type, ..VhostSpec::named(vhost) }).await
     }
 
     /// Makes a virtual host, or has the one there be so; whether it was not there before.
@@ -112,7 +120,7 @@ impl Queues {
                 finish(&*self.stores.meta, &spec.name).await?;
             }
         }
-        self.write(vec![put(key(VHOSTS, &[&spec.name]), VhostRecord::new(&spec))?]).await?;
+        self.write(vec![put_vhost(key(VHOSTS, &[&spec.name]), VhostRecord::new(&spec))?]).await?;
         let mut topology = self.topology.write();
         match topology.vhost_mut(&spec.name.clone()) {
             Ok(vhost) => vhost.spec = spec,
@@ -132,12 +140,13 @@ impl Queues {
                 false => self.delete_over_topic(&entry.handle, DeleteIf::default()).await?,
             };
         }
-        let mark = put(key(VHOSTS_DELETING, &[name]), VhostRecord::new(&spec))?;
+        let mark = put_vhost(key(VHOSTS_DELETING, &[name]), VhostRecord::new(&spec))?;
         self.write(vec![gone(key(VHOSTS, &[name])), mark]).await?;
         let removed = self.topology.write().remove_vhost(name);
         self.changed();
         let mut entries = Vec::new();
         if let Some(vhost) = removed {
+            self.tally.deleted.fetch_add(vhost.queues.len() as u64, Ordering::Relaxed);
             entries.extend(vhost.queues.into_values());
             entries.extend(vhost.lanes.iter().flat_map(|lanes| lanes.iter()).map(delays::entry_of));
         }

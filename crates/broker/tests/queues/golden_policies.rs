@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{ApplyTo, ExchangeKind, PolicySort, PolicySpec, Value, VhostSpec};
+use ferrymq_broker::queues::{ApplyTo, ExchangeKind, PolicySort, PolicySpec, QueueType, Value, VhostSpec};
 use ferrymq_storage::{MetaStore as _, Put};
 
 use crate::golden::{Life, found, hold};
@@ -63,7 +63,14 @@ async fn fill(life: &Life) {
 async fn seen(life: &Life) -> String {
     let mut text = String::new();
     for vhost in life.queues.vhosts() {
-        writeln!(text, "vhost {vhost:?}").unwrap();
+        let VhostSpec { name, description, tags, default_queue_type } = vhost.clone();
+        write!(text, "vhost VhostSpec {{ name: {name:?}, description: {description:?}, tags: {tags:?}")
+            .unwrap();
+        // There was none when the first of these was written.
+        if default_queue_type != QueueType::default() {
+            write!(text, ", default_queue_type: {default_queue_type:?}").unwrap();
+        }
+        writeln!(text, " }}").unwrap();
         for sort in SORTS {
             for policy in life.queues.policies(sort, &vhost.name).unwrap() {
                 writeln!(text, "  {sort:?} {policy:?}").unwrap();

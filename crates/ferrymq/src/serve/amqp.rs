@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ferrymq_amqp_server::{AmqpConfig, AmqpServer, Context, Counters};
-use ferrymq_broker::queues::Queues;
+use ferrymq_broker::queues::{QueueType, Queues};
 use ferrymq_kafka_server::Endpoint;
 use ferrymq_runtime::{ByteBudget, Clock, Rng, TaskKind, Tasks};
 use ferrymq_storage::{Action, Op};
@@ -37,6 +37,7 @@ pub(crate) struct AmqpSettings {
     pub(crate) version: String,
     /// `None`: consumers may take for ever.
     pub(crate) consumer_timeout_ms: Option<u64>,
+    pub(crate) default_queue_type: QueueType,
 }
 
 /// What the user said of them.
@@ -45,6 +46,7 @@ pub(crate) struct Said {
     pub(crate) product: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) consumer_timeout_ms: Option<u64>,
+    pub(crate) default_queue_type: Option<String>,
 }
 
 /// Checks the settings; what is wrong goes to `problems`.
@@ -63,12 +65,17 @@ pub(crate) fn check(said: Said, allow_remote: bool, problems: &mut Vec<String>) 
             endpoint
         }
     };
+    let kind = said.default_queue_type.as_deref().map(|text| (text, QueueType::parse(text)));
+    if let Some((text, None)) = kind {
+        problems.push(format!("default-queue-type {text:?} is not one of classic, quorum, stream"));
+    }
     let defaults = AmqpConfig::default();
     AmqpSettings {
         listen,
         product: said.product.unwrap_or(defaults.product),
         version: said.version.unwrap_or(defaults.version),
         consumer_timeout_ms: said.consumer_timeout_ms,
+        default_queue_type: kind.and_then(|(_, kind)| kind).unwrap_or_default(),
     }
 }
 
@@ -203,6 +210,7 @@ mod tests {
             product: None,
             version: None,
             consumer_timeout_ms: None,
+            default_queue_type: None,
         };
         (check(said, allow_remote, &mut problems), problems)
     }

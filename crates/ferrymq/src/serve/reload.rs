@@ -72,7 +72,10 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
         ("store", format!("{store:?}")),
         ("several-brokers", several_brokers.to_string()),
         ("kafka-listen and kafka-advertise", format!("{listeners:?}")),
-        ("amqp-listen, amqp-product, amqp-version and amqp-consumer-timeout-ms", format!("{amqp:?}")),
+        (
+            "amqp-listen, amqp-product, amqp-version, amqp-consumer-timeout-ms and default-queue-type",
+            format!("{amqp:?}"),
+        ),
         ("http-listen", format!("{http_listen:?}")),
         ("allow-remote", allow_remote.to_string()),
         ("node-id", node_id.to_string()),

@@ -78,6 +78,10 @@ pub(crate) struct ServeArgs {
     /// goes back, in milliseconds, unless queue or consumer say otherwise. [default: for ever]
     #[arg(long, env = "FERRYMQ_AMQP_CONSUMER_TIMEOUT_MS", value_name = "MS")]
     amqp_consumer_timeout_ms: Option<u64>,
+    /// What queues are that name no x-queue-type: classic, quorum or stream; of virtual hosts that are made from now on and
+    /// do not say, / at the first start included. Those that are there keep theirs. [default: classic]
+    #[arg(long, env = "FERRYMQ_DEFAULT_QUEUE_TYPE", value_name = "TYPE")]
+    default_queue_type: Option<String>,
     /// Where health and metrics are served; "off" for nowhere. [default: 127.0.0.1:15672]
     #[arg(long, env = "FERRYMQ_HTTP_LISTEN", value_name = "HOST:PORT")]
     http_listen: Option<String>,
@@ -152,6 +156,17 @@ pub(crate) struct ServeArgs {
     #[arg(skip)]
     #[serde(default)]
     topic_defaults: BTreeMap<String, toml::Value>,
+}
+
+/// Where health and metrics are served, if anywhere.
+fn http_listen(listen: Option<&str>, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    match listen.unwrap_or("127.0.0.1:15672") {
+        "off" => None,
+        text => text
+            .parse()
+            .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
+            .ok(),
+    }
 }
 
 /// Where AMQP clients connect; to one of several brokers nowhere yet.
@@ -237,13 +252,7 @@ impl Settings {
 
     fn check(args: ServeArgs) -> Result<Settings, Vec<String>> {
         let mut problems = Vec::new();
-        let http_listen = match args.http_listen.as_deref().unwrap_or("127.0.0.1:15672") {
-            "off" => None,
-            text => text
-                .parse()
-                .map_err(|_| problems.push(format!("http-listen {text:?} is neither HOST:PORT nor off")))
-                .ok(),
-        };
+        let http_listen = http_listen(args.http_listen.as_deref(), &mut problems);
         let allow_remote = args.allow_remote.unwrap_or(false);
         let is_remote = |address: &SocketAddr| !allow_remote && !address.ip().is_loopback();
         if let Some(address) = http_listen.filter(is_remote) {
@@ -258,6 +267,7 @@ impl Settings {
             product: args.amqp_product,
             version: args.amqp_version,
             consumer_timeout_ms: args.amqp_consumer_timeout_ms,
+            default_queue_type: args.default_queue_type,
         };
         let amqp = amqp::check(amqp, allow_remote, &mut problems);
         let topic_defaults =
@@ -397,6 +407,7 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         amqp_product: first.amqp_product.or(second.amqp_product),
         amqp_version: first.amqp_version.or(second.amqp_version),
         amqp_consumer_timeout_ms: first.amqp_consumer_timeout_ms.or(second.amqp_consumer_timeout_ms),
+        default_queue_type: first.default_queue_type.or(second.default_queue_type),
         http_listen: first.http_listen.or(second.http_listen),
         allow_remote: first.allow_remote.or(second.allow_remote),
         node_id: first.node_id.or(second.node_id),
@@ -480,11 +491,12 @@ pub(super) mod tests {
             kafka_advertise: vec!["nowhere".to_owned()],
             http_listen: Some("here".to_owned()),
             durability: Some("wish".to_owned()),
+            default_queue_type: Some("lazy".to_owned()),
             topic_default: vec![("retention.parsecs".to_owned(), "1".to_owned())],
             ..ServeArgs::default()
         };
         let problems = Settings::check(args).unwrap_err();
-        assert!(problems.len() >= 6, "{problems:#?}");
+        assert!(problems.len() >= 7, "{problems:#?}");
         assert!(problems.iter().any(|text| text.contains("--allow-remote")));
     }
 

@@ -22,6 +22,7 @@ use super::lanes::Lane;
 use super::queue::Debt;
 use super::{Done, Owner};
 use crate::queues::dead_letters::{self, DeadLetterTo, Moving};
+use crate::queues::tally::DeadLettering;
 use crate::queues::types::QueueHandle;
 
 /// Why a message leaves.
@@ -64,7 +65,7 @@ impl Letters {
 
     /// Of messages that were kept back: each knows by itself where it goes.
     pub(super) fn due() -> Letters {
-        let to = DeadLetterTo { exchange: "".into(), routing_key: None };
+        let to = DeadLetterTo { exchange: "".into(), routing_key: None, of: Default::default() };
         Letters { due: true, ..Letters::new(Arc::new(to)) }
     }
 
@@ -136,7 +137,9 @@ impl Owner {
         }
         let mut debt = Debt::Lazy;
         let mut done = 0;
+        let kind = queue.kind();
         for Discarded { offset, reason, survives } in gone {
+            self.context.tally.died(kind, DeadLettering::Disabled, reason);
             tracing::trace!(queue = %queue.handle.name(), offset, ?reason, "discarded");
             done += u64::from(queue.finish(offset));
             if survives {
@@ -193,7 +196,10 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_range_and_order_holds() {
-        let to = |exchange: &str| Arc::new(DeadLetterTo { exchange: exchange.into(), routing_key: None });
+        let to = |exchange: &str| {
+            let of = Default::default();
+            Arc::new(DeadLetterTo { exchange: exchange.into(), routing_key: None, of })
+        };
         let (x, y) = (to("x"), to("y"));
         let mut letters = Letters::new(x.clone());
         (0..5000).for_each(|offset| letters.add(offset, Reason::Expired, &x));

@@ -28,6 +28,7 @@ use super::queue::{Debt, Queue};
 use super::unsettled::{SURVIVES, holder};
 use super::{Done, Owner};
 use crate::queues::ack::{AckRecord, Delta, Ranges};
+use crate::queues::tally::DeadLettering;
 use crate::queues::types::{QueueHandle, Settle};
 
 /// What a shard contributes.
@@ -326,7 +327,7 @@ impl Owner {
             letters.arrived();
         }
         let survives = entry & SURVIVES != 0;
-        let (mut done, mut debt, mut gone) = (0, Debt::Lazy, None);
+        let (mut done, mut debt, mut gone, mut rejected) = (0, Debt::Lazy, None, None);
         match how {
             Settle::Reject if queue.letters.is_some() => {
                 queue.count_settled(offset, false);
@@ -336,7 +337,10 @@ impl Owner {
                 self.run_soon(log);
                 return self.discard(log, vec![gone]);
             }
-            Settle::Ack | Settle::Reject => done += u64::from(queue.finish(offset)),
+            Settle::Ack | Settle::Reject => {
+                done += u64::from(queue.finish(offset));
+                rejected = (how == Settle::Reject).then(|| queue.kind());
+            }
             Settle::Requeue | Settle::Fail => {
                 gone = queue.give_back(offset, survives, how == Settle::Fail);
                 debt = if survives { Debt::Must } else { Debt::Lazy };
@@ -346,6 +350,9 @@ impl Owner {
             queue.count_settled(offset, false);
         }
         queue.consumers.settled(entry);
+        if let Some(kind) = rejected {
+            self.context.tally.died(kind, DeadLettering::Disabled, Reason::Rejected);
+        }
         self.owe(log, debt, done);
         self.run_soon(log);
         self.discard(log, gone.into_iter().collect());

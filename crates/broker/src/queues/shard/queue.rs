@@ -31,7 +31,7 @@ use super::waiting::Waiting;
 use crate::queues::ack::AckState;
 use crate::queues::consuming::Consuming;
 use crate::queues::envelope;
-use crate::queues::settings::QueueSettings;
+use crate::queues::settings::{QueueSettings, QueueType};
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{Message, QueueHandle, QueueStat};
 
@@ -241,6 +241,11 @@ impl Queue {
                 .saturating_sub(self.waiting()),
             consumers: u64::from(self.consumers.active()),
         }
+    }
+
+    /// Its type: quorum queues alone count failures.
+    pub(super) fn kind(&self) -> QueueType {
+        if self.consuming.counts { QueueType::Quorum } else { QueueType::Classic }
     }
 
     pub(super) fn is_always_durable(&self) -> bool {

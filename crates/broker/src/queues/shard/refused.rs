@@ -39,6 +39,9 @@ impl Owner {
         };
         let letter =
             |(queue, to, message): &RefusedMessage| queues.letter(queue, to, Reason::MaxLength, message);
+        for (_, to, _) in refused {
+            self.context.tally.died(to.of.0, to.of.1, Reason::MaxLength);
+        }
         let arrived = queues.publish_beside(refused.iter().filter_map(letter).collect());
         let stopping = self.context.tasks.stopping();
         self.done.push(Box::pin(async move {

@@ -34,6 +34,9 @@ pub(crate) struct CreateArgs {
     /// A word to find it by; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// What its queues are that name no x-queue-type: classic, quorum or stream. [default: the broker's]
+    #[arg(long, value_name = "TYPE", value_parser = ["classic", "quorum", "stream"], hide_possible_values = true)]
+    default_queue_type: Option<String>,
     #[command(flatten)]
     at: ApiArgs,
 }
@@ -50,11 +53,15 @@ pub(crate) async fn run(command: VhostCommand) -> anyhow::Result<()> {
     match command {
         VhostCommand::List(args) => {
             let list = args.at.api().get("vhost", &["vhosts"]).await?;
-            print(&args.print, &list, ["VHOST", "DESCRIPTION", "TAGS"], ["name", "description", "tags"])
+            let headings = ["VHOST", "DESCRIPTION", "TAGS", "DEFAULT TYPE"];
+            print(&args.print, &list, headings, ["name", "description", "tags", "default_queue_type"])
         }
         VhostCommand::Create(args) => {
             let (name, what) = (&args.name, format!("vhost {}", args.name));
-            let body = json!({ "description": args.description, "tags": args.tags });
+            let mut body = json!({ "description": args.description, "tags": args.tags });
+            if let Some(kind) = &args.default_queue_type {
+                body["default_queue_type"] = kind.as_str().into();
+            }
             let is_new = args.at.api().put(&what, &["vhosts", name], &body).await?;
             note(format_args!("{} {what}", if is_new { "created" } else { "updated" }));
             Ok(())

@@ -88,7 +88,7 @@ async fn overview(axum::extract::State(api): axum::extract::State<Api>) -> Respo
         "product_version": env!("CARGO_PKG_VERSION"),
         "cluster_name": "ferrymq",
         "node": "ferrymq@localhost",
-        "default_queue_type": "classic",
+        "default_queue_type": api.queues.default_queue_type().name(),
         "is_op_policy_updating_enabled": true,
         "object_totals": {
             "connections": connections, "channels": channels, "consumers": totals.consumers,

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get};
 use ferrymq_broker::queues::{
     AppliedPolicies, DeleteIf, Entity, ExchangeInfo, ExchangeKind, ExchangeSpec, QueueError, QueueInfo,
-    QueueSpec, VhostSpec,
+    QueueSpec, QueueType, VhostSpec,
 };
 use serde_json::{Value as Json, json};
 
@@ -45,10 +45,11 @@ async fn vhost(State(api): State<Api>, Path(name): Path<String>) -> Answer {
 }
 
 fn shown_vhost(vhost: &VhostSpec) -> Json {
+    let kind = vhost.default_queue_type.name();
     json!({
         "name": &*vhost.name, "description": vhost.description, "tags": vhost.tags, "tracing": false,
-        "default_queue_type": "classic",
-        "metadata": { "description": vhost.description, "tags": vhost.tags, "default_queue_type": "classic" },
+        "default_queue_type": kind,
+        "metadata": { "description": vhost.description, "tags": vhost.tags, "default_queue_type": kind },
     })
 }
 
@@ -56,9 +57,6 @@ async fn put_vhost(State(api): State<Api>, Path(name): Path<String>, body: Bytes
     let fields = Fields::of(&body, &["name", "description", "tags", "tracing", "default_queue_type"])?;
     if fields.flag("tracing")? {
         return Err(Problem::bad("tracing is not served"));
-    }
-    if !["", "classic"].contains(&fields.text("default_queue_type")?) {
-        return Err(Problem::bad("no default_queue_type but classic is served"));
     }
     let tags = match fields.get("tags") {
         Some(Json::Array(list)) => {
@@ -71,8 +69,25 @@ async fn put_vhost(State(api): State<Api>, Path(name): Path<String>, body: Bytes
         _ => fields.text("tags")?.split(',').map(|tag| tag.trim().to_owned()).collect(),
     };
     let tags = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
-    let spec = VhostSpec { name: name.into(), description: fields.text("description")?.to_owned(), tags };
+    let default_queue_type = default_queue_type(&api, &fields)?;
+    let description = fields.text("description")?.to_owned();
+    let spec = VhostSpec { name: name.into(), description, tags, default_queue_type };
     Ok(put(api.queues.put_vhost(spec).await?))
+}
+
+/// What a body says of queues without a type, in RabbitMQ's words where it is wrong; unsaid, it is the broker's default,
+/// also of a virtual host that is there.
+fn default_queue_type(api: &Api, fields: &Fields) -> Result<QueueType, Problem> {
+    match fields.get("default_queue_type") {
+        None => Ok(api.queues.default_queue_type()),
+        Some(Json::String(text)) => match &**text {
+            "undefined" => Ok(api.queues.default_queue_type()),
+            "" => Err(Problem::bad("default_queue_type must not be an empty string")),
+            name => QueueType::parse(name)
+                .ok_or_else(|| Problem::bad(format!("{name} is not a valid queue type"))),
+        },
+        Some(other) => Err(Problem::bad(format!("{other} is not a valid default_queue_type value"))),
+    }
 }
 
 async fn delete_vhost(State(api): State<Api>, Path(name): Path<String>) -> Answer {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ferrymq_amqp_server::Counters;
-use ferrymq_broker::queues::{QueueStat, Queues};
+use ferrymq_broker::queues::{DeadLettering, DeathReason, QueueStat, QueueType, Queues, Tally};
 
 use super::super::amqp::Door;
 
@@ -33,18 +33,93 @@ pub(super) async fn samples(text: &mut String, queues: &Queues, door: Option<&Do
     for (name, help, value) in of_queues(totals, count as u64) {
         put(text, name, "gauge", help, "", value);
     }
+    of_tally(text, queues.tally());
     let Some(door) = door else { return };
+    let full = u64::from(door.context.holds_publishers());
+    let help = "is 1 if free disk space watermark alarm is in effect";
+    put(text, "alarms_free_disk_space_watermark", "untyped", help, "", full);
     let (connections, channels) = door.open_now();
     put(text, "connections", "gauge", "Connections currently open", "", connections);
     put(text, "channels", "gauge", "Channels currently open", "", channels);
     put(text, "global_consumers", "gauge", "Current number of consumers", PROTOCOL, totals.consumers);
     let counters = &door.context.counters;
+    let publishers = read(&counters.publishers_open);
+    put(text, "global_publishers", "gauge", "Current number of publishers", PROTOCOL, publishers);
     for (name, help, value) in of_connections(counters, connections, channels) {
         put(text, name, "counter", help, "", value);
     }
-    for (name, help, value) in of_protocol(counters) {
+    for (name, help, value) in of_publishing(counters).into_iter().chain(of_consuming(counters)) {
         put(text, name, "counter", help, PROTOCOL, value);
     }
+}
+
+/// Queues made and deleted, and messages that left them unconsumed.
+fn of_tally(text: &mut String, tally: &Tally) {
+    for (name, help, counter) in [
+        ("queues_declared_total", "Total number of queues declared", &tally.declared),
+        ("queues_created_total", "Total number of queues created", &tally.created),
+        ("queues_deleted_total", "Total number of queues deleted", &tally.deleted),
+    ] {
+        put(text, name, "counter", help, "", read(counter));
+    }
+    let deaths: Vec<_> = tally.deaths().collect();
+    for (reason, name, help) in DEATHS {
+        let of = deaths.iter().filter(|(kind, how, why, _)| *why == reason && can(*kind, *how, reason));
+        let values = of.map(|(kind, how, _, count)| (labels(*kind, *how), *count));
+        put_all(text, name, help, values);
+    }
+    // What is dead-lettered here is with its targets when it is counted.
+    let confirmed = deaths.iter().filter(|(_, how, ..)| *how == DeadLettering::AtLeastOnce);
+    let count = confirmed.map(|(.., count)| count).sum();
+    let values = std::iter::once((labels(QueueType::Quorum, DeadLettering::AtLeastOnce), count));
+    put_all(
+        text,
+        "global_messages_dead_lettered_confirmed_total",
+        "Total number of messages dead-lettered and confirmed by target queues",
+        values,
+    );
+}
+
+const DEATHS: [(DeathReason, &str, &str); 4] = [
+    (
+        DeathReason::Rejected,
+        "global_messages_dead_lettered_rejected_total",
+        "Total number of messages dead-lettered due to basic.reject or basic.nack",
+    ),
+    (
+        DeathReason::Expired,
+        "global_messages_dead_lettered_expired_total",
+        "Total number of messages dead-lettered due to message TTL exceeded",
+    ),
+    (
+        DeathReason::MaxLength,
+        "global_messages_dead_lettered_maxlen_total",
+        "Total number of messages dead-lettered due to overflow drop-head or reject-publish-dlx",
+    ),
+    (
+        DeathReason::DeliveryLimit,
+        "global_messages_dead_lettered_delivery_limit_total",
+        "Total number of messages dead-lettered due to delivery-limit exceeded",
+    ),
+];
+
+/// Whether RabbitMQ has a line for these.
+fn can(kind: QueueType, how: DeadLettering, reason: DeathReason) -> bool {
+    match reason {
+        DeathReason::DeliveryLimit => kind == QueueType::Quorum,
+        // Such a queue refuses what is too much.
+        DeathReason::MaxLength => how != DeadLettering::AtLeastOnce,
+        DeathReason::Rejected | DeathReason::Expired => true,
+    }
+}
+
+fn labels(kind: QueueType, how: DeadLettering) -> String {
+    let how = match how {
+        DeadLettering::Disabled => "disabled",
+        DeadLettering::AtMostOnce => "at_most_once",
+        DeadLettering::AtLeastOnce => "at_least_once",
+    };
+    format!("{{queue_type=\"rabbit_{}_queue\",dead_letter_strategy=\"{how}\"}}", kind.name())
 }
 
 fn of_queues(totals: QueueStat, queues: u64) -> [Sample; 6] {
@@ -87,7 +162,7 @@ fn of_connections(of: &Counters, connections: u64, channels: u64) -> [Sample; 6]
     ]
 }
 
-fn of_protocol(of: &Counters) -> [Sample; 13] {
+fn of_publishing(of: &Counters) -> [Sample; 6] {
     [
         (
             "global_messages_received_total",
@@ -105,6 +180,11 @@ fn of_protocol(of: &Counters) -> [Sample; 13] {
             read(&of.confirmed_total),
         ),
         (
+            "global_messages_routed_total",
+            "Total number of messages routed to queues or streams",
+            read(&of.routed_total),
+        ),
+        (
             "global_messages_unroutable_returned_total",
             "Total number of messages published as mandatory into an exchange and returned to the publisher as unroutable",
             read(&of.returned_total),
@@ -114,6 +194,11 @@ fn of_protocol(of: &Counters) -> [Sample; 13] {
             "Total number of messages published as non-mandatory into an exchange and dropped as unroutable",
             read(&of.dropped_total),
         ),
+    ]
+}
+
+fn of_consuming(of: &Counters) -> [Sample; 8] {
+    [
         (
             "global_messages_delivered_total",
             "Total number of messages delivered to consumers",
@@ -155,6 +240,15 @@ fn of_protocol(of: &Counters) -> [Sample; 13] {
             read(&of.acknowledged_total),
         ),
     ]
+}
+
+/// A counter with labels.
+fn put_all(text: &mut String, name: &str, help: &str, values: impl Iterator<Item = (String, u64)>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP rabbitmq_{name} {help}\n# TYPE rabbitmq_{name} counter");
+    for (labels, value) in values {
+        let _ = writeln!(text, "rabbitmq_{name}{labels} {value}");
+    }
 }
 
 fn put(text: &mut String, name: &str, kind: &str, help: &str, labels: &str, value: u64) {
