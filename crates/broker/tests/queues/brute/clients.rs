@@ -1,7 +1,7 @@
 //! What clients of a random life do: declare, publish, consume, get, settle, purge, delete.
 
 use ferrymq_broker::queues::{
-    Credit, DeleteIf, Event, NewConsumer, NoHeaders, Publish, QueueSpec, Settle, Value as Argument,
+    AckedAt, Credit, DeleteIf, Event, NewConsumer, NoHeaders, Publish, QueueSpec, Settle, Value as Argument,
     deliveries,
 };
 use ferrymq_checker::queues::{
@@ -183,7 +183,9 @@ impl World {
         }
         if self.rng.below(3) > 0 {
             for (place, handle) in settled {
-                let known = life.queues.stat(&handle).await.is_ok();
+                let mut at = AckedAt::default();
+                at.note(&handle);
+                let known = life.queues.stat(&handle).await.is_ok() && life.queues.acked(at).await.is_ok();
                 let now = self.tick();
                 if let Some(settled) = client.deliveries[place].settled.as_mut().filter(|_| known) {
                     settled.vouched = Some(now);
