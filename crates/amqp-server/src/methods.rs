@@ -19,11 +19,12 @@ use crate::reader::{Halt, Reader};
 
 impl Reader<'_> {
     /// A method on channel 0.
-    pub(crate) fn connection_method(&mut self, method: &Method<'_>) -> Result<(), Halt> {
+    pub(crate) async fn connection_method(&mut self, method: &Method<'_>) -> Result<(), Halt> {
         match method {
             Method::ConnectionClose(_) => Err(Halt::Closed),
             // There is nothing to refresh: a user is who logged in.
             Method::ConnectionUpdateSecret(_) => {
+                self.send_durably().await?;
                 self.connection.output.method(0, &UpdateSecretOk {});
                 Ok(())
             }

@@ -119,7 +119,7 @@ impl Reader<'_> {
             (FrameKind::Heartbeat, 0) => Ok(()),
             (FrameKind::Method, 0) => {
                 let method = parse(frame.payload)?;
-                self.connection_method(&method)
+                self.connection_method(&method).await
             }
             (kind @ FrameKind::Heartbeat, _) | (kind, 0) => {
                 let error = ferrymq_amqp_codec::DecodeError::UnexpectedFrame {
@@ -294,7 +294,8 @@ impl Reader<'_> {
         if !consumers.is_empty() {
             connection.drain().await;
         }
-        let mut settlements = std::mem::take(&mut self.settlements);
+        // Not another's: it knows what the connection acknowledged and nobody has vouched for yet.
+        let settlements = &mut self.settlements;
         {
             let mut guard = connection.state.lock();
             let state = &mut *guard;

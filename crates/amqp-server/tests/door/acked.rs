@@ -29,12 +29,30 @@ impl Scene {
     }
 
     /// The answer to `method` comes after the commit of an acknowledgement before it.
-    async fn waits<'a, M: WireMethod<'a>>(mut self, channel: u16, method: &M, answer: MethodId) {
+    async fn waits<'a, M: WireMethod<'a>>(self, channel: u16, method: &M, answer: MethodId) {
+        self.waits_past(None, channel, method, answer).await;
+    }
+
+    /// The same, though a channel fails in between.
+    async fn waits_past<'a, M: WireMethod<'a>>(
+        mut self,
+        failing: Option<u16>,
+        channel: u16,
+        method: &M,
+        answer: MethodId,
+    ) {
         let mut other = self.server.channel().await;
         let commits = self.store.commits();
         let hold = self.store.hold_commits();
         self.client.put(1, &basic::Ack { delivery_tag: self.tag, multiple: false });
+        if let Some(failing) = failing {
+            self.client.put(failing, &basic::Ack { delivery_tag: 77, multiple: false });
+        }
         self.client.put(channel, method).send().await;
+        if let Some(failing) = failing {
+            let told = self.client.reply(failing).await;
+            assert_eq!(MethodId::peek(&told), Some(channel::Close::ID));
+        }
         let others = async {
             while self.store.commits() == commits {
                 other.qos(1, false).await;
@@ -79,6 +97,18 @@ async fn the_end_of_a_channel_or_connection_waits_for_acknowledgements_before_it
     Scene::new().await.waits(3, &channel::Open::default(), channel::OpenOk::ID).await;
     let close = connection::Close { reply_code: 200, ..connection::Close::default() };
     Scene::new().await.waits(0, &close, connection::CloseOk::ID).await;
+}
+
+#[tokio::test]
+async fn an_answer_of_the_connection_waits_for_acknowledgements_before_it() {
+    let update = connection::UpdateSecret { new_secret: b"new", reason: b"why not" };
+    Scene::new().await.waits(0, &update, connection::UpdateSecretOk::ID).await;
+}
+
+#[tokio::test]
+async fn that_another_channel_fails_in_between_lets_no_answer_go_early() {
+    let qos = basic::Qos { prefetch_count: 3, ..basic::Qos::default() };
+    Scene::new().await.waits_past(Some(2), 1, &qos, basic::QosOk::ID).await;
 }
 
 #[tokio::test]
