@@ -54,11 +54,14 @@ struct Shared {
     /// `None`: this broker has none.
     queues: Option<Arc<Queues>>,
     amqp: Arc<Option<amqp::Door>>,
+    /// `None`: nothing is relayed.
+    outbox: Option<Arc<Counters>>,
     stopping: Arc<AtomicBool>,
 }
 
 /// What is looked at, and what is changed.
-type Parts = (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>);
+type Parts =
+    (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>, Option<Arc<Counters>>);
 
 /// What is served to whom.
 #[derive(Clone)]
@@ -79,7 +82,7 @@ impl HttpServer {
     /// Serves `address` until `tasks` stop.
     pub(crate) async fn start(
         address: SocketAddr,
-        (store, context, queues, amqp): Parts,
+        (store, context, queues, amqp, outbox): Parts,
         tasks: &Tasks,
     ) -> anyhow::Result<HttpServer> {
         let listener = TcpListener::bind(address)
@@ -92,7 +95,7 @@ impl HttpServer {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics::metrics))
-            .with_state(Shared { store, context, queues, amqp, stopping: stopping.clone() });
+            .with_state(Shared { store, context, queues, amqp, outbox, stopping: stopping.clone() });
         let routers = Routers { here: anywhere.clone().merge(api.unwrap_or_default()), anywhere };
         let connections = tasks.child();
         tasks.spawn(TaskKind::Background, "http listener", accept(listener, routers, connections));
