@@ -22,6 +22,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use ferrymq_broker::queues::Queues;
 use ferrymq_kafka_server::Context;
+use ferrymq_outbox::Counters;
 use ferrymq_runtime::{TaskKind, Tasks};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
