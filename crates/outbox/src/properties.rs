@@ -73,15 +73,16 @@ fn delivery_mode(name: &str, value: &Value) -> Result<u8, String> {
 fn table(map: &Map<String, Value>) -> Result<TableBuilder, EncodeError> {
     let mut out = TableBuilder::new();
     for (name, value) in map {
-        with_value(value, |value| out.push(name.as_bytes(), value).map(drop))?;
+        with_value(value, &mut |value| out.push(name.as_bytes(), value).map(drop))?;
     }
     Ok(out)
 }
 
-fn with_value<T>(
+/// Not generic: it calls itself with closures of its own.
+fn with_value(
     value: &Value,
-    put: impl FnOnce(ValueRef<'_>) -> Result<T, EncodeError>,
-) -> Result<T, EncodeError> {
+    put: &mut dyn FnMut(ValueRef<'_>) -> Result<(), EncodeError>,
+) -> Result<(), EncodeError> {
     match value {
         Value::Null => put(ValueRef::Void),
         Value::Bool(is) => put(ValueRef::Bool(*is)),
@@ -93,7 +94,7 @@ fn with_value<T>(
         Value::Array(values) => {
             let mut out = ArrayBuilder::new();
             for value in values {
-                with_value(value, |value| out.push(value).map(drop))?;
+                with_value(value, &mut |value| out.push(value).map(drop))?;
             }
             put(ValueRef::Array(out.as_array()))
         }
