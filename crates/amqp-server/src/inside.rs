@@ -9,10 +9,10 @@ use ferrymq_amqp_codec::Properties;
 use ferrymq_broker::queues::{Message, Publish, Queues};
 
 use crate::args::MessageView;
+use crate::dead_letters::{claims_deaths, disown};
 use crate::expiration;
 use crate::failure::Failure;
-use crate::publish::{carbon_copies, without_blind, with_headers};
-use crate::dead_letters::{claims_deaths, disown};
+use crate::publish::{carbon_copies, with_headers, without_blind};
 
 /// A message from beside clients.
 #[derive(Debug, Clone, Default)]

@@ -25,8 +25,17 @@ const BEFORE_A_KILL: u64 = 40;
 
 /// A broker, and where Kafka clients reach it.
 fn start(url: &str) -> (Ending, String) {
-    let arguments =
-        ["serve", "--kafka-listen", "127.0.0.1:0", "--amqp-listen", "off", "--http-listen", "off", "--store", url];
+    let arguments = [
+        "serve",
+        "--kafka-listen",
+        "127.0.0.1:0",
+        "--amqp-listen",
+        "off",
+        "--http-listen",
+        "off",
+        "--store",
+        url,
+    ];
     let mut process = ferrymq(&arguments).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(process.stderr.take().unwrap());
     let kafka = loop {
@@ -83,7 +92,8 @@ async fn session(mut client: Client, number: u64, ending: Arc<AtomicU64>, done: 
 
 /// What is in the topic, by key.
 fn consumed(kafka: &str) -> BTreeMap<String, Vec<u64>> {
-    let output = ferrymq(&["consume", "orders", "--bootstrap", kafka, "--format", "%k %v\\n"]).output().unwrap();
+    let output =
+        ferrymq(&["consume", "orders", "--bootstrap", kafka, "--format", "%k %v\\n"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut found = BTreeMap::<String, Vec<u64>>::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
@@ -99,10 +109,12 @@ async fn what_was_committed_is_published_once_however_often_the_broker_is_killed
     let Some((_server, url)) = database(directory.path(), &[]) else { return };
     let clock = Clock::system();
     let (mut broker, mut kafka) = start(&url);
-    let created = ferrymq(&["topic", "create", "orders", "--partitions", "3", "--bootstrap", &kafka]).output();
+    let created =
+        ferrymq(&["topic", "create", "orders", "--partitions", "3", "--bootstrap", &kafka]).output();
     assert!(created.unwrap().status.success());
     let admin = connect(&url).await;
-    while admin.execute("SELECT 'ferrymq.publish(text, text, text, jsonb)'::regprocedure", &[]).await.is_err() {
+    while admin.execute("SELECT 'ferrymq.publish(text, text, text, jsonb)'::regprocedure", &[]).await.is_err()
+    {
         clock.sleep(Duration::from_millis(20)).await;
     }
     let (ending, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ferrymq_amqp_server::inside::{self, Inside};
+use ferrymq_broker::Broker;
 use ferrymq_broker::queues::{Queues, Relayed, StreamRecord};
 use ferrymq_broker::topics::{NewTopic, Topic, TopicError};
-use ferrymq_broker::Broker;
 use ferrymq_engine_postgres::outbox::Published;
 use ferrymq_storage::StorageError;
 use ferrymq_types::Header;

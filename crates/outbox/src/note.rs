@@ -54,8 +54,7 @@ impl Note {
     pub fn decode(bytes: &[u8]) -> Result<Note, StorageError> {
         let note: Note = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
         if note.v > VERSION {
-            let text =
-                format!("a newer version wrote the outbox's note: version={} known={VERSION}", note.v);
+            let text = format!("a newer version wrote the outbox's note: version={} known={VERSION}", note.v);
             return Err(StorageError::new(ErrorKind::Internal, text));
         }
         Ok(note)

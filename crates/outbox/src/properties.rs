@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(headers.get(b"s"), Some(ValueRef::LongString("你好".as_bytes())));
         assert_eq!(headers.get(b"n"), Some(ValueRef::I64(-3)));
         assert_eq!(headers.get(b"f"), Some(ValueRef::F64(1.5)));
-        assert_eq!((headers.get(b"b"), headers.get(b"v")), (Some(ValueRef::Bool(true)), Some(ValueRef::Void)));
+        assert_eq!(
+            (headers.get(b"b"), headers.get(b"v")),
+            (Some(ValueRef::Bool(true)), Some(ValueRef::Void))
+        );
         let Some(ValueRef::Array(list)) = headers.get(b"l") else { panic!("no list") };
         assert_eq!(list.iter().collect::<Vec<_>>(), [ValueRef::I64(1), ValueRef::LongString(b"x")]);
         let Some(ValueRef::Table(inner)) = headers.get(b"t") else { panic!("no table") };

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ferrymq_broker::queues::{QueueError, Queues, RelayLog, Relayed};
-use ferrymq_engine_postgres::outbox::{Outbox, Page, Published, Tick};
 use ferrymq_engine_postgres::PostgresStore;
+use ferrymq_engine_postgres::outbox::{Outbox, Page, Published, Tick};
 use ferrymq_runtime::{Clock, TaskKind, Tasks};
 use ferrymq_storage::{ErrorKind, StorageError};
 use tokio::time::Instant;
@@ -120,8 +120,15 @@ impl Relay {
     ) -> Arc<Counters> {
         let counters = Arc::new(Counters::default());
         let queues = targets.queues.clone();
-        let relay =
-            Relay { store, targets, options, queues, clock, tasks: tasks.clone(), counters: counters.clone() };
+        let relay = Relay {
+            store,
+            targets,
+            options,
+            queues,
+            clock,
+            tasks: tasks.clone(),
+            counters: counters.clone(),
+        };
         // What it does is whole or not at all: a panic of it may not take the broker along.
         tasks.spawn(TaskKind::Background, "outbox relay", relay.run());
         counters
@@ -176,7 +183,15 @@ impl Relay {
             }
         };
         let now = self.clock.now();
-        Ok(Life { relay: self, log, outbox, note, at_most: self.options.rows_max, turned: (0, now), busy: now })
+        Ok(Life {
+            relay: self,
+            log,
+            outbox,
+            note,
+            at_most: self.options.rows_max,
+            turned: (0, now),
+            busy: now,
+        })
     }
 }
 

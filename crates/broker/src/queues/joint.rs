@@ -49,11 +49,7 @@ pub(super) struct Joint {
 
 impl Default for Joint {
     fn default() -> Joint {
-        Joint {
-            turn: Mutex::new(()),
-            room: Semaphore::new(IN_FLIGHT),
-            topics_turn: AtomicUsize::new(0),
-        }
+        Joint { turn: Mutex::new(()), room: Semaphore::new(IN_FLIGHT), topics_turn: AtomicUsize::new(0) }
     }
 }
 
@@ -208,8 +204,9 @@ impl Queues {
             None => Ok(()),
             Some(answer) => answer.await.pop().unwrap_or_else(|| Err(unanswered())),
         };
+        let told = told(&outcome, parts);
         for to in outcomes {
-            let _ended = to.send(outcome.clone()).is_err();
+            let _ended = to.send(told.clone()).is_err();
         }
         for over in overs {
             // Dropped when it is over.
@@ -299,6 +296,17 @@ fn not_appended(why: AppendError) -> QueueError {
         AppendError::Gone | AppendError::Retry | AppendError::Elsewhere | AppendError::Producer(_) => {
             QueueError::Retry
         }
+    }
+}
+
+/// What shards hear of an outcome. Whose log was fenced is not known: if it was the one of the note, theirs are theirs still. They
+/// hear that nothing happened; whoever is fenced learns it by its next write.
+fn told(outcome: &Outcome, parts: &Parts) -> Outcome {
+    match outcome {
+        Err(error) if !parts.notes.is_empty() && error.kind() == ErrorKind::Fenced => {
+            Err(StorageError::new(ErrorKind::Conflict, "a part of a joint commit was fenced"))
+        }
+        outcome => outcome.clone(),
     }
 }
 

@@ -82,8 +82,7 @@ impl Queues {
         note: Bytes,
     ) -> Result<(), QueueError> {
         let limit = QUEUE_MESSAGE_BYTES_MAX;
-        let is_large =
-            |relayed: &Relayed| matches!(relayed, Relayed::Message(publish) if publish.message.bytes() > limit);
+        let is_large = |relayed: &Relayed| matches!(relayed, Relayed::Message(publish) if publish.message.bytes() > limit);
         if relayed.iter().any(is_large) {
             return Err(QueueError::Limit { what: "the size of a message", limit: limit as u64 });
         }

@@ -16,7 +16,10 @@ use crate::staged::{Fate, StagedLogs};
 /// A record of a topic's partition: without a key they take turns.
 fn record(rig: &OverRig, topic: &str, text: &str) -> Relayed {
     let topic = rig.broker.topics().get(topic).unwrap();
-    Relayed::Record(topic, StreamRecord { value: Some(Bytes::from(text.to_owned())), ..StreamRecord::default() })
+    Relayed::Record(
+        topic,
+        StreamRecord { value: Some(Bytes::from(text.to_owned())), ..StreamRecord::default() },
+    )
 }
 
 fn to_queue(rig: &OverRig, queue: &str, text: &str) -> Relayed {
@@ -27,7 +30,7 @@ fn to_queue(rig: &OverRig, queue: &str, text: &str) -> Relayed {
 /// Values of a topic's partition in order.
 async fn values(rig: &OverRig, topic: &str) -> Vec<String> {
     let queue = format!("look-at-{topic}");
-    rig.over(&queue, topic, &[("x-kafka-start", ferrymq_broker::queues::Value::text("earliest"))]).await;
+    rig.over(&queue, topic, &[("x-kafka-start", ferrymq_broker::queues::Value::text("first"))]).await;
     rig.take_all(&queue).await.into_iter().map(|(text, _)| text).collect()
 }
 
@@ -63,7 +66,10 @@ async fn topics_queues_and_the_note_are_one_and_the_last_note_is_found_again() {
     let rig = rig.crash().await;
     let (_, note) = rig.queues.claim_relay().await.unwrap();
     assert_eq!(note, Some(Bytes::from("2")));
-    assert_eq!((values(&rig, "t").await, values(&rig, "u").await), (vec!["1".into(), "2".into()], vec!["1".into(), "2".into()]));
+    assert_eq!(
+        (values(&rig, "t").await, values(&rig, "u").await),
+        (vec!["1".into(), "2".into()], vec!["1".into(), "2".into()])
+    );
     let queued: Vec<String> = rig.take_all("q").await.into_iter().map(|(text, _)| text).collect();
     assert_eq!(queued, ["1", "2"]);
 }
@@ -86,7 +92,10 @@ async fn a_refused_commit_gives_the_offsets_back() {
     assert_eq!(before.wait().await.pop().unwrap().unwrap().base, Offset(0));
     logs.stage.decide(Fate::Fails(ErrorKind::Full));
     let refused = relay.await.unwrap_err();
-    assert!(matches!(refused, QueueError::Storage(ref error) if error.kind() == ErrorKind::Full), "{refused}");
+    assert!(
+        matches!(refused, QueueError::Storage(ref error) if error.kind() == ErrorKind::Full),
+        "{refused}"
+    );
     // What lies behind an append that failed fails with it.
     logs.stage.release();
     assert!(matches!(behind.wait().await.pop().unwrap(), Err(AppendError::Retry)));
@@ -104,8 +113,11 @@ async fn what_comes_behind_a_joint_commit_lies_behind_it() {
     let (rig, logs) = staged().await;
     let (mut log, _) = rig.queues.claim_relay().await.unwrap();
     logs.stage.hold();
-    let mut relay =
-        std::pin::pin!(rig.queues.relay(&mut log, vec![record(&rig, "t", "1"), record(&rig, "t", "2")], Bytes::from("n")));
+    let mut relay = std::pin::pin!(rig.queues.relay(
+        &mut log,
+        vec![record(&rig, "t", "1"), record(&rig, "t", "2")],
+        Bytes::from("n")
+    ));
     assert!(relay.as_mut().now_or_never().is_none());
     quiet().await;
     let behind = append(&rig, "t", "3").await;
@@ -144,7 +156,10 @@ async fn a_relay_that_another_followed_writes_nothing() {
     let (mut new, _) = rig.queues.claim_relay().await.unwrap();
     let relayed = |text: &str| vec![record(&rig, "t", text), to_queue(&rig, "q", text)];
     let fenced = rig.queues.relay(&mut old, relayed("old"), Bytes::from("old")).await.unwrap_err();
-    assert!(matches!(fenced, QueueError::Storage(ref error) if error.kind() == ErrorKind::Fenced), "{fenced}");
+    assert!(
+        matches!(fenced, QueueError::Storage(ref error) if error.kind() == ErrorKind::Fenced),
+        "{fenced}"
+    );
     rig.queues.relay(&mut new, relayed("new"), Bytes::from("new")).await.unwrap();
     assert_eq!(values(&rig, "t").await, ["new"]);
     assert_eq!(rig.take_all("q").await, fresh(&["new"]));

@@ -61,8 +61,7 @@ struct Shared {
 }
 
 /// What is looked at, and what is changed.
-type Parts =
-    (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>, Option<Arc<Counters>>);
+type Parts = (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>, Option<Arc<Counters>>);
 
 /// What is served to whom.
 #[derive(Clone)]

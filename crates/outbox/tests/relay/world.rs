@@ -53,11 +53,13 @@ impl World {
         let topics = Topics { broker: broker.clone(), translate: Arc::new(AmqpStreams) };
         let options = QueueOptions { topics: Some(topics), ..QueueOptions::default() };
         let queues = Queues::open(stores, options, clock.clone(), rng, tasks.clone()).await.unwrap();
-        let targets =
-            Targets { broker: broker.clone(), queues: queues.clone(), create_topics: Some(1) };
+        let targets = Targets { broker: broker.clone(), queues: queues.clone(), create_topics: Some(1) };
         // Small pages and a turn after each, so that a test crosses them with few rows.
-        let options =
-            ferrymq_outbox::Options { rows_max: 8, turn: Duration::ZERO, ..ferrymq_outbox::Options::default() };
+        let options = ferrymq_outbox::Options {
+            rows_max: 8,
+            turn: Duration::ZERO,
+            ..ferrymq_outbox::Options::default()
+        };
         let counters = Relay::start(store.clone(), targets, options, clock.clone(), &tasks);
         let world = World {
             url: url.to_owned(),
