@@ -17,7 +17,16 @@ const BYTES_MAX: i64 = 16 << 20;
 /// Creates what is missing, in one transaction.
 pub(super) async fn create(connection: &Connection, names: &Names, system_id: i64) -> Result<(), Failed> {
     let schema = names.schema();
-    let sql = format!("BEGIN; {}{}{}COMMIT", tables(schema, system_id), publishing(schema), helping(schema));
+    let sql = [
+        "BEGIN;".to_owned(),
+        tables(schema, system_id),
+        publishing(schema),
+        writing(schema),
+        checking(schema),
+        operating(schema),
+        "COMMIT".to_owned(),
+    ]
+    .concat();
     let created = connection.batch(&sql).await;
     if created.is_err() && !connection.is_closed() {
         connection.batch("ROLLBACK").await?;
@@ -104,8 +113,8 @@ fn publishing(schema: &str) -> String {
     sql
 }
 
-/// What those call, and what operators do.
-fn helping(schema: &str) -> String {
+/// What those call: a row is written.
+fn writing(schema: &str) -> String {
     let mut insert = String::new();
     for at in 0..super::TABLES {
         insert += &format!(
@@ -113,13 +122,6 @@ fn helping(schema: &str) -> String {
                  topic, vhost, exchange, key, body, properties, mandatory);\n"
         );
     }
-    let publishers = "publish(text, text, text, jsonb)|publish(text, bytea, bytea, jsonb)|\
-                      publish_to_exchange(text, text, text, jsonb, text, bool)|\
-                      publish_to_exchange(text, text, bytea, jsonb, text, bool)";
-    let grants: String = publishers
-        .split('|')
-        .map(|name| format!("EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.{name} TO %I', role);\n"))
-        .collect();
     format!(
         "CREATE OR REPLACE FUNCTION {schema}.outbox_put(
              topic text, vhost text, exchange text, key bytea, body bytea, properties jsonb, mandatory bool)
@@ -139,7 +141,14 @@ fn helping(schema: &str) -> String {
              END CASE;
              RETURN id;
          END $$;
-         CREATE OR REPLACE FUNCTION {schema}.outbox_check(properties jsonb)
+         REVOKE ALL ON FUNCTION {schema}.outbox_put(text, text, text, bytea, bytea, jsonb, bool) FROM PUBLIC;\n"
+    )
+}
+
+/// What those call: properties are looked over.
+fn checking(schema: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION {schema}.outbox_check(properties jsonb)
          RETURNS void LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
          DECLARE
              name text;
@@ -167,7 +176,21 @@ fn helping(schema: &str) -> String {
                  END IF;
              END LOOP;
          END $$;
-         CREATE OR REPLACE FUNCTION {schema}.publish_again(id int8)
+         REVOKE ALL ON FUNCTION {schema}.outbox_check(jsonb) FROM PUBLIC;\n"
+    )
+}
+
+/// What operators call.
+fn operating(schema: &str) -> String {
+    let publishers = "publish(text, text, text, jsonb)|publish(text, bytea, bytea, jsonb)|\
+                      publish_to_exchange(text, text, text, jsonb, text, bool)|\
+                      publish_to_exchange(text, text, bytea, jsonb, text, bool)";
+    let grants: String = publishers
+        .split('|')
+        .map(|name| format!("EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.{name} TO %I', role);\n"))
+        .collect();
+    format!(
+        "CREATE OR REPLACE FUNCTION {schema}.publish_again(id int8)
          RETURNS int8 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
          DECLARE
              again {schema}.undelivered%ROWTYPE;
@@ -199,8 +222,7 @@ fn helping(schema: &str) -> String {
                  system_id = (SELECT c.system_identifier FROM pg_control_system() c);
              RETURN kept;
          END $$;
-         REVOKE ALL ON FUNCTION {schema}.outbox_put(text, text, text, bytea, bytea, jsonb, bool),
-             {schema}.outbox_check(jsonb), {schema}.publish_again(int8), {schema}.grant_publish(name),
+         REVOKE ALL ON FUNCTION {schema}.publish_again(int8), {schema}.grant_publish(name),
              {schema}.outbox_adopt() FROM PUBLIC;\n"
     )
 }
