@@ -31,9 +31,7 @@ def records(topic, count):
     found = []
 
     def enough():
-        message = consumer.poll(0.5)
-        if message is not None and message.error() is None:
-            found.append(message)
+        found.extend(message for message in consumer.consume(1000, 0.5) if message.error() is None)
         return len(found) >= count
 
     eventually(f"{count} records", enough)
@@ -74,7 +72,7 @@ def a_message_has_all_its_properties():
     properties = {
         "content_type": "text/plain", "content_encoding": "utf-8", "priority": 3, "correlation_id": "c", "reply_to": "r",
         "expiration": "600000", "message_id": "m", "timestamp": 1700000000, "type": "t", "app_id": "a",
-        "headers": {"text": "你好", "number": -1, "float": 1.5, "yes": True, "nothing": None, "list": [1, "x"],
+        "headers": {"text": "你好", "number": -1, "yes": True, "nothing": None, "list": [1, "x"],
                     "table": {"in": 1}}}
     with database() as connection:
         connection.execute("SELECT ferrymq.publish_to_exchange('', %s, %s, properties => %s)",
