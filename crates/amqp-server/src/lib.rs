@@ -9,7 +9,7 @@
 //! ```
 //! Reading order: [`context`] (how the door presents itself), [`server`] (accepting), `connection` (the life of
 //! one), `handshake`, `reader` (frames to methods), `channel` (what is known of one), `methods/` (a file per
-//! class), `publish`, `confirms`, `tx`, `deliver`, [`streams`], `replies`, `alarm`, [`dead_letters`], `writer`, `failure` (errors in
+//! class), `publish`, `confirms`, `tx`, `deliver`, [`streams`], `replies`, `alarm`, [`dead_letters`], [`inside`] (messages from beside clients), `writer`, `failure` (errors in
 //! RabbitMQ's codes and words).
 //!
 //! **Invariants.**
@@ -39,6 +39,7 @@ mod expiration;
 mod failure;
 mod handshake;
 mod input;
+pub mod inside;
 mod methods;
 mod numbers;
 mod output;

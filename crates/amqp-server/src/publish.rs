@@ -310,7 +310,7 @@ fn transaction(state: &mut State, number: u16) -> Option<&mut Tx> {
 }
 
 /// The routing keys of CC and BCC headers.
-fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
+pub(crate) fn carbon_copies(headers: [Option<ValueRef<'_>>; 2]) -> Result<Vec<&[u8]>, Failure> {
     let mut keys = Vec::new();
     for (name, value) in ["CC", "BCC"].into_iter().zip(headers) {
         match value {
@@ -375,8 +375,13 @@ fn rewritten(properties: Properties<'_>, reply_to: Option<&[u8]>, blind: bool) -
     encoded(&changed)
 }
 
+/// The properties less the BCC header.
+pub(crate) fn without_blind(properties: Properties<'_>) -> Result<Bytes, Failure> {
+    rewritten(properties, None, true)
+}
+
 /// The properties with other headers.
-fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
+pub(crate) fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
     changed.headers = Some(headers.as_table());
     encoded(&changed)
@@ -388,7 +393,7 @@ fn encoded(properties: &BasicProperties<'_>) -> Result<Bytes, Failure> {
     Ok(out.freeze())
 }
 
-fn unencodable(error: EncodeError) -> Failure {
+pub(crate) fn unencodable(error: EncodeError) -> Failure {
     Failure::hard(ReplyCode::InternalError, error)
 }
 

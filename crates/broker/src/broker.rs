@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ferrymq_runtime::{Clock, Rng, Tasks};
-use ferrymq_storage::{Compare, ErrorKind, LogStore, MetaStore, Put, StorageError};
+use ferrymq_storage::{Compare, ErrorKind, LogStore, MetaStore, Op, Outcome, Put, StorageError};
 use ferrymq_types::{LogId, Offset, OwnerId};
 use tokio::sync::{Mutex, oneshot};
 
@@ -28,6 +28,7 @@ use crate::cluster::View;
 use crate::partition::Partition;
 use crate::producers::Producers;
 use crate::settings::TopicDefaults;
+use crate::shard::together::Together;
 use crate::shard::{AppendError, AppendItem, AppendResults, Lost, Message, Shard, ShardContext};
 use crate::topics::Registry;
 
@@ -234,6 +235,27 @@ impl Broker {
         PendingAppends { count, parts }
     }
 
+    /// Asks the owners of these partitions for their parts of a joint commit; see [`Together`].
+    pub(crate) async fn invite(&self, items: Vec<AppendItem>) -> Vec<Invited> {
+        let mut by_shard: Vec<Vec<AppendItem>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for item in items {
+            by_shard[self.shard_index(item.partition.log)].push(item);
+        }
+        let mut invited = Vec::new();
+        for (shard, items) in self.shards.iter().zip(by_shard).filter(|(_, items)| !items.is_empty()) {
+            let bytes = items.iter().map(|item| item.bytes.len() + SMALL_MESSAGE_BYTES).sum();
+            let (reply, answer) = oneshot::channel();
+            let (submitted, is_submitted) = oneshot::channel();
+            let (outcome, is_decided) = oneshot::channel();
+            let (over, is_over) = oneshot::channel();
+            let part = Together { items, reply, submitted: is_submitted, outcome: is_decided, over };
+            // If the shard has ended, the answer's sender is gone.
+            let _ended = shard.send(Message::Together(Box::new(part)), bytes).await;
+            invited.push(Invited { answer, submitted, outcome, over: is_over });
+        }
+        invited
+    }
+
     /// Moves a partition's start up to `start` and returns the new start.
     ///
     /// # Errors
@@ -295,6 +317,15 @@ impl PendingAppends {
         }
         results
     }
+}
+
+/// An owner's words in a joint commit.
+pub(crate) struct Invited {
+    pub(crate) answer: oneshot::Receiver<Result<Vec<Op>, AppendError>>,
+    pub(crate) submitted: oneshot::Sender<()>,
+    pub(crate) outcome: oneshot::Sender<Outcome>,
+    /// Its sender is dropped by the owner when it has done with it.
+    pub(crate) over: oneshot::Receiver<()>,
 }
 
 async fn cluster_id(meta: &dyn MetaStore, rng: &Rng) -> Result<String, StorageError> {

@@ -36,6 +36,8 @@
 //!   `docs/adr/0009-priorities.md`.
 //! - What a policy says holds for its queues and exchanges at once; see `docs/adr/0010-policies-and-virtual-hosts.md`.
 //!
+//! - What is relayed from outside is published once, with the note that it was; see `docs/adr/0016-publish-in-a-transaction.md`.
+//!
 //! Deliberately absent: any wire protocol.
 
 pub mod ack;
@@ -62,6 +64,7 @@ pub mod open;
 pub mod policy;
 mod priorities;
 mod records;
+mod relayed;
 pub mod session;
 pub mod settings;
 mod shard;
@@ -82,6 +85,7 @@ pub use exchange::{HashProperty, Headers, NoHeaders};
 pub use handle::{PendingPublish, Published, QueueOptions, Queues};
 pub use inspect::{AppliedPolicies, BindingInfo, ExchangeInfo, QueueInfo};
 pub use policy::{ApplyTo, BadPolicy, PolicyError, PolicySort, PolicySpec};
+pub use relayed::{RelayLog, Relayed};
 pub use session::Session;
 pub use settings::{Overflow, QueueSettings, QueueType, Wrong};
 pub use sink::{Deliveries, DeliverySink, Event, deliveries};

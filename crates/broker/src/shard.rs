@@ -13,7 +13,6 @@
 //!
 //! Deliberately absent: locks, timers but for a claim's pause, anything about requests or connections.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
@@ -21,19 +20,21 @@ use ferrymq_storage::{Action, ErrorKind, Group, LogStore, MetaStore, Op, Outcome
 use ferrymq_types::{BatchHeader, IdMap, LogId, Offset, OwnerId};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::cluster::View;
 use crate::partition::Partition;
 use crate::producers::{ProducerError, Producers};
 
 pub(crate) mod load;
+mod lost;
 mod owned;
 mod reclaim;
+pub(crate) mod together;
 
+pub(crate) use lost::Lost;
 use owned::{Owned, Parked, ProducerState};
 use reclaim::{Claimed, Reclaims};
+use together::Together;
 
 /// Bytes that may wait in one shard's mailbox.
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
@@ -99,6 +100,8 @@ pub(crate) enum Message {
     Producers { log: LogId, reply: oneshot::Sender<Result<Producers, AppendError>> },
     /// Forgets producers silent since before this time.
     ExpireProducers { cutoff_ms: i64 },
+    /// Takes part in a commit of several owners.
+    Together(Box<Together>),
 }
 
 /// What a shard works with.
@@ -112,23 +115,6 @@ pub(crate) struct ShardContext {
     pub(crate) tasks: Tasks,
     /// Where logs are noted that are another's, if there are other brokers.
     pub(crate) lost: Option<Arc<Lost>>,
-}
-
-/// Logs that the store said are another's: whoever is to own them is asked before they are claimed again.
-pub(crate) struct Lost {
-    pub(crate) logs: Mutex<BTreeSet<LogId>>,
-    view: Arc<View>,
-}
-
-impl Lost {
-    pub(crate) fn new(view: Arc<View>) -> Arc<Lost> {
-        Arc::new(Lost { logs: Mutex::default(), view })
-    }
-
-    fn note(&self, log: LogId) {
-        self.logs.lock().insert(log);
-        self.view.missed();
-    }
 }
 
 /// A handle to one shard; cheap to clone.
@@ -174,6 +160,7 @@ enum Done {
     Commit { sent: Vec<Sent>, outcomes: Vec<Outcome> },
     Trim { log: LogId, start: Offset, outcome: Outcome, reply: oneshot::Sender<Result<Offset, AppendError>> },
     Loaded { log: LogId, producers: Result<Producers, StorageError> },
+    Together { sent: Vec<Sent>, outcome: Outcome, over: oneshot::Sender<()> },
 }
 
 struct Owner {
@@ -208,27 +195,42 @@ impl Owner {
                 Some(done) = self.done.next() => self.on_done(done),
                 Some(claimed) = self.reclaims.next(), if open => self.on_claimed(claimed),
                 message = mailbox.recv(), if open => match message {
-                    Some(first) => self.on_messages(first, &mut mailbox),
+                    Some(first) => {
+                        if let Some((together, permit)) = self.on_messages(first, &mut mailbox) {
+                            self.together(*together, permit).await;
+                        }
+                    }
                     None => open = false,
                 },
             }
         }
     }
 
-    /// Takes everything that waits now, so that many small requests become one commit.
-    fn on_messages(&mut self, first: (Message, BytePermit), mailbox: &mut Mailbox<Message>) {
+    /// Takes everything that waits now, so that many small requests become one commit, up to a joint commit.
+    fn on_messages(
+        &mut self,
+        first: (Message, BytePermit),
+        mailbox: &mut Mailbox<Message>,
+    ) -> Option<(Box<Together>, BytePermit)> {
         let mut batch = Commit::default();
         let mut next = Some(first);
+        let mut joint = None;
         while let Some((message, permit)) = next {
-            self.on_message(message, &mut batch);
+            if let Some(together) = self.on_message(message, &mut batch) {
+                joint = Some((together, permit));
+                break;
+            }
             batch.permits.push(permit);
             next = mailbox.try_recv();
         }
         self.commit(batch);
+        joint
     }
 
-    fn on_message(&mut self, message: Message, batch: &mut Commit) {
+    /// A joint commit is given back: its part begins when what was gathered is with the store.
+    fn on_message(&mut self, message: Message, batch: &mut Commit) -> Option<Box<Together>> {
         match message {
+            Message::Together(together) => return Some(together),
             Message::Attach { partition, next } => self.on_attach(partition, next),
             Message::Detach { log } => self.on_detach(log),
             Message::Release { logs, reply } => {
@@ -246,6 +248,7 @@ impl Owner {
                 }
             }
         }
+        None
     }
 
     fn on_attach(&mut self, partition: Arc<Partition>, next: Offset) {
@@ -352,6 +355,10 @@ impl Owner {
                 let _ = reply.send(result);
             }
             Done::Loaded { log, producers } => self.on_loaded(log, producers),
+            Done::Together { sent, outcome, over } => {
+                self.on_together(sent, &outcome);
+                drop(over);
+            }
         }
     }
 

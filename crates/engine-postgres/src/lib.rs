@@ -23,6 +23,7 @@ mod housekeeping;
 pub mod meta;
 mod mirror;
 pub mod options;
+pub mod outbox;
 mod plan;
 mod pool;
 mod queue;
@@ -40,4 +41,5 @@ mod writer;
 
 pub use meta::PostgresMeta;
 pub use options::{Config, Options, parse_url};
+pub use outbox::Outbox;
 pub use store::{Counters, Health, PostgresStore};

@@ -25,6 +25,7 @@ use crate::housekeeping;
 use crate::meta::{self, PostgresMeta};
 use crate::mirror::Mirror;
 use crate::options::Options;
+use crate::outbox::Outbox;
 use crate::pool::Pool;
 use crate::queue::{Queue, Round, Ticket, Work, group_bytes, too_busy};
 use crate::read::rows::rows;
@@ -240,6 +241,14 @@ impl PostgresStore {
             inbox
         });
         Ok(PostgresMeta::new(self.shared.clone(), inbox.clone()))
+    }
+
+    /// Opens a session with the outbox, whose tables and functions are made if they are not there. For one relay at a time.
+    ///
+    /// # Errors
+    /// `Unavailable` if the database is, or does not let them be made.
+    pub async fn outbox(&self) -> Result<Outbox, StorageError> {
+        Outbox::open(self.shared.clone()).await
     }
 
     /// Finishes what was accepted and ends all sessions.

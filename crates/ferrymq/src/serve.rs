@@ -27,6 +27,7 @@ mod http;
 mod limits;
 mod listeners;
 mod logging;
+mod outbox;
 mod reload;
 mod settings;
 mod several;
@@ -162,10 +163,11 @@ async fn start(settings: &Settings, clock: &Clock) -> anyhow::Result<Running> {
         amqp::start(amqp, remote, queues.as_ref(), context.budget.clone(), clock, &rng, &owners).await?;
     amqp.iter().for_each(|door| door.watch(&store, &owners));
     let amqp = Arc::new(amqp);
+    let relayed = outbox::start(settings, &store, &context, queues.as_ref(), &owners);
     let http = match settings.http_listen {
         None => None,
         Some(address) => {
-            let parts = (store.clone(), context.clone(), queues, amqp.clone());
+            let parts = (store.clone(), context.clone(), queues, amqp.clone(), relayed);
             Some(http::HttpServer::start(address, parts, &owners).await?)
         }
     };

@@ -56,6 +56,12 @@ pub const TABLE: &[Rule] = &[
         &["broker", "amqp-codec", "mapping", "runtime", "types"],
         &["storage", "engine-local", "disk", "compress"],
     ),
+    // What comes from a database's transactions, as records and as AMQP messages that are checked as the door checks them.
+    rule(
+        "outbox",
+        &["broker", "engine-postgres", "amqp-server", "amqp-codec", "storage", "runtime", "types"],
+        &[],
+    ),
     rule("kafka-client", &["kafka-codec", "types", "runtime", "compress"], &[]),
     rule("checker", &["types", "disk", "storage"], &["engine-local", "runtime"]),
     // A black box's test: of ours the codecs, so that a mistake of the product cannot hide another.
@@ -77,6 +83,7 @@ pub const TABLE: &[Rule] = &[
             "broker",
             "kafka-server",
             "amqp-server",
+            "outbox",
             "kafka-client",
             "checker",
         ],

@@ -8,9 +8,13 @@
 //! whole is with the store, and only one turn can make them. Many wait for their outcomes side by side. What was
 //! begun ends, whoever waits for it. A commit that did not happen left everything as it was.
 //!
+//! Owners of topics take part for who brings records for them (`relayed`); a client's transactions and dead letters write to
+//! topics before their joint commit.
+//!
 //! Deliberately absent: stores that cannot change several logs in one group; such a commit is refused there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrymq_storage::{ErrorKind, Op, Outcome, StorageError};
 use ferrymq_types::Offset;
@@ -23,9 +27,12 @@ use super::handle::{Queues, refused};
 use super::session::Session;
 use super::shard::joint::{Prepare, Settles};
 use super::shard::message::{Item, Refused, ShardMessage};
-use super::streams::TooLarge;
+use super::streams::{Appending, StreamRecord, TooLarge};
 use super::types::{Publish, QueueHandle, Settle};
+use crate::broker::Invited;
+use crate::shard::AppendError;
 use crate::to_its_end::to_its_end;
+use crate::topics::Topic;
 
 /// Joint commits that may be under way at a time.
 const IN_FLIGHT: usize = 16;
@@ -36,11 +43,13 @@ const ATTEMPTS: usize = 8;
 pub(super) struct Joint {
     turn: Mutex<()>,
     room: Semaphore,
+    /// Which partition is next for records without a key.
+    topics_turn: AtomicUsize,
 }
 
 impl Default for Joint {
     fn default() -> Joint {
-        Joint { turn: Mutex::new(()), room: Semaphore::new(IN_FLIGHT) }
+        Joint { turn: Mutex::new(()), room: Semaphore::new(IN_FLIGHT), topics_turn: AtomicUsize::new(0) }
     }
 }
 
@@ -49,6 +58,17 @@ impl Default for Joint {
 pub(super) struct Parts {
     pub(super) publishes: Vec<Publish>,
     pub(super) settles: Vec<Settles>,
+    /// Records of topics.
+    pub(super) records: Vec<(Arc<Topic>, StreamRecord)>,
+    /// What whoever asks notes in a log of its own.
+    pub(super) notes: Vec<Op>,
+}
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        let Parts { publishes, settles, records, notes } = self;
+        publishes.is_empty() && settles.is_empty() && records.is_empty() && notes.is_empty()
+    }
 }
 
 /// A shard's words in a joint commit.
@@ -86,7 +106,7 @@ impl Queues {
         let alive = session.hold().await;
         let session = Some(session.id());
         let settles = settles.into_iter().map(|(queue, what)| Settles { queue, session, what }).collect();
-        let (queues, parts) = (self.clone(), Parts { publishes, settles });
+        let (queues, parts) = (self.clone(), Parts { publishes, settles, ..Parts::default() });
         let commit = async move {
             let _alive = alive;
             queues.commit_parts(&parts).await
@@ -107,7 +127,7 @@ impl Queues {
 
     /// The same for parts of queues only.
     pub(super) async fn commit_queues(self: &Arc<Queues>, parts: &Parts) -> Result<(), QueueError> {
-        if parts.publishes.is_empty() && parts.settles.is_empty() {
+        if parts.is_empty() {
             return Ok(());
         }
         if !self.stores.logs.atomic_multi_log() {
@@ -157,6 +177,16 @@ impl Queues {
             group.extend(ops.map_err(|why| not_prepared(why, parts))?);
             waiting.push((partner.submitted, partner.outcome));
         }
+        // Last: their shards do nothing else from their answer on.
+        let owners = self.invite_topics(parts).await?;
+        let mut overs = Vec::with_capacity(owners.len());
+        for owner in owners {
+            let ops = owner.answer.await.map_err(|_| QueueError::Stopped)?;
+            group.extend(ops.map_err(not_appended)?);
+            waiting.push((owner.submitted, owner.outcome));
+            overs.push(owner.over);
+        }
+        group.extend(parts.notes.iter().cloned());
         let answer = match group.is_empty() {
             true => None,
             false => Some(self.stores.logs.commit(vec![group])),
@@ -174,13 +204,33 @@ impl Queues {
             None => Ok(()),
             Some(answer) => answer.await.pop().unwrap_or_else(|| Err(unanswered())),
         };
+        let told = told(&outcome, parts);
         for to in outcomes {
-            let _ended = to.send(outcome.clone()).is_err();
+            let _ended = to.send(told.clone()).is_err();
+        }
+        for over in overs {
+            // Dropped when it is over.
+            let _dropped = over.await;
         }
         outcome.map_err(|error| match error.kind() {
             ErrorKind::Conflict => QueueError::Retry,
             _ => QueueError::Storage(error),
         })
+    }
+
+    /// Asks the owners of topics for their parts.
+    async fn invite_topics(&self, parts: &Parts) -> Result<Vec<Invited>, QueueError> {
+        let (Some(streams), false) = (&self.streams, parts.records.is_empty()) else { return Ok(Vec::new()) };
+        let turn = self.joint.topics_turn.fetch_add(1, Ordering::Relaxed);
+        let mut appending = Appending::new(self.clock.wall_ms(), turn);
+        for (index, (topic, record)) in (0u32..).zip(&parts.records) {
+            appending.add(index, topic, record);
+        }
+        let (items, _, failed) = appending.finish();
+        match failed.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(streams.topics.broker.invite(items).await),
+        }
     }
 
     /// Asks each shard that has a part for it.
@@ -236,6 +286,27 @@ fn not_prepared(why: Refused, parts: &Parts) -> QueueError {
         // Only letters insist on their queue, and they come from one.
         (why, Some(Settles { queue, .. })) => refused(queue, why),
         (_, None) => QueueError::Retry,
+    }
+}
+
+fn not_appended(why: AppendError) -> QueueError {
+    match why {
+        AppendError::Storage(error) => QueueError::Storage(error),
+        // If its topic has gone, it is looked up again by whoever asked.
+        AppendError::Gone | AppendError::Retry | AppendError::Elsewhere | AppendError::Producer(_) => {
+            QueueError::Retry
+        }
+    }
+}
+
+/// What shards hear of an outcome. Whose log was fenced is not known: if it was the one of the note, theirs are theirs still. They
+/// hear that nothing happened; whoever is fenced learns it by its next write.
+fn told(outcome: &Outcome, parts: &Parts) -> Outcome {
+    match outcome {
+        Err(error) if !parts.notes.is_empty() && error.kind() == ErrorKind::Fenced => {
+            Err(StorageError::new(ErrorKind::Conflict, "a part of a joint commit was fenced"))
+        }
+        outcome => outcome.clone(),
     }
 }
 

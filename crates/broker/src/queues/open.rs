@@ -87,7 +87,9 @@ impl Queues {
         rng: Rng,
         tasks: Tasks,
     ) -> Result<Arc<Queues>, StorageError> {
-        let owner = OwnerId(rng.next_u128());
+        // One owner for queues and topics: a commit has one.
+        let topics = options.topics.as_ref();
+        let owner = topics.map_or_else(|| OwnerId(rng.next_u128()), |topics| topics.broker.owner());
         let shards = shard_count(&*stores.meta, &options).await?;
         vhosts::finish_all(&*stores.meta).await?;
         finish_deletions(&stores, owner).await?;

@@ -43,6 +43,7 @@ use uuid::Uuid;
 use super::types::Message;
 use crate::broker::Broker;
 
+pub(super) use appending::Appending;
 pub use config::max_age_ms;
 pub(super) use config::{MAX_AGE, SEGMENT_BYTES, SEGMENT_BYTES_MAX, TOPIC};
 pub(super) use declaring::watch_topics;

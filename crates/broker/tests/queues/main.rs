@@ -37,6 +37,7 @@ mod priorities_crash;
 mod priorities_model;
 mod races;
 mod refused;
+mod relayed;
 mod restart;
 mod rig;
 mod staged;

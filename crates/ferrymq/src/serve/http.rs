@@ -22,6 +22,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use ferrymq_broker::queues::Queues;
 use ferrymq_kafka_server::Context;
+use ferrymq_outbox::Counters;
 use ferrymq_runtime::{TaskKind, Tasks};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -54,11 +55,13 @@ struct Shared {
     /// `None`: this broker has none.
     queues: Option<Arc<Queues>>,
     amqp: Arc<Option<amqp::Door>>,
+    /// `None`: nothing is relayed.
+    outbox: Option<Arc<Counters>>,
     stopping: Arc<AtomicBool>,
 }
 
 /// What is looked at, and what is changed.
-type Parts = (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>);
+type Parts = (Store, Arc<Context>, Option<Arc<Queues>>, Arc<Option<amqp::Door>>, Option<Arc<Counters>>);
 
 /// What is served to whom.
 #[derive(Clone)]
@@ -79,7 +82,7 @@ impl HttpServer {
     /// Serves `address` until `tasks` stop.
     pub(crate) async fn start(
         address: SocketAddr,
-        (store, context, queues, amqp): Parts,
+        (store, context, queues, amqp, outbox): Parts,
         tasks: &Tasks,
     ) -> anyhow::Result<HttpServer> {
         let listener = TcpListener::bind(address)
@@ -92,7 +95,7 @@ impl HttpServer {
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics::metrics))
-            .with_state(Shared { store, context, queues, amqp, stopping: stopping.clone() });
+            .with_state(Shared { store, context, queues, amqp, outbox, stopping: stopping.clone() });
         let routers = Routers { here: anywhere.clone().merge(api.unwrap_or_default()), anywhere };
         let connections = tasks.child();
         tasks.spawn(TaskKind::Background, "http listener", accept(listener, routers, connections));

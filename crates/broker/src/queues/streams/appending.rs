@@ -26,7 +26,7 @@ use crate::shard::{AppendError, AppendItem};
 use crate::topics::Topic;
 
 /// What is being put together of one call.
-pub(super) struct Appending {
+pub(in crate::queues) struct Appending {
     now_ms: i64,
     turn: usize,
     open: HashMap<LogId, Open>,
@@ -37,7 +37,7 @@ pub(super) struct Appending {
 }
 
 /// The partition of a batch, and whose messages are in it.
-pub(super) type About = (Arc<Partition>, Vec<u32>);
+pub(in crate::queues) type About = (Arc<Partition>, Vec<u32>);
 
 /// A batch that takes more.
 struct Open {
@@ -58,13 +58,13 @@ pub(super) struct Pending {
 }
 
 impl Appending {
-    pub(super) fn new(now_ms: i64, turn: usize) -> Appending {
+    pub(in crate::queues) fn new(now_ms: i64, turn: usize) -> Appending {
         let (open, items, about, failed) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
         Appending { now_ms, turn, open, items, about, failed }
     }
 
     /// Adds a message's record.
-    pub(super) fn add(&mut self, index: u32, topic: &Topic, record: &StreamRecord) {
+    pub(in crate::queues) fn add(&mut self, index: u32, topic: &Topic, record: &StreamRecord) {
         let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         let place = match &record.key {
             Some(key) => key_partition(key, count) as usize,
@@ -108,7 +108,7 @@ impl Appending {
     }
 
     /// The batches in order, and what their answers will be about.
-    pub(super) fn finish(mut self) -> (Vec<AppendItem>, Vec<About>, Failed) {
+    pub(in crate::queues) fn finish(mut self) -> (Vec<AppendItem>, Vec<About>, Failed) {
         // By their first message, as they were published.
         let mut last: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
         last.sort_by_key(|open| open.indexes.first().copied());

@@ -33,7 +33,8 @@ impl Queues {
         too_large: TooLarge,
     ) -> Result<(Parts, Vec<Settles>), QueueError> {
         let (settled, settles) = parts.settles.iter().cloned().partition(|settles| is_stream(&settles.queue));
-        let mut rest = Parts { publishes: Vec::with_capacity(parts.publishes.len()), settles };
+        let publishes = Vec::with_capacity(parts.publishes.len());
+        let mut rest = Parts { publishes, settles, ..Parts::default() };
         let mut items = Vec::new();
         for publish in &parts.publishes {
             if publish.to.queues().iter().any(is_stream) {

@@ -30,7 +30,7 @@ type Place = (Arc<str>, Arc<str>);
 
 /// The streams of all virtual hosts.
 pub(in crate::queues) struct Streams {
-    pub(super) topics: Topics,
+    pub(in crate::queues) topics: Topics,
     /// The desk's place among the shards.
     pub(in crate::queues) shard: usize,
     known: RwLock<Known>,
@@ -113,7 +113,7 @@ impl Streams {
     }
 
     /// The topic of a stream, while it is there.
-    pub(super) fn topic(&self, handle: &QueueHandle) -> Option<Arc<Topic>> {
+    pub(in crate::queues) fn topic(&self, handle: &QueueHandle) -> Option<Arc<Topic>> {
         self.topics.topic(handle)
     }
 }

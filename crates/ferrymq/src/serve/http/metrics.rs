@@ -15,6 +15,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use ferrymq_engine_local::LocalStore;
 use ferrymq_engine_postgres::PostgresStore;
+use ferrymq_outbox::Counters;
 
 use super::{Shared, amqp};
 use crate::serve::store::Store;
@@ -42,6 +43,9 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         rabbitmq::samples(&mut text, queues, shared.amqp.as_ref().as_ref()).await;
         let help = "Records trimmed before queues over topics were done with them";
         sample(&mut text, "queue_trimmed_total", "counter", help, queues.trimmed());
+    }
+    if let Some(outbox) = &shared.outbox {
+        outbox_samples(&mut text, outbox);
     }
     if let Some(view) = shared.context.broker.cluster() {
         let help = "Brokers that live, of several on one store";
@@ -94,6 +98,29 @@ fn postgres_samples(text: &mut String, store: &PostgresStore) {
     }
     let away = store.health().away.is_some().into();
     sample(text, "store_away", "gauge", "1 if the database cannot be used now", away);
+}
+
+fn outbox_samples(text: &mut String, outbox: &Counters) {
+    let samples: [(&str, &str, &str, &AtomicU64); 5] = [
+        ("outbox_relayed_total", "counter", "Messages relayed from the outbox", &outbox.relayed),
+        ("outbox_dropped_total", "counter", "Messages of the outbox that no queue got", &outbox.dropped),
+        (
+            "outbox_undelivered_total",
+            "counter",
+            "Messages of the outbox kept in the table undelivered",
+            &outbox.undelivered,
+        ),
+        ("outbox_commits_total", "counter", "Commits that relayed messages", &outbox.pages),
+        (
+            "outbox_lag_milliseconds",
+            "gauge",
+            "How long the last relayed message had waited since it was published",
+            &outbox.lag_ms,
+        ),
+    ];
+    for (name, kind, help, value) in samples {
+        sample(text, name, kind, help, value.load(Ordering::Relaxed));
+    }
 }
 
 fn local_samples(text: &mut String, store: &LocalStore) {
