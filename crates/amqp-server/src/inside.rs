@@ -9,10 +9,9 @@ use ferrymq_amqp_codec::Properties;
 use ferrymq_broker::queues::{Message, Publish, Queues};
 
 use crate::args::MessageView;
-use crate::dead_letters::{claims_deaths, disown};
 use crate::expiration;
 use crate::failure::Failure;
-use crate::publish::{carbon_copies, with_headers, without_blind};
+use crate::publish::{as_delivered, carbon_copies};
 
 /// A message from beside clients.
 #[derive(Debug, Clone, Default)]
@@ -38,9 +37,8 @@ pub fn route(queues: &Queues, message: Inside) -> Result<Publish, String> {
 }
 
 fn checked(queues: &Queues, message: Inside) -> Result<Publish, Failure> {
-    let Inside { vhost, exchange, routing_key, mut properties, body } = message;
-    let given = properties.clone();
-    let parsed = Properties::parse(&given)?;
+    let Inside { vhost, exchange, routing_key, properties, body } = message;
+    let parsed = Properties::parse(&properties)?;
     let headers = parsed.headers().unwrap_or_default();
     let ttl_ms = parsed.expiration().map(expiration::parse).transpose()?;
     let copies = [headers.get(b"CC"), headers.get(b"BCC")];
@@ -48,15 +46,6 @@ fn checked(queues: &Queues, message: Inside) -> Result<Publish, Failure> {
     keys.extend(carbon_copies(copies)?);
     let to = queues.route_all(&vhost, &exchange, &keys, &MessageView::new(parsed))?;
     drop(keys);
-    if copies[1].is_some() {
-        properties = without_blind(parsed)?;
-    }
-    if claims_deaths(headers) {
-        let bytes = properties.clone();
-        let parsed = Properties::parse(&bytes)?;
-        let table = disown(parsed.headers().unwrap_or_default()).map_err(crate::publish::unencodable)?;
-        properties = with_headers(parsed, &table)?;
-    }
     let message = Message {
         exchange: Bytes::from(exchange),
         routing_key,
@@ -65,7 +54,7 @@ fn checked(queues: &Queues, message: Inside) -> Result<Publish, Failure> {
         priority: parsed.priority(),
         ttl_ms,
         delay: None,
-        properties,
+        properties: as_delivered(&properties, None)?,
     };
     Ok(Publish { message, to })
 }

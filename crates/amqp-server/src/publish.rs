@@ -242,19 +242,10 @@ impl Gather {
             let text = format!("user_id property set to '{user}' but authenticated user was '{own}'");
             return Err(Failure::new(ReplyCode::PreconditionFailed, text));
         }
-        let blind = copies[1].is_some();
-        if reply_to.is_some() || blind {
-            content.properties = rewritten(properties, reply_to.as_deref(), blind)?;
-        }
         if !keys.is_empty() {
             route.to = with_copies(connection, content, keys, &bytes, replies)?;
         }
-        if claims_deaths(headers.unwrap_or_default()) {
-            let bytes = content.properties.clone();
-            let properties = Properties::parse(&bytes)?;
-            let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
-            content.properties = with_headers(properties, &table)?;
-        }
+        content.properties = as_delivered(&bytes, reply_to.as_deref())?;
         Ok(route)
     }
 
@@ -375,13 +366,27 @@ fn rewritten(properties: Properties<'_>, reply_to: Option<&[u8]>, blind: bool) -
     encoded(&changed)
 }
 
-/// The properties less the BCC header.
-pub(crate) fn without_blind(properties: Properties<'_>) -> Result<Bytes, Failure> {
-    rewritten(properties, None, true)
+/// A publisher's properties as receivers get them: with another `reply_to`, if one is given, less the BCC header, and with no claim
+/// about deaths where only the broker's would be believed.
+pub(crate) fn as_delivered(given: &Bytes, reply_to: Option<&[u8]>) -> Result<Bytes, Failure> {
+    let properties = Properties::parse(given)?;
+    let headers = properties.headers().unwrap_or_default();
+    let blind = headers.get(b"BCC").is_some();
+    let mut out = given.clone();
+    if reply_to.is_some() || blind {
+        out = rewritten(properties, reply_to, blind)?;
+    }
+    if claims_deaths(headers) {
+        let bytes = out.clone();
+        let properties = Properties::parse(&bytes)?;
+        let table = disown(properties.headers().unwrap_or_default()).map_err(unencodable)?;
+        out = with_headers(properties, &table)?;
+    }
+    Ok(out)
 }
 
 /// The properties with other headers.
-pub(crate) fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
+fn with_headers(properties: Properties<'_>, headers: &TableBuilder) -> Result<Bytes, Failure> {
     let mut changed = properties.decode();
     changed.headers = Some(headers.as_table());
     encoded(&changed)
@@ -393,7 +398,7 @@ fn encoded(properties: &BasicProperties<'_>) -> Result<Bytes, Failure> {
     Ok(out.freeze())
 }
 
-pub(crate) fn unencodable(error: EncodeError) -> Failure {
+fn unencodable(error: EncodeError) -> Failure {
     Failure::hard(ReplyCode::InternalError, error)
 }
 

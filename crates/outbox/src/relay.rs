@@ -66,6 +66,8 @@ pub struct Counters {
     pub lag_ms: AtomicU64,
     /// Commits that carried rows.
     pub pages: AtomicU64,
+    /// 1 while nothing is relayed because something failed; the log says what.
+    pub waits: AtomicU64,
 }
 
 /// What relays.
@@ -143,6 +145,7 @@ impl Relay {
                 end = self.live() => end,
                 () = &mut stopping => return,
             };
+            self.counters.waits.store(1, Ordering::Relaxed);
             let text = end.to_string();
             if text != told {
                 tracing::warn!("the outbox waits: {text}");
@@ -166,6 +169,7 @@ impl Relay {
             if let Err(end) = life.step().await {
                 return end;
             }
+            self.counters.waits.store(0, Ordering::Relaxed);
         }
     }
 

@@ -10,7 +10,6 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ferrymq_runtime::Rng;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -251,7 +250,7 @@ async fn a_copy_on_another_server_waits_until_somebody_says_what_to_do() {
     sql.run("UPDATE ferrymq.outbox SET system_id = 1", &[]).await.unwrap();
     let world = world.restart().await;
     world::publish(&sql.client, &schema, "k", 1).await;
-    world.clock.sleep(Duration::from_millis(300)).await;
+    world.until("it waits", async |world| world.counters.waits.load(Ordering::Relaxed) == 1).await;
     assert_eq!(world.topic().await, Committed::new());
     assert_eq!(
         sql.texts("SELECT ferrymq.outbox_adopt()::text").await,

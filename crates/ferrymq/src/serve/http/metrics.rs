@@ -101,7 +101,7 @@ fn postgres_samples(text: &mut String, store: &PostgresStore) {
 }
 
 fn outbox_samples(text: &mut String, outbox: &Counters) {
-    let samples: [(&str, &str, &str, &AtomicU64); 5] = [
+    let samples: [(&str, &str, &str, &AtomicU64); 6] = [
         ("outbox_relayed_total", "counter", "Messages relayed from the outbox", &outbox.relayed),
         ("outbox_dropped_total", "counter", "Messages of the outbox that no queue got", &outbox.dropped),
         (
@@ -117,6 +117,7 @@ fn outbox_samples(text: &mut String, outbox: &Counters) {
             "How long the last relayed message had waited since it was published",
             &outbox.lag_ms,
         ),
+        ("outbox_waits", "gauge", "1 while nothing is relayed because something failed", &outbox.waits),
     ];
     for (name, kind, help, value) in samples {
         sample(text, name, kind, help, value.load(Ordering::Relaxed));
