@@ -86,8 +86,8 @@ pub(crate) struct ActiveFile {
     pub data: Arc<DataFile>,
     pub position: u64,
     pub length: u64,
-    /// Whether bytes were written since the last sync.
-    pub dirty: bool,
+    /// Bytes written since the last sync.
+    pub unsynced: u64,
     /// Logs with batches in it.
     pub logs: IdSet<u64>,
 }
@@ -327,7 +327,7 @@ impl Core {
             return Err(undo_write(active, error));
         }
         active.position += padded as u64;
-        active.dirty = true;
+        active.unsynced += padded as u64;
         active.logs.extend(plain.iter().filter(|it| it.header.is_batch()).map(|it| it.header.log));
         Counters::add(&shared.counters.records, plain.len() as u64);
         for (item, written) in items.iter_mut().filter(|item| item.kind == kind).zip(plain) {
@@ -365,7 +365,7 @@ impl Core {
         for answer in early {
             (answer.reply)(answer.done);
         }
-        if late.is_empty() {
+        if late.is_empty() && self.wal.unsynced < self.shared.options.unsynced_bytes_max {
             return;
         }
         if let Err(error) = self.sync_wal() {
@@ -384,7 +384,7 @@ impl Core {
 
     /// Makes everything written to the WAL durable.
     pub(crate) fn sync_wal(&mut self) -> io::Result<()> {
-        if self.wal.dirty {
+        if self.wal.unsynced > 0 {
             let began = self.shared.clock.uptime();
             let mut result = self.wal.data.file.sync_data();
             if result.is_err() && self.shared.options.has(SeededBug::RetrySync) {
@@ -394,7 +394,7 @@ impl Core {
                 result?;
             }
             self.shared.counters.synced(self.shared.clock.uptime().saturating_sub(began));
-            self.wal.dirty = false;
+            self.wal.unsynced = 0;
         }
         self.durable_seq = self.seq;
         Ok(())
