@@ -6,7 +6,6 @@
 
 mod common;
 
-use bytes::Bytes;
 use common::{append, bytes_of, claim, execute, open, show};
 use ferrymq_disk::SimDisk;
 use ferrymq_engine_local::Options;
@@ -27,7 +26,7 @@ fn bytes_without_a_sync_have_a_bound() {
     let epoch = claim(&mut core, &[1], 1)[0].epoch.0;
     let mut unsynced_most = 0;
     for base in 0..100 {
-        let bytes = Bytes::from(bytes_of(base, BATCH_BYTES));
+        let bytes = bytes_of(base, BATCH_BYTES);
         let batch = Batch::new(Offset(base), 1, 0, bytes);
         let work = Work::Group(vec![append(1, epoch, 1, base, Durability::Os, vec![batch])]);
         assert!(matches!(execute(&mut core, vec![work])[..], [Done::Group(Ok(()))]));
