@@ -16,9 +16,14 @@ use std::time::Duration;
 use ferrymq_kafka_client::{
     Client, ClientConfig, Consumer, NewTopic, Producer, ProducerConfig, ProducerRecord, Start,
 };
+use ferrymq_kafka_codec::messages::fetch::{FetchPartition, FetchTopic};
+use ferrymq_kafka_codec::messages::produce::{PartitionProduceData, TopicProduceData};
+use ferrymq_kafka_codec::messages::{FetchRequest, MetadataRequest, ProduceRequest};
+use ferrymq_kafka_codec::{Decoder, ErrorCode, Frame, Message as _, Request, ResponseHeader, StrBytes};
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use parking_lot::Mutex;
 use support::{Ending, database, ferrymq};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const PARTITIONS: u32 = 12;
 
@@ -258,6 +263,78 @@ fn topics_and_offsets_are_seen_by_all() {
             .await;
             assert_eq!(other.committed(group).await.unwrap().len(), 1);
         }
+    });
+}
+
+/// Asks a broker in the newest version of both sides.
+async fn ask<R: Request>(address: &str, request: &R) -> R::Response {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let version = R::API.decodable().max;
+    let frame = Frame::request(1, None, version, request).unwrap().to_bytes();
+    stream.write_all(&frame).await.unwrap();
+    let mut answer = vec![0; usize::try_from(stream.read_i32().await.unwrap()).unwrap()];
+    stream.read_exact(&mut answer).await.unwrap();
+    let answer = answer.into();
+    let mut decoder = Decoder::new(&answer);
+    ResponseHeader::decode(&mut decoder, R::API, version).unwrap();
+    R::Response::decode(&mut decoder, version).unwrap()
+}
+
+#[test]
+fn who_asks_the_wrong_broker_is_told_who_leads_and_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some((_server, url)) = database(directory.path(), &[]) else { return };
+    let (first, second) = (Broker::start(&url, "1"), Broker::start(&url, "2"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = connect(&[&first.kafka, &second.kafka]).await;
+        let new = NewTopic { name: "orders".to_owned(), partitions: Some(PARTITIONS), ..NewTopic::default() };
+        client.create_topic(&new, false).await.unwrap();
+        until("both lead something", Duration::from_secs(40), async || {
+            leaders(&client).await.into_iter().collect::<BTreeSet<i32>>() == BTreeSet::from([1, 2])
+        })
+        .await;
+        let index = leaders(&client).await.iter().position(|leader| *leader == 2).unwrap();
+        let (index, name) = (i32::try_from(index).unwrap(), StrBytes::from_static("orders"));
+        let all = MetadataRequest { topics: None, ..Default::default() };
+        let metadata = ask(&second.kafka, &all).await;
+        let topic = metadata.topics.iter().find(|topic| topic.name.as_deref() == Some("orders")).unwrap();
+        let led = topic.partitions.iter().find(|partition| partition.partition_index == index).unwrap();
+        let (leader, port) =
+            ((2, led.leader_epoch), second.kafka.rsplit_once(':').unwrap().1.parse().unwrap());
+        let produce = ProduceRequest {
+            acks: -1,
+            topic_data: vec![TopicProduceData {
+                name: name.clone(),
+                topic_id: topic.topic_id,
+                partition_data: vec![PartitionProduceData { index, ..Default::default() }],
+            }],
+            ..Default::default()
+        };
+        let fetch = FetchRequest {
+            topics: vec![FetchTopic {
+                topic: name,
+                topic_id: topic.topic_id,
+                partitions: vec![FetchPartition { partition: index, ..Default::default() }],
+            }],
+            ..Default::default()
+        };
+        // That the leader has claimed it is known here a moment later.
+        until("a producer is told", Duration::from_secs(10), async || {
+            let answer = ask(&first.kafka, &produce).await;
+            let data = &answer.responses[0].partition_responses[0];
+            assert_eq!(data.error_code, ErrorCode::NotLeaderOrFollower.code());
+            let nodes: Vec<_> = answer.node_endpoints.iter().map(|node| (node.node_id, node.port)).collect();
+            (data.current_leader.leader_id, data.current_leader.leader_epoch) == leader
+                && nodes == [(2, port)]
+        })
+        .await;
+        let answer = ask(&first.kafka, &fetch).await;
+        let data = &answer.responses[0].partitions[0];
+        assert_eq!(data.error_code, ErrorCode::NotLeaderOrFollower.code());
+        assert_eq!((data.current_leader.leader_id, data.current_leader.leader_epoch), leader);
+        let nodes: Vec<_> = answer.node_endpoints.iter().map(|node| (node.node_id, node.port)).collect();
+        assert_eq!(nodes, [(2, port)]);
     });
 }
 

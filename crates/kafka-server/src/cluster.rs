@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: how any of it is known; `ferrymq_broker::cluster` has that.
 
+use std::collections::BTreeSet;
+
 use ferrymq_broker::Partition;
 use ferrymq_kafka_codec::StrBytes;
 use ferrymq_types::LogId;
@@ -55,5 +57,24 @@ impl Context {
     /// Who leads a partition.
     pub(crate) fn leader_of(&self, partition: &Partition) -> Option<i32> {
         self.leader(partition.log)
+    }
+
+    /// What a client that asked the wrong broker, or with an old epoch, is told with the error (KIP-951): who leads and since
+    /// which epoch. `None` if either is not known: clients take no leader without an epoch newer than theirs.
+    pub(crate) fn current_leader(&self, partition: &Partition) -> Option<(i32, i32)> {
+        let leader = self.leader_of(partition)?;
+        let epoch = partition.leader_epoch();
+        // Of several brokers, one that owns it and serves it not yet, or no more, has nothing to tell.
+        let is_known = epoch >= 0 && (self.broker.cluster().is_none() || leader != self.config.node_id);
+        is_known.then_some((leader, epoch))
+    }
+
+    /// Where clients of a listener reach the leaders that an answer names.
+    pub(crate) fn endpoints(&self, listener: &Listener, leaders: impl Iterator<Item = i32>) -> Vec<Node> {
+        let named: BTreeSet<i32> = leaders.filter(|id| *id >= 0).collect();
+        if named.is_empty() {
+            return Vec::new();
+        }
+        self.nodes(listener).into_iter().filter(|node| named.contains(&node.id)).collect()
     }
 }

@@ -11,12 +11,14 @@
 use std::time::Duration;
 
 use ferrymq_kafka_codec::ErrorCode;
-use ferrymq_kafka_codec::messages::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse};
+use ferrymq_kafka_codec::messages::fetch::{
+    FetchRequest, FetchResponse, FetchableTopicResponse, NodeEndpoint,
+};
 use ferrymq_types::limits::FETCH_WAIT_MS_MAX;
 
 use crate::answers::AnswerRoom;
+use crate::cluster::Node;
 use crate::connection::Session;
-use crate::context::Context;
 use crate::turns::Turns;
 
 mod deferred;
@@ -27,6 +29,9 @@ pub(crate) use deferred::Deferred;
 pub(crate) use session::FetchSession;
 
 use read::{Found, Told};
+
+/// The first version whose answers tell who leads instead (KIP-951).
+const LEADER_SINCE: i16 = 16;
 
 /// What a request asks for, apart from partitions.
 struct Wanted {
@@ -62,7 +67,7 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         if session.id() != 0 {
             session.settle(context);
         }
-        let response = serve(context, &mut session, &wanted, true).await;
+        let response = serve(connection, &mut session, &wanted, true).await;
         if session.id() != 0 {
             *slot = Some(session);
         }
@@ -84,11 +89,12 @@ pub(crate) async fn handle(connection: &Session, version: i16, request: FetchReq
         *slot = None;
         return failed(ErrorCode::FetchSessionIdNotFound);
     }
-    serve(context, session, &wanted, false).await
+    serve(connection, session, &wanted, false).await
 }
 
 /// Looks, waits and answers; `full` answers name every partition.
-async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
+async fn serve(connection: &Session, session: &mut FetchSession, wanted: &Wanted, full: bool) -> Answered {
+    let (context, listener) = (&*connection.context, &*connection.listener);
     let clock = context.broker.clock();
     let deadline = clock.now() + wanted.wait;
     let mut found = Found::default();
@@ -116,7 +122,14 @@ async fn serve(context: &Context, session: &mut FetchSession, wanted: &Wanted, f
         session.take_changed();
     }
     let room = std::mem::take(&mut found.room);
-    let (response, deferred) = answer(session, wanted, full, found).await;
+    let (mut response, deferred) = answer(session, wanted, full, found).await;
+    if wanted.version >= LEADER_SINCE {
+        let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+        let nodes = context.endpoints(listener, partitions.map(|data| data.current_leader.leader_id));
+        let told =
+            |node: Node| NodeEndpoint { node_id: node.id, host: node.host, port: node.port, rack: None };
+        response.node_endpoints = nodes.into_iter().map(told).collect();
+    }
     (response, room, deferred)
 }
 

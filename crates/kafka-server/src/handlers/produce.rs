@@ -15,14 +15,15 @@ use ferrymq_broker::broker::PendingAppends;
 use ferrymq_broker::validate::{Refusal, check_batch};
 use ferrymq_broker::{AppendError, AppendItem, Appended, Partition};
 use ferrymq_kafka_codec::messages::produce::{
-    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
-    ProduceResponse, TopicProduceData, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
+    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use ferrymq_kafka_codec::{ErrorCode, Records, StrBytes};
 use ferrymq_types::batch::into_mut;
 use ferrymq_types::limits::PARTITIONS_MAX;
 use ferrymq_types::{BatchError, BatchHeader, BatchView, Compression};
 
+use crate::cluster::Node;
 use crate::connection::{Closed, Reply, Session};
 use crate::context::Context;
 use crate::dispatch::{Begun, range_in, respond};
@@ -33,6 +34,8 @@ use crate::turns::Turns;
 const ZSTD_SINCE: i16 = 7;
 /// First version whose answer carries error messages (KIP-467).
 const ERROR_TEXT_SINCE: i16 = 8;
+/// First version whose answer tells who leads instead (KIP-951).
+const LEADER_SINCE: i16 = 10;
 /// First version that names topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
 
@@ -90,9 +93,7 @@ pub(crate) async fn begin(
     let records: u64 = items.iter().map(|item| u64::from(item.header.span())).sum();
     context.counters.records_in_total.fetch_add(records, Ordering::Relaxed);
     let pending = context.broker.append(items).await;
-    // Alone, a broker leads what it says it does not: for a moment only. Of several, each is asked anew.
-    let node_id = context.broker.cluster().is_none().then_some(context.config.node_id);
-    let answer = finish(pending, places, response, node_id, acks, (correlation, version));
+    let answer = finish(session.clone(), pending, places, response, acks, (correlation, version));
     Ok(Begun { answer: Box::pin(answer), handed_over: true })
 }
 
@@ -111,19 +112,28 @@ fn look_up_missing(context: &Context, version: i16, request: &ProduceRequest) {
 
 /// Waits for the owners and fills in what they answered.
 async fn finish(
+    session: Arc<Session>,
     pending: PendingAppends,
     places: Vec<Place>,
     mut response: ProduceResponse,
-    node_id: Option<i32>,
     acks: i16,
     (correlation, version): (i32, i16),
 ) -> Result<Option<Reply>, Closed> {
+    let context = &*session.context;
     let results = pending.wait().await;
     for ((topic, slot, partition), result) in places.into_iter().zip(results) {
         let answer = &mut response.responses[topic].partition_responses[slot];
-        fill(answer, result, &partition, node_id, version);
+        fill(context, answer, result, &partition, version);
     }
     if acks != 0 {
+        if version >= LEADER_SINCE {
+            let answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+            let named = answers.map(|answer| answer.current_leader.leader_id);
+            let nodes = context.endpoints(&session.listener, named).into_iter();
+            let told =
+                |node: Node| NodeEndpoint { node_id: node.id, host: node.host, port: node.port, rack: None };
+            response.node_endpoints = nodes.map(told).collect();
+        }
         return respond(correlation, version, &response);
     }
     let mut answers = response.responses.iter().flat_map(|topic| &topic.partition_responses);
@@ -156,18 +166,19 @@ fn check_topic(
         let partition = found.as_ref().and_then(|topic| {
             topic.partitions.get(usize::try_from(data.index).unwrap_or(usize::MAX)).cloned()
         });
+        let mut slot_answer = PartitionProduceResponse { index: data.index, ..Default::default() };
         let checked = match partition {
             None => {
                 let code = if found.is_some() { ErrorCode::UnknownTopicOrPartition } else { unknown };
                 Err(Refused { code, text: None, records: Vec::new() })
             }
             Some(partition) if !context.broker.is_served(&partition) => {
+                tell_leader(context, &mut slot_answer, &partition, version);
                 Err(Refused { code: ErrorCode::NotLeaderOrFollower, text: None, records: Vec::new() })
             }
             Some(partition) => check_partition(context, version, request, frame, data, &partition)
                 .map(|(range, header)| Accepted { topic: index, slot, partition, range, header }),
         };
-        let mut slot_answer = PartitionProduceResponse { index: data.index, ..Default::default() };
         match checked {
             Ok(batch) => accepted.push(batch),
             Err(refused) => refuse(&mut slot_answer, refused, version),
@@ -266,10 +277,10 @@ fn cut(frame: Bytes, accepted: Vec<Accepted>) -> (Vec<AppendItem>, Vec<Place>) {
 }
 
 fn fill(
+    context: &Context,
     answer: &mut PartitionProduceResponse,
     result: Result<Appended, AppendError>,
     partition: &Partition,
-    node_id: Option<i32>,
     version: i16,
 ) {
     match result {
@@ -281,14 +292,26 @@ fn fill(
         Err(error) => {
             let refused =
                 Refused { code: errors::append(&error), text: Some(error.to_string()), records: Vec::new() };
-            if refused.code == ErrorCode::NotLeaderOrFollower
-                && let Some(node_id) = node_id
-            {
-                answer.current_leader.leader_id = node_id;
-                answer.current_leader.leader_epoch = partition.leader_epoch();
-            }
+            let is_elsewhere = refused.code == ErrorCode::NotLeaderOrFollower;
             refuse(answer, refused, version);
+            if is_elsewhere {
+                tell_leader(context, answer, partition, version);
+            }
         }
+    }
+}
+
+/// Names the leader to a producer that asked another broker.
+fn tell_leader(
+    context: &Context,
+    answer: &mut PartitionProduceResponse,
+    partition: &Partition,
+    version: i16,
+) {
+    if version >= LEADER_SINCE
+        && let Some((leader_id, leader_epoch)) = context.current_leader(partition)
+    {
+        answer.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };
     }
 }
 

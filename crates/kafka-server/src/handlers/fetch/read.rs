@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ferrymq_broker::Partition;
-use ferrymq_kafka_codec::messages::fetch::PartitionData;
+use ferrymq_kafka_codec::messages::fetch::{LeaderIdAndEpoch, PartitionData};
 use ferrymq_kafka_codec::{ErrorCode, Records};
 use ferrymq_storage::{Read, StorageError};
 use ferrymq_types::Offset;
 
-use super::Wanted;
 use super::deferred::{DEFERRED_BYTES_MIN, Deferred, FRONT_BYTES, FRONT_BYTES_ALONE};
 use super::session::{Entry, FetchSession};
+use super::{LEADER_SINCE, Wanted};
 use crate::answers::AnswerRoom;
 use crate::context::Context;
 use crate::errors;
@@ -147,7 +147,14 @@ async fn look_at(
     let told = |code| Some(Told::from(entry.failed(code)));
     let Some(partition) = entry.partition() else { return told(entry.unknown_code()) };
     if let Some(code) = check_epoch(context, partition, entry.leader_epoch) {
-        return told(code);
+        let mut failed = entry.failed(code);
+        if wanted.version >= LEADER_SINCE && code != ErrorCode::UnknownLeaderEpoch {
+            let leader = context.current_leader(partition);
+            failed.current_leader = leader
+                .map(|(leader_id, leader_epoch)| LeaderIdAndEpoch { leader_id, leader_epoch })
+                .unwrap_or_default();
+        }
+        return Some(failed.into());
     }
     let mut data = bounds(entry, partition, wanted.read_committed);
     let until = Offset::from_signed(data.last_stable_offset).unwrap_or_default();
