@@ -55,6 +55,9 @@ class Writer:
         return self.random.choice(things)
 
     def put(self, where, method, **values):
+        # What the server is to name has to be told.
+        if method in UNANSWERED and values.get(UNANSWERED[method], True) and self.chance(0.08):
+            values["nowait"] = True
         self.steps.append((where, method, {name: value for name, value in values.items() if value not in (None, False)}))
 
     def where(self):
@@ -349,6 +352,12 @@ class Writer:
         self.put(self.where().split(".")[0], "drop")
 
 
+# Methods that need no answer, and which value they then have to have.
+UNANSWERED = {
+    "exchange.declare": "type", "exchange.delete": "exchange", "exchange.bind": "source", "exchange.unbind": "source",
+    "queue.declare": "queue", "queue.bind": "exchange", "queue.delete": "queue", "queue.purge": "queue",
+    "basic.consume": "consumer_tag", "basic.cancel": "consumer_tag", "confirm.select": "",
+}  # fmt: skip
 # A quorum queue takes a message without a priority for one of this.
 QUORUM_NORMAL = 4
 PLAIN_PROPERTIES = [

@@ -157,6 +157,11 @@ class Player:
             self.owners.setdefault(values["queue"], connection)
             self.counts.setdefault(values["queue"], None)
         answer = METHODS[method][3] if not values.get("nowait") else None
+        if method == "basic.consume" and not answer:
+            channel.no_ack[values["consumer_tag"]] = values.get("no_ack", False)
+        elif method == "confirm.select" and not answer:
+            # On a channel with transactions it is refused, and the channel is closed.
+            channel.confirming = channel.in_tx is None
         if answer:
             self.waiting = (connection, number, answer, method, values)
         connection.send(number, method, values)

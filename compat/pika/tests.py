@@ -484,6 +484,45 @@ def global_prefetch_bounds_the_channel():
 
 
 @test
+def what_a_global_prefetch_keeps_back_stays_in_its_queue():
+    with opened() as channel, opened() as other:
+        a, b = queue(channel, exclusive=False, auto_delete=True), queue(channel, exclusive=False, auto_delete=True)
+        channel.basic_qos(prefetch_count=1, global_qos=True)
+        _, from_a = consumer(channel, a)
+        _, from_b = consumer(channel, b, auto_ack=True)
+        send(channel, a, b"1", b"2")
+        until(channel.connection, "one", lambda: len(from_a) >= 1)
+        send(channel, b, b"b")
+        quiet(channel.connection)
+        # Without acknowledgements it counts for nothing, but waits.
+        assert (len(from_a), from_b) == (1, [])
+        counts = [channel.queue_declare(key, passive=True).method.message_count for key in (a, b)]
+        assert counts == [1, 1]
+        _, elsewhere = consumer(other, a)
+        until(other.connection, "the second", lambda: elsewhere)
+        assert elsewhere[0][0].redelivered is False and elsewhere[0][2] == b"2"
+        channel.basic_ack(from_a[0][0].delivery_tag)
+        until(channel.connection, "b", lambda: from_b)
+
+
+@test
+def quorum_queues_know_no_global_prefetch():
+    with opened() as channel:
+        key = channel.queue_declare(name("q"), durable=True, arguments={"x-queue-type": "quorum"}).method.queue
+        try:
+            _, found = consumer(channel, key)
+            channel.basic_qos(prefetch_count=1, global_qos=True)
+            send(channel, key, b"a", b"b", b"c")
+            until(channel.connection, "all", lambda: len(found) == 3)
+            told = f"NOT_IMPLEMENTED - queue '{key}' in vhost '/' does not support global qos"
+            with opened() as other:
+                other.basic_qos(prefetch_count=1, global_qos=True)
+                connection_closes(other, 540, told, lambda: other.basic_consume(key, lambda *_: None))
+        finally:
+            channel.queue_delete(key)
+
+
+@test
 def consumers_take_turns():
     with opened() as channel:
         key = queue(channel)

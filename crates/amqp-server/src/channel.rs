@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, QueueHandle};
+use ferrymq_broker::queues::{Consumer as QueueConsumer, Delivery, Permit, Permits, QueueHandle};
 
 use crate::content::Assembly;
 use crate::replies::ReplyConsumer;
@@ -33,12 +33,14 @@ pub(crate) struct Channel {
     pub(crate) delivery_tag: u64,
     /// Deliveries not settled.
     pub(crate) unacked: UnackedList,
-    /// How many of them went to consumers: the global prefetch does not count what was got.
-    pub(crate) consumed: usize,
+    /// How many of them the global prefetch counts: not what was got, nor what is not limited by it.
+    pub(crate) consumed: u32,
     /// Prefetch of consumers to come; 0 is none.
     pub(crate) prefetch: u16,
     /// Prefetch of all consumers together; 0 is none.
     pub(crate) prefetch_global: u16,
+    /// What keeps to it.
+    pub(crate) permits: Option<Arc<Permits>>,
     /// The number of the last message published, if they are confirmed.
     pub(crate) confirms: Option<u64>,
     /// What waits for `tx.commit`, if the channel is transactional.
@@ -47,7 +49,8 @@ pub(crate) struct Channel {
     pub(crate) consumers: HashMap<Bytes, u64>,
     /// Its consumer of direct replies.
     pub(crate) replies: Option<ReplyConsumer>,
-    /// Deliveries that may not be sent yet: their consumer is not announced, or the global prefetch is used up.
+    /// Deliveries that may not be sent yet: their consumer is not announced, or they were under way when the global prefetch
+    /// was set.
     pub(crate) held: VecDeque<(u64, Delivery)>,
     /// Tokens of consumers that were cancelled because they did not settle in time.
     pub(crate) overdue: HashSet<u64>,
@@ -63,9 +66,38 @@ impl Channel {
         self.delivery_tag
     }
 
-    /// Whether the global prefetch is used up.
-    pub(crate) fn is_full(&self) -> bool {
-        self.prefetch_global != 0 && self.consumed >= usize::from(self.prefetch_global)
+    /// Sets the prefetch of all consumers together; 0 is none.
+    pub(crate) fn limit(&mut self, prefetch: u16) {
+        if self.prefetch_global != prefetch || prefetch != 0 {
+            self.prefetch_global = prefetch;
+            let consumed = self.consumed;
+            self.permits().limit(prefetch.into(), consumed);
+        }
+    }
+
+    /// What its consumers share.
+    pub(crate) fn permits(&mut self) -> &Arc<Permits> {
+        self.permits.get_or_insert_default()
+    }
+
+    /// So many that the global prefetch counted were settled.
+    pub(crate) fn settled(&mut self, count: u32) {
+        self.consumed -= count;
+        if let Some(permits) = &self.permits {
+            permits.give(count);
+        }
+    }
+
+    /// Whether the global prefetch has room for a delivery of a consumer that it limits.
+    pub(crate) fn admits(&self, delivery: &Delivery) -> bool {
+        self.permits.as_ref().is_none_or(|permits| permits.admit(delivery.permit))
+    }
+
+    /// A delivery will not go out.
+    pub(crate) fn forgo(&self, permit: Permit) {
+        if let Some(permits) = &self.permits {
+            permits.give_back(permit);
+        }
     }
 }
 
@@ -80,8 +112,10 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     /// Whether it reads a stream.
     pub(crate) stream: bool,
-    /// How many deliveries the queue sends ahead of their settlement; `None`: named by the client, or no limit.
-    pub(crate) widening: Option<u32>,
+    /// Whether the global prefetch counts what it has: that of a classic queue, if it is to be settled.
+    pub(crate) limited: bool,
+    /// How much of its is held.
+    pub(crate) held: usize,
     /// The queues' side of it; `None` until the queue knows it and the client was told.
     pub(crate) inner: Option<QueueConsumer>,
 }

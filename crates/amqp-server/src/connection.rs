@@ -205,13 +205,8 @@ async fn beat(connection: &Connection, seconds: u16) -> Ended {
         connection.context.clock.sleep(look).await;
         let now = life.sent.load(Ordering::Relaxed);
         if now == sent {
-            let put = connection.output.with(|out| {
-                put_heartbeat(out);
-                Ok(())
-            });
-            if put.is_ok() {
-                connection.output.wake();
-            }
+            connection.output.with(put_heartbeat);
+            connection.output.wake();
         }
         sent = now;
         let now = life.received.load(Ordering::Relaxed);

@@ -4,8 +4,8 @@
 //! prefetch of its channel. What the client has to settle is remembered before it is sent. A client that deletes a
 //! queue hears of that before its consumers of it are cancelled.
 //!
-//! Deliberately absent: prefetch of a single consumer, which its queue keeps. A consumer under a global prefetch
-//! is sent that many ahead by each of its queues, and what may not go out is held here.
+//! Deliberately absent: prefetch, which the queues keep, that of a channel by its permits. Only what was under way without one when
+//! the limit was set is held here.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use ferrymq_amqp_codec::frame_writer::{put_message, put_method};
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{EncodeError, Properties, ReplyCode};
-use ferrymq_broker::queues::{Delivery, Event, Message};
+use ferrymq_broker::queues::{Delivery, Event, Message, Permit};
 
 use crate::channel::{Channel, Consumer};
 use crate::counts;
@@ -46,25 +46,25 @@ impl Connection {
     fn take_delivery(
         &self,
         state: &mut State,
-        delivery: Delivery,
+        mut delivery: Delivery,
         out: &mut BytesMut,
     ) -> Result<(), Failure> {
         let token = delivery.token;
-        let Some(consumer) = state.consumers.get(&token) else { return Ok(()) };
+        let Some(consumer) = state.consumers.get_mut(&token) else { return Ok(()) };
         let Some(channel) = state.channels.get_mut(&consumer.channel) else { return Ok(()) };
-        let is_ready = consumer.inner.is_some() && !channel.closing;
-        let may_go = if consumer.no_ack {
-            // Nothing limits it; it only waits for what of its own is held.
-            !channel.held.iter().any(|(held, _)| *held == token)
-        } else {
-            channel.held.is_empty() && !channel.is_full()
-        };
-        if is_ready && may_go {
-            self.send(channel, consumer, delivery, out)
-        } else {
-            channel.held.push_back((token, delivery));
-            Ok(())
+        if consumer.held == 0 && may_go(channel, consumer, &delivery) {
+            return self.send(channel, consumer, delivery, out);
         }
+        // One that waits behind others of its own leaves its permit to them.
+        let waits = consumer.held > 0 && consumer.limited;
+        let permit = if waits { std::mem::take(&mut delivery.permit) } else { Permit::default() };
+        consumer.held += 1;
+        channel.held.push_back((token, delivery));
+        if waits {
+            channel.forgo(permit);
+            return self.send_held(channel, &mut state.consumers, out);
+        }
+        Ok(())
     }
 
     fn send(
@@ -82,8 +82,9 @@ impl Connection {
         let Delivery { offset, redelivered, message, .. } = &delivery;
         let tag = channel.next_delivery_tag();
         if let (false, Some(queue)) = (consumer.no_ack, consumer.queue()) {
-            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset: *offset, consumed: true });
-            channel.consumed += 1;
+            let consumed = consumer.limited;
+            channel.unacked.push(tag, Unacked { queue: queue.clone(), offset: *offset, consumed });
+            channel.consumed += u32::from(consumed);
         }
         let deliver = basic::Deliver {
             consumer_tag: &consumer.tag,
@@ -102,60 +103,48 @@ impl Connection {
     /// Sends what was held on a channel, as far as it may go now.
     pub(crate) fn release(&self, state: &mut State, number: u16) -> Result<(), Failure> {
         let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
-        while let Some((token, _)) = channel.held.front() {
-            let consumer = state.consumers.get(token);
-            let may_go = match consumer {
-                None => true,
-                Some(consumer) => consumer.inner.is_some() && (consumer.no_ack || !channel.is_full()),
-            };
-            if !may_go {
+        if channel.held.is_empty() {
+            return Ok(());
+        }
+        self.output.with(|out| self.send_held(channel, &mut state.consumers, out))
+    }
+
+    fn send_held(
+        &self,
+        channel: &mut Channel,
+        consumers: &mut Numbered<u64, Consumer>,
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        while let Some((token, delivery)) = channel.held.front() {
+            let mut consumer = consumers.get_mut(token);
+            if consumer.as_mut().is_some_and(|consumer| !may_go(channel, consumer, delivery)) {
                 break;
             }
             let Some((_, delivery)) = channel.held.pop_front() else { break };
-            if let Some(consumer) = consumer {
-                self.send_now(channel, consumer, delivery)?;
-            }
-        }
-        self.release_unlimited(channel, &state.consumers)
-    }
-
-    /// Sends what is held behind others for consumers that nothing limits.
-    fn release_unlimited(
-        &self,
-        channel: &mut Channel,
-        consumers: &Numbered<u64, Consumer>,
-    ) -> Result<(), Failure> {
-        let is_unlimited = |token: &u64| {
-            consumers.get(token).is_some_and(|consumer| consumer.no_ack && consumer.inner.is_some())
-        };
-        if channel.held.is_empty() || !channel.consumers.values().any(is_unlimited) {
-            return Ok(());
-        }
-        let (free, held) =
-            std::mem::take(&mut channel.held).into_iter().partition(|(token, _)| is_unlimited(token));
-        channel.held = held;
-        let free: VecDeque<(u64, Delivery)> = free;
-        for (token, delivery) in free {
-            if let Some(consumer) = consumers.get(&token) {
-                self.send_now(channel, consumer, delivery)?;
+            match consumer {
+                None => channel.forgo(delivery.permit),
+                Some(consumer) => {
+                    consumer.held -= 1;
+                    self.send(channel, consumer, delivery, out)?;
+                }
             }
         }
         Ok(())
     }
 
-    fn send_now(
-        &self,
-        channel: &mut Channel,
-        consumer: &Consumer,
-        delivery: Delivery,
-    ) -> Result<(), Failure> {
-        let mut sent = Ok(());
-        let written = self.output.with(|out| {
-            sent = self.send(channel, consumer, delivery, out);
-            Ok::<(), EncodeError>(())
-        });
-        written.map_err(undeliverable)?;
-        sent
+    /// A consumer was told of: sends what was held for it until then, wherever it stands.
+    pub(crate) fn announced(&self, state: &mut State, number: u16, token: u64) -> Result<(), Failure> {
+        let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+        let held = state.consumers.get_mut(&token).map_or(0, |consumer| std::mem::take(&mut consumer.held));
+        let mut own = VecDeque::new();
+        if held > 0 {
+            let all = std::mem::take(&mut channel.held).into_iter();
+            (own, channel.held) = all.partition(|(held, _)| *held == token);
+        }
+        self.output.with(|out| {
+            own.into_iter().try_for_each(|(_, delivery)| self.take_delivery(state, delivery, out))
+        })?;
+        self.release(state, number)
     }
 
     /// Writes a direct reply, if the consumer that it is for is still there.
@@ -195,7 +184,11 @@ impl Connection {
         let mut state = self.state.lock();
         let Some(consumer) = state.consumers.remove(&token) else { return Ok(()) };
         let Some(channel) = state.channels.get_mut(&consumer.channel) else { return Ok(()) };
-        channel.held.retain(|(held, _)| *held != token);
+        let is_its = |(held, _): &(u64, Delivery)| *held == token;
+        let permits: Vec<Permit> =
+            channel.held.iter().filter(|held| is_its(held)).map(|(_, delivery)| delivery.permit).collect();
+        channel.held.retain(|held| !is_its(held));
+        permits.into_iter().for_each(|permit| channel.forgo(permit));
         channel.consumers.remove(&consumer.tag);
         let is_told = self.opened.cancel_notify && !channel.closing && consumer.inner.is_some();
         if !is_told {
@@ -209,6 +202,11 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Whether a consumer may be sent a delivery, apart from what is held before it.
+fn may_go(channel: &Channel, consumer: &Consumer, delivery: &Delivery) -> bool {
+    consumer.inner.is_some() && !channel.closing && (!consumer.limited || channel.admits(delivery))
 }
 
 /// The publisher's properties, as they were stored.

@@ -62,7 +62,7 @@ impl Reader<'_> {
             Method::QueueUnbind(unbind) => self.queue_unbind(number, unbind).await,
             Method::QueuePurge(purge) => self.queue_purge(number, purge).await,
             Method::QueueDelete(delete) => self.queue_delete(number, delete).await,
-            Method::BasicQos(qos) => self.qos(number, qos).await,
+            Method::BasicQos(qos) => self.qos(number, qos),
             Method::BasicConsume(consume) => self.consume(number, consume).await,
             Method::BasicCancel(cancel) => self.cancel(number, cancel.consumer_tag, cancel.nowait).await,
             Method::BasicGet(get) => self.get(number, get).await,

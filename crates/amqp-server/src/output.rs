@@ -6,8 +6,8 @@
 //! Deliberately absent: deliveries and confirms, which the writer fetches when it has nothing else to write.
 
 use bytes::BytesMut;
+use ferrymq_amqp_codec::WireMethod;
 use ferrymq_amqp_codec::frame_writer::put_method;
-use ferrymq_amqp_codec::{EncodeError, WireMethod};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -33,10 +33,7 @@ impl Output {
     }
 
     /// Appends whatever `write` appends.
-    pub(crate) fn with(
-        &self,
-        write: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
+    pub(crate) fn with<T>(&self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
         write(&mut self.frames.lock())
     }
 

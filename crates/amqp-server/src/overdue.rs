@@ -118,7 +118,12 @@ fn find(connection: &Connection, overdue: &Overdue) -> Option<(Vec<Offset>, End)
         // Held here, they never went out; they go back all the same.
         channel.held.retain(|(token, delivery)| {
             let is_its = *token == overdue.token && wanted.contains(&delivery.offset);
-            found.extend(is_its.then_some(delivery.offset));
+            if is_its {
+                found.push(delivery.offset);
+                if let Some(consumer) = consumers.get_mut(token) {
+                    consumer.held -= 1;
+                }
+            }
             !is_its
         });
         if found.is_empty() {

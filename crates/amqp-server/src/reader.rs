@@ -311,7 +311,8 @@ impl Reader<'_> {
                 if let Some(consumer) = state.consumers.get(&token).filter(|consumer| !consumer.no_ack)
                     && let Some(queue) = consumer.queue()
                 {
-                    settlements.push(queue.clone(), delivery.offset, Settle::Fail);
+                    // It never went out: nobody failed on it.
+                    settlements.push(queue.clone(), delivery.offset, Settle::Requeue);
                 }
             }
             for token in &consumers {

@@ -7,17 +7,15 @@
 //! Deliberately absent: what lies in a topic and who reads it (the queues know).
 
 use bytes::{Bytes, BytesMut};
-use ferrymq_amqp_codec::{EncodeError, Properties, ReplyCode, Table, TableBuilder, ValueRef};
+use ferrymq_amqp_codec::{EncodeError, Properties, Table, TableBuilder, ValueRef};
 use ferrymq_broker::queues::{
     Delivery, Message, StreamFilter, StreamFrom, StreamPlace, StreamRecord, StreamStart, Translate, Value,
     Wrong,
 };
 use ferrymq_mapping::{AmqpMessage, FILTER_HEADER, KafkaRecord, Place, place, to_message, to_record};
 
-use crate::channel::Channel;
 use crate::counts;
 use crate::deliver::properties_of;
-use crate::failure::Failure;
 
 pub(crate) const OFFSET: &str = "x-stream-offset";
 pub(crate) const FILTER: &str = "x-stream-filter";
@@ -79,23 +77,6 @@ pub(crate) fn asked(
         Some(other) => return Err((FILTER, other, Wrong::Type)),
     };
     Ok(StreamFrom { start, filter: values.map(|values| StreamFilter { values, unfiltered }) })
-}
-
-/// What a channel must have said before it consumes a stream, in RabbitMQ's order.
-pub(crate) fn check_channel(channel: &Channel, no_ack: bool, vhost: &str, name: &str) -> Result<(), Failure> {
-    let queue = format!("queue '{name}' in vhost '{vhost}'");
-    if channel.prefetch_global != 0 {
-        return Err(Failure::new(ReplyCode::NotImplemented, format!("{queue} does not support global qos")));
-    }
-    if channel.prefetch == 0 {
-        let text = format!("consumer prefetch count is not set for stream {queue}");
-        return Err(Failure::new(ReplyCode::PreconditionFailed, text));
-    }
-    if no_ack {
-        let text = format!("automatic acknowledgement not supported by stream {queue}");
-        return Err(Failure::new(ReplyCode::NotImplemented, text));
-    }
-    Ok(())
 }
 
 /// The properties of a delivery that is too large for the client's frames, less its headers; `None`: they fit.
@@ -172,6 +153,7 @@ mod tests {
             redelivered: false,
             returned: 0,
             failed: None,
+            permit: ferrymq_broker::queues::Permit::default(),
             message,
         };
         assert!(shortened(&delivery, 0).is_none() && shortened(&delivery, 131_072).is_none());

@@ -163,7 +163,7 @@ impl Reader<'_> {
         }
         drop(room);
         if let Some(channel) = connection.state.lock().channels.get_mut(&number) {
-            channel.consumed -= settled.iter().filter(|(_, unacked, _)| unacked.consumed).count();
+            channel.settled(settled.iter().map(|(_, unacked, _)| u32::from(unacked.consumed)).sum());
         }
         settled.iter().for_each(|(_, _, how)| connection.context.counters.count_settled(*how, 1));
         connection.output.method(number, &tx::CommitOk {});

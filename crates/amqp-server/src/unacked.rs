@@ -18,7 +18,7 @@ const SWEEP_AT: usize = 1024;
 pub(crate) struct Unacked {
     pub(crate) queue: QueueHandle,
     pub(crate) offset: Offset,
-    /// It went to a consumer; it was not got.
+    /// The global prefetch counts it.
     pub(crate) consumed: bool,
 }
 

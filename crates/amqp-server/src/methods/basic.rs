@@ -48,17 +48,19 @@ impl Reader<'_> {
             (_, true) => channel.unacked.take_up_to(tag).ok_or_else(unknown)?,
             (_, false) => {
                 let Unacked { queue, offset, consumed } = channel.unacked.take(tag).ok_or_else(unknown)?;
-                channel.consumed -= usize::from(consumed);
+                channel.settled(consumed.into());
                 self.settlements.push(queue, offset, how);
                 connection.context.counters.count_settled(how, 1);
                 Vec::new()
             }
         };
         connection.context.counters.count_settled(how, settled.len() as u64);
+        let mut counted = 0;
         for Unacked { queue, offset, consumed } in settled {
-            channel.consumed -= usize::from(consumed);
+            counted += u32::from(consumed);
             self.settlements.push(queue, offset, how);
         }
+        channel.settled(counted);
         connection.release(&mut state, number)
     }
 
@@ -75,10 +77,12 @@ impl Reader<'_> {
         {
             let mut state = connection.state.lock();
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
+            let mut counted = 0;
             for Unacked { queue, offset, consumed } in channel.unacked.take_all() {
-                channel.consumed -= usize::from(consumed);
+                counted += u32::from(consumed);
                 self.settlements.push(queue, offset, Settle::Requeue);
             }
+            channel.settled(counted);
         }
         self.send().await;
         if is_answered {
@@ -87,38 +91,23 @@ impl Reader<'_> {
         connection.release(&mut connection.state.lock(), number)
     }
 
-    pub(crate) async fn qos(&mut self, number: u16, qos: &basic::Qos) -> Result<(), Failure> {
+    pub(crate) fn qos(&mut self, number: u16, qos: &basic::Qos) -> Result<(), Failure> {
         if qos.prefetch_size != 0 {
             let text = format!("prefetch_size!=0 ({})", qos.prefetch_size);
             return Err(Failure::new(ReplyCode::NotImplemented, text));
         }
         let connection = self.connection;
-        let mut widened = Vec::new();
         {
-            let mut guard = connection.state.lock();
-            let state = &mut *guard;
+            let mut state = connection.state.lock();
             let Some(channel) = state.channels.get_mut(&number) else { return Ok(()) };
             if qos.global {
-                channel.prefetch_global = qos.prefetch_count;
+                channel.limit(qos.prefetch_count);
             } else {
+                // Consumers that are there keep their own prefetch.
                 channel.prefetch = qos.prefetch_count;
-                channel.prefetch_global = 0;
+                channel.limit(0);
             }
-            // Consumers that are there keep their own prefetch; those without one follow the channel's.
-            let wanted = super::consume::window(channel.prefetch_global);
-            for token in channel.consumers.values() {
-                let Some(consumer) = state.consumers.get_mut(token) else { continue };
-                if let (Some(now), Some(inner)) = (consumer.widening, &consumer.inner)
-                    && now < wanted
-                {
-                    consumer.widening = Some(wanted);
-                    widened.push((inner.clone(), wanted - now));
-                }
-            }
-            connection.release(state, number)?;
-        }
-        for (consumer, more) in widened {
-            connection.context.queues.credit(&consumer, more).await;
+            connection.release(&mut state, number)?;
         }
         connection.output.method(number, &basic::QosOk {});
         Ok(())

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use ferrymq_amqp_codec::method::basic;
 use ferrymq_amqp_codec::{ReplyCode, Table};
 use ferrymq_broker::queues::{
-    Consumer as QueueConsumer, Credit, Entity, NewConsumer, QueueError, QueueType, Settle, StreamFrom, Value,
-    Wrong,
+    Consumer as QueueConsumer, Credit, Entity, NewConsumer, Permits, QueueError, QueueType, Settle,
+    StreamFrom, Value, Wrong,
 };
 use ferrymq_types::limits::{AMQP_CONSUMERS_MAX, AMQP_UNACKED_MAX};
 
 use crate::args::from_value;
-use crate::channel::Consumer;
+use crate::channel::{Channel, Consumer};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::reader::Reader;
@@ -28,11 +28,6 @@ use crate::streams;
 const PRIORITY: &str = "x-priority";
 const TIMEOUT: &str = "x-consumer-timeout";
 
-/// How far a queue may send ahead for a consumer that names no prefetch, on a channel with this global one.
-pub(super) fn window(prefetch_global: u16) -> u32 {
-    if prefetch_global == 0 { AMQP_UNACKED_MAX } else { prefetch_global.into() }
-}
-
 impl Reader<'_> {
     pub(crate) async fn consume(&mut self, number: u16, consume: &basic::Consume<'_>) -> Result<(), Failure> {
         let connection = self.connection;
@@ -41,13 +36,20 @@ impl Reader<'_> {
             return self.consume_replies(number, &name, consume);
         }
         self.check_tag(number, consume.consumer_tag)?;
-        let (priority, timeout_ms, from) = self.asked(&name, consume.arguments)?;
-        if let (Some(_), Some(channel)) = (&from, connection.state.lock().channels.get(&number)) {
-            streams::check_channel(channel, consume.no_ack, &connection.opened.vhost, &name)?;
+        let Asked { kind, priority, timeout_ms, from } = self.asked(&name, consume.arguments)?;
+        if let Some(channel) = connection.state.lock().channels.get(&number) {
+            check_channel(channel, kind, consume.no_ack, &connection.opened.vhost, &name)?;
         }
-        let (token, tag, credit) = self.register(number, consume, from.is_some())?;
+        let Registered { token, tag, credit, permits } = self.register(number, consume, kind)?;
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        let new = NewConsumer { no_ack, exclusive, priority, timeout_ms, ..NewConsumer::new(token, credit) };
+        let new = NewConsumer {
+            no_ack,
+            exclusive,
+            priority,
+            timeout_ms,
+            permits,
+            ..NewConsumer::new(token, credit)
+        };
         let (queues, vhost) = (&connection.context.queues, &connection.opened.vhost);
         let (session, sink) = (&connection.session, &connection.sink);
         let begun = match from {
@@ -76,7 +78,7 @@ impl Reader<'_> {
                     }
                     None => {}
                 }
-                connection.release(&mut state, number)
+                connection.announced(&mut state, number, token)
             }
         }
     }
@@ -93,8 +95,8 @@ impl Reader<'_> {
         &mut self,
         number: u16,
         consume: &basic::Consume<'_>,
-        stream: bool,
-    ) -> Result<(u64, Bytes, Credit), Failure> {
+        kind: QueueType,
+    ) -> Result<Registered, Failure> {
         let connection = self.connection;
         let mut guard = connection.state.lock();
         let state = &mut *guard;
@@ -106,17 +108,25 @@ impl Reader<'_> {
             return Err(Failure::new(ReplyCode::ChannelError, "expected 'channel.open'"));
         };
         let tag = tag_of(&connection.context, consume.consumer_tag);
-        let ahead = window(channel.prefetch_global);
-        let (credit, widening) = match (consume.no_ack, channel.prefetch) {
-            (true, _) => (Credit::Unlimited, None),
-            (false, 0) => (Credit::Window(ahead), Some(ahead)),
-            (false, prefetch) => (Credit::Window(prefetch.into()), None),
+        let credit = match (consume.no_ack, channel.prefetch) {
+            (true, _) => Credit::Unlimited,
+            (false, 0) => Credit::Window(AMQP_UNACKED_MAX),
+            (false, prefetch) => Credit::Window(prefetch.into()),
         };
+        // As in RabbitMQ, those of other types know no global prefetch, also where it is set later.
+        let permits = (kind == QueueType::Classic).then(|| channel.permits().clone());
         channel.consumers.insert(tag.clone(), token);
-        let (tag_too, no_ack) = (tag.clone(), consume.no_ack);
-        let consumer = Consumer { channel: number, tag: tag_too, no_ack, stream, widening, inner: None };
+        let consumer = Consumer {
+            channel: number,
+            tag: tag.clone(),
+            no_ack: consume.no_ack,
+            stream: kind == QueueType::Stream,
+            limited: permits.is_some() && !consume.no_ack,
+            held: 0,
+            inner: None,
+        };
         state.consumers.insert(token, consumer);
-        Ok((token, tag, credit))
+        Ok(Registered { token, tag, credit, permits })
     }
 
     pub(crate) async fn cancel(&mut self, number: u16, tag: &[u8], nowait: bool) -> Result<(), Failure> {
@@ -158,16 +168,18 @@ impl Reader<'_> {
         {
             let mut guard = connection.state.lock();
             let state = &mut *guard;
-            let consumer = state.consumers.remove(&token);
+            let (consumer, mut forgone) = (state.consumers.remove(&token), Vec::new());
             if let Some(channel) = state.channels.get_mut(&number) {
                 channel.consumers.remove(tag);
                 channel.held.retain(|(held, delivery)| {
                     let is_its = *held == token;
                     if is_its && consumer.as_ref().is_some_and(|consumer| !consumer.no_ack) {
                         self.settlements.push(inner.queue.clone(), delivery.offset, Settle::Requeue);
+                        forgone.push(delivery.permit);
                     }
                     !is_its
                 });
+                forgone.into_iter().for_each(|permit| channel.forgo(permit));
             }
             connection.release(state, number)?;
         }
@@ -203,8 +215,52 @@ const OF_SOME: [(&str, QueueType); 4] = [
     (streams::UNFILTERED, QueueType::Stream),
 ];
 
-/// A consumer's priority, how long it may have a delivery unsettled, and where it begins if it reads a stream.
-type Asked = (i64, Option<u64>, Option<StreamFrom>);
+/// What a consumer's arguments say, and what is consumed.
+struct Asked {
+    kind: QueueType,
+    priority: i64,
+    /// How long it may have a delivery unsettled.
+    timeout_ms: Option<u64>,
+    /// Where it begins, if it reads a stream.
+    from: Option<StreamFrom>,
+}
+
+/// A consumer that the door knows and its queue does not yet.
+struct Registered {
+    token: u64,
+    tag: Bytes,
+    credit: Credit,
+    permits: Option<Arc<Permits>>,
+}
+
+/// What a channel must have said, or not said, before it consumes from a queue of a type; in RabbitMQ's order.
+fn check_channel(
+    channel: &Channel,
+    kind: QueueType,
+    no_ack: bool,
+    vhost: &str,
+    name: &str,
+) -> Result<(), Failure> {
+    if kind == QueueType::Classic {
+        return Ok(());
+    }
+    let queue = format!("queue '{name}' in vhost '{vhost}'");
+    if channel.prefetch_global != 0 {
+        return Err(Failure::new(ReplyCode::NotImplemented, format!("{queue} does not support global qos")));
+    }
+    if kind != QueueType::Stream {
+        return Ok(());
+    }
+    if channel.prefetch == 0 {
+        let text = format!("consumer prefetch count is not set for stream {queue}");
+        return Err(Failure::new(ReplyCode::PreconditionFailed, text));
+    }
+    if no_ack {
+        let text = format!("automatic acknowledgement not supported by stream {queue}");
+        return Err(Failure::new(ReplyCode::NotImplemented, text));
+    }
+    Ok(())
+}
 
 impl Reader<'_> {
     /// What a consumer's arguments say. What it asks for and does not get is refused.
@@ -254,6 +310,6 @@ impl Reader<'_> {
             }
             _ => None,
         };
-        Ok((priority, timeout_ms, from))
+        Ok(Asked { kind, priority, timeout_ms, from })
     }
 }

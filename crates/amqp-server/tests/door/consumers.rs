@@ -1,7 +1,9 @@
 //! Priorities of consumers, single active consumers, and the counts that deliveries tell.
 
 use ferrymq_amqp_codec::method::{basic, queue};
-use ferrymq_amqp_codec::{BasicProperties, Method, Properties, Table, TableBuilder, ValueRef};
+use ferrymq_amqp_codec::{
+    BasicProperties, Method, Properties, Table, TableBuilder, ValueRef, WireMethod as _,
+};
 
 use crate::support::{Client, Server, properties};
 
@@ -154,6 +156,25 @@ async fn a_quorum_queue_tells_how_often_a_message_came_back() {
     assert_eq!(headers(&client.content(1).await.0), [acquired(4), failed(2), mine]);
     client.put(1, &basic::Reject { delivery_tag: 1, requeue: true }).send().await;
     assert_eq!(client.get("q").await, None, "that was once too often");
+}
+
+#[tokio::test]
+async fn a_quorum_queue_knows_no_global_prefetch() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    declare(&mut client, &[QUORUM]).await;
+    client.qos(1, true).await;
+    client.put(1, &basic::Consume { queue: b"q", ..Default::default() }).send().await;
+    let text = "NOT_IMPLEMENTED - queue 'q' in vhost '/' does not support global qos";
+    client.connection_closes(540, text, basic::Consume::ID).await;
+    // One that is set later is none for its consumers.
+    let mut client = server.channel().await;
+    consume(&mut client, "c", &[]).await;
+    client.qos(1, true).await;
+    for body in ["a", "b", "c"] {
+        client.put_publish(1, "", "q", &[0, 0], body.as_bytes()).send().await;
+        assert_eq!(delivered(&mut client).await.1, body);
+    }
 }
 
 /// Also what fails in a transaction has failed, and what failed too often is a dead letter.

@@ -18,6 +18,17 @@ async fn filled(server: &Server, bodies: &[&str]) -> Client {
     client
 }
 
+/// How many wait in a queue.
+async fn ready(client: &mut Client, queue: &str) -> u32 {
+    client
+        .put(1, &queue::Declare { queue: queue.as_bytes(), passive: true, ..Default::default() })
+        .send()
+        .await;
+    let payload = client.reply(1).await;
+    let Ok(Method::QueueDeclareOk(ok)) = Method::parse(&payload) else { panic!("no such queue") };
+    ok.message_count
+}
+
 fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
     basic::Ack { delivery_tag, multiple }
 }
@@ -138,28 +149,91 @@ async fn what_is_got_does_not_use_up_the_global_prefetch() {
     assert_eq!(client.delivery().await.2, "c");
 }
 
+/// As in RabbitMQ: their deliveries do not count, but wait while the limit is reached.
 #[tokio::test]
-async fn consumers_without_acknowledgements_do_not_wait_behind_the_global_prefetch() {
+async fn consumers_without_acknowledgements_wait_for_the_global_prefetch_and_take_nothing_of_it() {
     let server = Server::start().await;
     let mut client = filled(&server, &["a", "b"]).await;
     client.queue("other").await;
     client.qos(1, true).await;
-    client.consume("q", "c").await;
-    assert_eq!(client.delivery().await.2, "a");
-    client.queue("third").await;
-    client.consume("third", "also limited").await;
-    client.put_publish(1, "", "third", &[0, 0], b"held");
-    nothing_more(&mut client).await;
     let free =
         basic::Consume { queue: b"other", consumer_tag: b"free", no_ack: true, ..basic::Consume::default() };
-    client.put_publish(1, "", "other", &[0, 0], b"before").send().await;
     client.ask(1, &free, &basic::ConsumeOk { consumer_tag: b"free" }).await;
-    assert_eq!(client.delivery().await.2, "before");
-    client.put_publish(1, "", "other", &[0, 0], b"after").send().await;
-    assert_eq!(client.delivery().await.2, "after");
+    for body in [&b"1"[..], b"2"] {
+        client.put_publish(1, "", "other", &[0, 0], body).send().await;
+        assert_eq!(client.delivery().await.2.as_bytes(), body);
+    }
+    client.consume("q", "c").await;
+    assert_eq!(client.delivery().await.2, "a");
+    client.put_publish(1, "", "other", &[0, 0], b"3").send().await;
     nothing_more(&mut client).await;
-    client.put(1, &ack(1, false)).send().await;
-    assert_ne!(client.delivery().await.2, "after", "what was held goes on");
+    assert_eq!(ready(&mut client, "other").await, 1);
+    client.put(1, &ack(3, false)).send().await;
+    let mut bodies = [client.delivery().await.2, "3".to_owned()];
+    if bodies[0] == "b" {
+        // It was first, and the other waits again.
+        client.put(1, &ack(4, false)).send().await;
+        bodies[1] = client.delivery().await.2;
+    } else {
+        bodies[1] = client.delivery().await.2;
+    }
+    bodies.sort();
+    assert_eq!(bodies, ["3", "b"]);
+}
+
+/// What may not go out stays in its queue, where others can have it.
+#[tokio::test]
+async fn another_consumer_gets_what_a_global_prefetch_keeps_back() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    client.queue("durable-shared").await;
+    client.queue("durable-other").await;
+    for body in [b"a", b"b", b"c", b"d"] {
+        client.put_publish(1, "", "durable-shared", &[0, 0], body);
+    }
+    client.put_publish(1, "", "durable-other", &[0, 0], b"x").send().await;
+    client.qos(2, true).await;
+    client.consume("durable-shared", "one").await;
+    assert_eq!(client.delivery().await.2, "a");
+    assert_eq!(client.delivery().await.2, "b");
+    client.consume("durable-other", "two").await;
+    nothing_more(&mut client).await;
+    assert_eq!(
+        (ready(&mut client, "durable-shared").await, ready(&mut client, "durable-other").await),
+        (2, 1)
+    );
+    let mut another = server.channel().await;
+    assert_eq!(another.get("durable-other").await.unwrap(), (1, false, "x".to_owned()), "it went nowhere");
+    another.consume("durable-shared", "c").await;
+    assert_eq!(another.delivery().await, (2, false, "c".to_owned()));
+    assert_eq!(another.delivery().await, (3, false, "d".to_owned()));
+}
+
+/// What was on its way when the limit came is held until there is room, and comes in order.
+#[tokio::test]
+async fn a_limit_that_comes_late_holds_for_what_comes_after_it() {
+    let server = Server::start().await;
+    let mut client = filled(&server, &[]).await;
+    client.consume("q", "c").await;
+    let bodies: Vec<String> = (0..20).map(|number| format!("{number:02}")).collect();
+    for body in &bodies {
+        client.put_publish(1, "", "q", &[0, 0], body.as_bytes());
+    }
+    client.put(1, &basic::Qos { prefetch_count: 2, global: true, ..Default::default() }).send().await;
+    let (mut seen, mut answered) = (Vec::new(), false);
+    while seen.len() < bodies.len() {
+        let payload = client.reply(1).await;
+        match Method::parse(&payload).unwrap() {
+            Method::BasicQosOk(_) => answered = true,
+            Method::BasicDeliver(deliver) => {
+                seen.push(String::from_utf8_lossy(&client.content(1).await.1).into_owned());
+                client.put(1, &ack(deliver.delivery_tag, false)).send().await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(answered);
+    assert_eq!(seen, bodies);
 }
 
 #[tokio::test]

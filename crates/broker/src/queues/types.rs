@@ -13,6 +13,7 @@ use ferrymq_types::{LogId, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::args::Arguments;
+use super::permits::{Permit, Permits};
 use super::priorities::Priorities;
 use super::settings::QueueType;
 use super::streams::StreamOf;
@@ -403,7 +404,7 @@ pub enum Credit {
 }
 
 /// A consumer as asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct NewConsumer {
     /// The door's name for it, repeated in each delivery.
     pub token: u64,
@@ -417,13 +418,23 @@ pub struct NewConsumer {
     pub priority: i64,
     /// How long a delivery may be unsettled, in milliseconds; `None`: as its queue says. Quorum queues only.
     pub timeout_ms: Option<u64>,
+    /// What it shares with others, of whichever queues, beside its own credit. Not for streams.
+    pub permits: Option<Arc<Permits>>,
 }
 
 impl NewConsumer {
     /// One that acknowledges, shares, and is nothing special.
     #[must_use]
     pub fn new(token: u64, credit: Credit) -> NewConsumer {
-        NewConsumer { token, credit, no_ack: false, exclusive: false, priority: 0, timeout_ms: None }
+        NewConsumer {
+            token,
+            credit,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            timeout_ms: None,
+            permits: None,
+        }
     }
 }
 
@@ -449,6 +460,8 @@ pub struct Delivery {
     pub returned: u16,
     /// How often whoever had it failed on it; `None`: its queue does not count.
     pub failed: Option<u16>,
+    /// What it took of its consumer's [`NewConsumer::permits`].
+    pub permit: Permit,
     /// The message.
     pub message: Message,
 }

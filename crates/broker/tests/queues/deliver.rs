@@ -304,8 +304,8 @@ async fn an_exclusive_consumer_is_alone() {
     rig.queue("q").await;
     let (sink, _all) = deliveries(MIB);
     let exclusive = NewConsumer { exclusive: true, ..consumer(1, Credit::Unlimited) };
-    let first = rig.consume_as("q", exclusive, &sink).await;
-    for new in [exclusive, consumer(2, Credit::Unlimited)] {
+    let first = rig.consume_as("q", exclusive.clone(), &sink).await;
+    for new in [exclusive.clone(), consumer(2, Credit::Unlimited)] {
         let refused = rig.queues.consume(&rig.session, VHOST, "q", new, &sink).await.unwrap_err();
         assert!(matches!(refused, QueueError::ExclusiveConsumer { .. }), "{refused}");
     }

@@ -1,7 +1,7 @@
 //! The consumers of one queue: whose turn it is, how much each may still have, and what is on its way.
 //!
 //! **Invariants.** Those that can take a message stand in the ring of their priority (`rings`) and take turns. A
-//! consumer without credit is in no list; one whose sink is full waits for the shard to be woken. A cancelled one
+//! consumer without credit is in no list; one whose sink is full, or that finds no permit, waits for the shard to be woken. A cancelled one
 //! stays, inactive, until nothing is unacked by it. What is gathered for a sink in a turn is sent at the turn's end
 //! or earlier.
 //!
@@ -14,6 +14,7 @@ mod single;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
 use rings::Rings;
 use single::Single;
@@ -21,6 +22,7 @@ use single::Single;
 use super::message::ShardWaker;
 use super::queue::OffsetHasher;
 use super::unsettled::{HOLDER, Unsettled, class_of, holder};
+use crate::queues::permits::{Permit, Permits};
 use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
 use crate::queues::types::{Credit, Delivery, NewConsumer};
 
@@ -43,6 +45,10 @@ pub(super) struct Consumer {
     credit: Option<u32>,
     /// Settling makes room.
     window: bool,
+    /// What it shares with others.
+    permits: Option<Arc<Permits>>,
+    /// Taken for its next delivery, until the end of its queue's turn.
+    reserved: Option<Permit>,
     in_ring: bool,
     blocked: bool,
     unacked: u64,
@@ -127,6 +133,8 @@ impl Consumers {
             unsettled: timeout_ms.filter(|_| !new.no_ack).map(Unsettled::new).map(Box::new),
             credit,
             window,
+            permits: new.permits,
+            reserved: None,
             in_ring: false,
             blocked: false,
             unacked: 0,
@@ -168,6 +176,8 @@ impl Consumers {
             unsettled: timeout_ms.filter(|_| told.is_some()).map(Unsettled::new).map(Box::new),
             credit: Some(0),
             window: false,
+            permits: None,
+            reserved: None,
             in_ring: false,
             blocked: false,
             unacked: 0,
@@ -236,7 +246,7 @@ impl Consumers {
                 self.rings.pop();
                 continue;
             };
-            if consumer.room > 0 || consumer.look_for_room(waker) {
+            if (consumer.room > 0 || consumer.look_for_room(waker)) && consumer.reserve(waker) {
                 return Some(id);
             }
             consumer.in_ring = false;
@@ -251,6 +261,7 @@ impl Consumers {
     pub(super) fn deliver(&mut self, id: u32, mut delivery: Delivery) {
         let Some(consumer) = self.all.get_mut(&id) else { return };
         delivery.token = consumer.token;
+        delivery.permit = consumer.reserved.take().unwrap_or_default();
         consumer.unacked += u64::from(!consumer.no_ack);
         let bytes = delivery.message.bytes() + DELIVERY_OVERHEAD;
         consumer.gathered_bytes += bytes;
@@ -311,6 +322,7 @@ impl Consumers {
         for id in self.rings.iter() {
             if let Some(consumer) = self.all.get_mut(&id) {
                 consumer.room = 0;
+                consumer.give_back();
             }
         }
     }
@@ -387,6 +399,25 @@ impl Consumer {
             self.room = sink.room();
         }
         self.room > 0
+    }
+
+    /// Takes a permit for the next delivery, unless it has one.
+    fn reserve(&mut self, waker: &ShardWaker) -> bool {
+        let Some(permits) = &self.permits else { return true };
+        if self.no_ack {
+            return permits.is_open(waker);
+        }
+        if self.reserved.is_none() {
+            self.reserved = permits.take(waker);
+        }
+        self.reserved.is_some()
+    }
+
+    /// There was nothing to deliver.
+    fn give_back(&mut self) {
+        if let (Some(permits), Some(permit)) = (&self.permits, self.reserved.take()) {
+            permits.give_back(permit);
+        }
     }
 
     fn send(&mut self) {

@@ -18,6 +18,7 @@ use super::unsettled::entry_of;
 use super::{Done, Owner};
 use crate::queues::ack::{Acquired, Next};
 use crate::queues::envelope::EnvelopeError;
+use crate::queues::permits::Permit;
 use crate::queues::types::{Delivery, Message, QueueHandle};
 
 /// Messages of one queue delivered in a turn.
@@ -334,7 +335,8 @@ impl Queue {
     fn hand_over(&mut self, id: u32, offset: u64, acquired: Acquired, message: Message) {
         let Acquired { redelivered, returned, failed } = acquired;
         let (offset, failed) = (Offset(offset), self.consuming.counts.then_some(failed));
-        let delivery = Delivery { token: 0, offset, redelivered, returned, failed, message };
+        let permit = Permit::default();
+        let delivery = Delivery { token: 0, offset, redelivered, returned, failed, permit, message };
         match self.getters.pop_front() {
             Some(getter) => {
                 if !getter.no_ack {

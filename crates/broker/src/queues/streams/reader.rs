@@ -24,6 +24,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use super::window::{self, Opened, Wanted};
 use super::{StreamFilter, StreamFrom, StreamPlace, StreamStart, Topics};
 use crate::partition::Partition;
+use crate::queues::permits::Permit;
 use crate::queues::shard::message::Refused;
 use crate::queues::sink::{DELIVERY_OVERHEAD, DeliverySink, Event};
 use crate::queues::types::{Delivery, QueueHandle};
@@ -351,6 +352,7 @@ impl Reader {
                 redelivered: false,
                 returned: 0,
                 failed: None,
+                permit: Permit::default(),
                 message,
             });
         }
