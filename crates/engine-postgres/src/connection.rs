@@ -17,9 +17,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Row, Statement};
 
-/// What each session is told. A plan must not depend on what vacuum knew of a table that is a second old.
+/// What each session is told. A server is to notice within 11 s that this machine is gone: a broker that follows waits 15 s for
+/// what its sessions have locked. A plan must not depend on what vacuum knew of a table that is a second old.
 const SETUP: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET idle_session_timeout = 0; SET jit = off; SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
+    SET idle_session_timeout = 0; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
+    SET tcp_keepalives_count = 3; SET jit = off; SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; \
     SET client_min_messages = warning";
 
@@ -29,8 +31,17 @@ const STATEMENTS_MAX: usize = 256;
 /// A session.
 pub(crate) struct Connection {
     pub(crate) client: Client,
+    /// What the server knows it by.
+    pub(crate) session: Session,
     statements: parking_lot::Mutex<HashMap<String, Statement>>,
     doubtful: Arc<AtomicBool>,
+}
+
+/// What a server knows a session by; a process's number alone is given again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    pid: i32,
+    began: String,
 }
 
 /// Why a statement did not do what it should.
@@ -69,8 +80,11 @@ impl Connection {
                 }
             }
         });
-        let connection = Connection { client, statements: parking_lot::Mutex::default(), doubtful };
-        connection.batch(SETUP).await?;
+        client.batch_execute(SETUP).await.map_err(failed)?;
+        let sql = "SELECT pid, extract(epoch FROM backend_start)::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let row = client.query_one(sql, &[]).await.map_err(failed)?;
+        let session = Session { pid: row.get(0), began: row.get(1) };
+        let connection = Connection { client, session, statements: parking_lot::Mutex::default(), doubtful };
         connection.is_doubtful();
         Ok(connection)
     }
@@ -82,6 +96,25 @@ impl Connection {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Ends sessions of ours whose links were lost, which the server may not have noticed: it would keep what they have
+    /// locked for as long. What they were at is rolled back, unless it was being committed; whoever has to know asks.
+    pub(crate) async fn end(&self, lost: &[Session]) -> Result<(), Failed> {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1::int4 AND \
+                   extract(epoch FROM backend_start)::text = $2::text";
+        for session in lost {
+            match self.query(sql, &[&session.pid, &session.began]).await {
+                Ok(ended) if ended.is_empty() => {}
+                Ok(_) => tracing::info!(pid = session.pid, "ended a session whose link was lost"),
+                // Then it is the server's to notice.
+                Err(Failed::Refused(error)) => {
+                    tracing::debug!(error = text(&error), "a lost session goes on")
+                }
+                Err(lost) => return Err(lost),
+            }
+        }
+        Ok(())
     }
 
     /// Runs a statement that is prepared once.
@@ -141,12 +174,14 @@ impl Failed {
         })
     }
 
+    /// Whether there was no room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.code() == Some(&SqlState::DISK_FULL)
+    }
+
     /// What a caller is told who asked for something that can be asked for again.
     pub(crate) fn into_error(self, what: &str) -> StorageError {
-        let kind = match self.code() {
-            Some(code) if *code == SqlState::DISK_FULL => ErrorKind::Full,
-            _ => ErrorKind::Unavailable,
-        };
+        let kind = if self.is_full() { ErrorKind::Full } else { ErrorKind::Unavailable };
         StorageError::new(kind, format!("{what}: {self}"))
     }
 }

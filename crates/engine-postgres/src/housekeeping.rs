@@ -6,6 +6,7 @@
 //! Deliberately absent: moving live batches out of old tables.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ferrymq_runtime::{Clock, Tasks};
@@ -14,7 +15,7 @@ use ferrymq_types::Epoch;
 use tokio_postgres::Config;
 use uuid::Uuid;
 
-use crate::connection::{Connection, Failed};
+use crate::connection::{Connection, Failed, Session};
 use crate::options::Options;
 use crate::schema::{self, FORMAT, FORMAT_OF_SEVERAL, Names};
 use crate::segments::Segments;
@@ -209,6 +210,9 @@ async fn empty_memory(connection: &Connection, names: &Names, segment: i64) -> R
 /// Runs until stopped.
 pub(crate) async fn run(shared: Arc<Shared>, connection: Connection, tasks: Tasks) {
     let mut connection = Some(connection);
+    let mut lost = Vec::new();
+    // What is to be said of the server is said at the start.
+    shared.housekeeping.notify_one();
     loop {
         tokio::select! {
             () = shared.housekeeping.notified() => {}
@@ -216,7 +220,8 @@ pub(crate) async fn run(shared: Arc<Shared>, connection: Connection, tasks: Task
             () = tasks.stopping() => return,
         }
         if connection.as_ref().is_none_or(Connection::is_closed) {
-            connection = reopen(&shared).await;
+            lost.extend(connection.take().map(|connection| connection.session));
+            connection = reopen(&shared, &mut lost).await;
         }
         let Some(open) = &connection else {
             // Not now; the next look is soon enough for tables, and rounds go on without.
@@ -225,14 +230,21 @@ pub(crate) async fn run(shared: Arc<Shared>, connection: Connection, tasks: Task
         if let Err(failed) = keep(&shared, open).await {
             tracing::warn!("housekeeping was not finished: {failed}");
             if open.batch("ROLLBACK").await.is_err() {
-                connection = None;
+                lost.extend(connection.take().map(|connection| connection.session));
             }
         }
     }
 }
 
-async fn reopen(shared: &Shared) -> Option<Connection> {
+/// Takes up what the `lost` sessions were for, once they are over.
+async fn reopen(shared: &Shared, lost: &mut Vec<Session>) -> Option<Connection> {
     let connection = shared.connect().await.ok()?;
+    if connection.end(lost).await.is_err() {
+        return None;
+    }
+    lost.clear();
+    // Until all is well, it may be the next to be lost.
+    lost.push(connection.session.clone());
     if live(&connection, &shared.names, shared.life).await.is_err() {
         return None;
     }
@@ -243,11 +255,16 @@ async fn reopen(shared: &Shared) -> Option<Connection> {
         shared.close(error.to_string());
         return None;
     }
+    lost.clear();
     Some(connection)
 }
 
 /// One look at everything.
 async fn keep(shared: &Shared, connection: &Connection) -> Result<(), Failed> {
+    let lag = server::standbys_lag(connection).await?;
+    if shared.standbys_lag.swap(lag, Ordering::Relaxed) != lag {
+        server::tell_of_standbys(lag);
+    }
     let wanted = shared.segments.lock().wants_another();
     if wanted {
         let segment = schema::create_segment(connection, &shared.names, shared.life).await?;

@@ -40,6 +40,6 @@ mod tail;
 mod writer;
 
 pub use meta::PostgresMeta;
-pub use options::{Config, Options, parse_url};
+pub use options::{Config, Options, SeededBug, parse_url};
 pub use outbox::Outbox;
 pub use store::{Counters, Health, PostgresStore};

@@ -1,6 +1,7 @@
 //! What can be set, and how the address of a database is read.
 //!
-//! **Invariant.** No option weakens what an acknowledgement means.
+//! **Invariant.** No option weakens what an acknowledgement means, apart from [`Options::seeded_bug`], which exists so
+//! that tests of the tests can see a broken engine and is never reachable from a configuration.
 //!
 //! Deliberately absent: a switch for what is checked of the server.
 
@@ -40,6 +41,31 @@ pub struct Options {
     pub housekeeping_interval: Duration,
     /// Newest batches kept in memory for readers, in bytes.
     pub tail_bytes: usize,
+    /// Test only: breaks one guarantee.
+    pub seeded_bug: Option<SeededBug>,
+}
+
+/// A guarantee to break, for tests that must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeededBug {
+    /// Takes a lost reply for a good one.
+    BelieveLostReply,
+    /// Sends a round whose reply was lost again, without asking what became of it.
+    BlindRetry,
+    /// Writes whatever epoch, owner, turn and next offset the row has.
+    WriteUnfenced,
+}
+
+impl SeededBug {
+    /// All of them.
+    pub const ALL: [SeededBug; 3] =
+        [SeededBug::BelieveLostReply, SeededBug::BlindRetry, SeededBug::WriteUnfenced];
+}
+
+impl Options {
+    pub(crate) fn has(&self, bug: SeededBug) -> bool {
+        self.seeded_bug == Some(bug)
+    }
 }
 
 impl Default for Options {
@@ -58,6 +84,7 @@ impl Default for Options {
             segment_age: Duration::from_secs(24 * 60 * 60),
             housekeeping_interval: Duration::from_secs(60),
             tail_bytes: 64 << 20,
+            seeded_bug: None,
         }
     }
 }

@@ -46,6 +46,7 @@ impl Writer {
     /// Finds out what became of a round whose reply was lost.
     pub(crate) async fn resolve(&mut self, changes: &[(LogId, Change)]) -> Fate {
         self.disconnect_if_closed();
+        let mut said = false;
         loop {
             let shared = self.shared.clone();
             let Ok(connection) = self.connected().await else {
@@ -60,7 +61,11 @@ impl Writer {
                     continue;
                 }
                 Err(failed) => {
-                    tracing::warn!("cannot ask yet what became of a round: {failed}");
+                    if failed.is_full() {
+                        shared.note_full(true);
+                    } else if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("cannot ask yet what became of a round, asking on: {failed}");
+                    }
                     shared.clock.sleep(std::time::Duration::from_millis(100)).await;
                     continue;
                 }

@@ -14,6 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::claim::is_fence;
 use crate::connection::{Connection, Failed};
+use crate::options::SeededBug;
 use crate::plan::{Change, Plan, looks_at};
 use crate::read::{live_batches, place, rows};
 use crate::resolve::Fate;
@@ -67,7 +68,7 @@ impl Writer {
             shared.segments.lock().leave(segment);
             match fate {
                 Fate::Done { turns } => {
-                    *shared.full_at.lock() = None;
+                    shared.note_full(false);
                     count(&shared.counters.bytes_appended, bytes_of(&changes));
                     settle(&shared, changes, &turns, segment);
                     count(&shared.counters.rounds, 1);
@@ -80,7 +81,7 @@ impl Writer {
                 Fate::NotDone => {}
                 Fate::Failed(error) => {
                     if error.kind() == ErrorKind::Full {
-                        *shared.full_at.lock() = Some(shared.clock.now());
+                        shared.note_full(true);
                     }
                     for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
                         *outcome = Err(error.clone());
@@ -99,9 +100,7 @@ impl Writer {
             Err(error) => return Fate::Failed(error),
         };
         match written {
-            Written::Done => Fate::Done {
-                turns: changes.iter().map(|(log, change)| (*log, change.before.turn + 1)).collect(),
-            },
+            Written::Done => done(changes),
             Written::Again => Fate::NotDone,
             Written::NoTable => {
                 let shared = self.shared.clone();
@@ -116,6 +115,8 @@ impl Writer {
                 self.refresh(changes).await
             }
             Written::Refused(error) => Fate::Failed(error),
+            Written::Lost if self.shared.options.has(SeededBug::BlindRetry) => Fate::NotDone,
+            Written::Lost if self.shared.options.has(SeededBug::BelieveLostReply) => done(changes),
             Written::Lost => self.resolve(changes).await,
         }
     }
@@ -125,7 +126,8 @@ impl Writer {
         let statement = {
             let mirror = shared.mirror.lock();
             let known = |log| mirror.get(log).and_then(|known| known.segment);
-            statement::round(&shared.names, segment, changes, known)
+            let fenced = !shared.options.has(SeededBug::WriteUnfenced);
+            statement::round(&shared.names, (segment, fenced), changes, known)
         };
         let Ok(connection) = self.connected().await else { return Written::Again };
         let replaces = changes.iter().any(|(_, change)| change.replaces());
@@ -146,7 +148,9 @@ impl Writer {
                 Written::Lost
             }
             Err(failed) => {
-                tracing::error!("the database refused a round: {failed}");
+                if !failed.is_full() {
+                    tracing::error!("the database refused a round: {failed}");
+                }
                 Written::Refused(failed.into_error("the database refused to write"))
             }
         }
@@ -207,6 +211,10 @@ impl Writer {
         }
         Ok(Ok(plan))
     }
+}
+
+fn done(changes: &[(LogId, Change)]) -> Fate {
+    Fate::Done { turns: changes.iter().map(|(log, change)| (*log, change.before.turn + 1)).collect() }
 }
 
 /// The live batches of a range, from memory if they are there.

@@ -6,7 +6,7 @@
 
 use ferrymq_storage::{ErrorKind, StorageError};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Failed};
 
 /// Which database this is: its cluster, and how often that was promoted or restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +23,10 @@ const VERSION_MIN: i64 = 150_000;
 /// # Errors
 /// `InvalidArgument` for what an operator must change, `Unavailable` for what passes.
 pub(crate) async fn check(connection: &Connection) -> Result<Incarnation, StorageError> {
-    let failed = |error: crate::connection::Failed| error.into_error("cannot ask the database how it is set");
+    let failed = |error: Failed| error.into_error("cannot ask the database how it is set");
     let sql = "SELECT current_setting('server_version_num')::int8, current_setting('fsync'), \
                current_setting('full_page_writes'), current_setting('synchronous_commit'), \
-               current_setting('synchronous_standby_names'), pg_is_in_recovery(), \
-               current_setting('transaction_read_only')";
+               pg_is_in_recovery(), current_setting('transaction_read_only')";
     let rows = connection.query(sql, &[]).await.map_err(failed)?;
     let row = rows.first().ok_or_else(|| unavailable("the database did not say how it is set"))?;
     let version: i64 = row.get(0);
@@ -47,20 +46,32 @@ pub(crate) async fn check(connection: &Connection) -> Result<Incarnation, Storag
             )));
         }
     }
-    if row.get::<_, bool>(5) || setting(6) == "on" {
+    if row.get::<_, bool>(4) || setting(5) == "on" {
         return Err(unavailable("the database takes no writes: it is a standby, or read only"));
     }
-    let sql = "SELECT s.system_identifier, c.timeline_id, (SELECT count(*) FROM pg_stat_replication) \
-               FROM pg_control_system() s, pg_control_checkpoint() c";
+    let sql =
+        "SELECT s.system_identifier, c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c";
     let rows = connection.query(sql, &[]).await.map_err(failed)?;
     let control = rows.first().ok_or_else(|| unavailable("the database did not say which one it is"))?;
-    if setting(4).is_empty() && control.get::<_, i64>(2) > 0 {
+    Ok(Incarnation { system_id: control.get(0), timeline: control.get(1) })
+}
+
+/// Whether a standby that is promoted may lack what was acknowledged: there are standbys, and no commit waits for one.
+pub(crate) async fn standbys_lag(connection: &Connection) -> Result<bool, Failed> {
+    let sql = "SELECT current_setting('synchronous_standby_names') = '' AND EXISTS (SELECT 1 FROM pg_stat_replication)";
+    Ok(connection.query(sql, &[]).await?.first().is_some_and(|row| row.get(0)))
+}
+
+/// Says so when that begins or ends.
+pub(crate) fn tell_of_standbys(lag: bool) {
+    if lag {
         tracing::warn!(
             "the database has standbys but no synchronous_standby_names: what was acknowledged can be lost when one \
-             of them is promoted"
+             of them is promoted; name those that commits are to wait for"
         );
+    } else {
+        tracing::info!("commits wait for a standby of the database, or there is none any more");
     }
-    Ok(Incarnation { system_id: control.get(0), timeline: control.get(1) })
 }
 
 fn refused(what: &str) -> StorageError {

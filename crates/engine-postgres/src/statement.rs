@@ -70,15 +70,15 @@ pub(crate) fn owner_uuid(owner: OwnerId) -> Uuid {
     Uuid::from_u128(owner.0)
 }
 
-/// The fence and all that goes with it. `known` says in which segment a log's last extent is.
+/// The fence, unless it is not wanted, and all that goes with it, into this segment. `known` says in which segment a log's last extent is.
 pub(crate) fn round(
     names: &Names,
-    segment: i64,
+    (segment, fenced): (i64, bool),
     changes: &[(LogId, Change)],
     known: impl Fn(LogId) -> Option<i64>,
 ) -> Statement {
     let mut statement = Statement::default();
-    fence(&mut statement, names, changes);
+    fence(&mut statement, names, changes, fenced);
     let appended = |memory: bool| {
         let inserts =
             changes.iter().flat_map(|(log, change)| change.inserts.iter().map(move |insert| (*log, insert)));
@@ -116,7 +116,7 @@ pub(crate) fn round(
     statement
 }
 
-fn fence(statement: &mut Statement, names: &Names, changes: &[(LogId, Change)]) {
+fn fence(statement: &mut Statement, names: &Names, changes: &[(LogId, Change)], fenced: bool) {
     let each = |of: fn(&Change) -> u64| changes.iter().map(move |(_, change)| of(change));
     statement.text("WITH req AS (SELECT * FROM unnest(");
     statement.numbers(changes.iter().map(|(log, _)| log.0));
@@ -144,11 +144,15 @@ fn fence(statement: &mut Statement, names: &Names, changes: &[(LogId, Change)]) 
     statement.array("int8", commit(|id| id.sequence));
     statement.text(", ");
     statement.array("bool", changes.iter().map(|(_, change)| change.after.deleted).collect());
+    let holds = if fenced {
+        " AND l.epoch = r.epoch AND l.owner = r.owner AND l.turn = r.turn AND l.next = r.next AND NOT l.deleted"
+    } else {
+        ""
+    };
     statement.text(&format!(
         ") AS r(id, epoch, owner, turn, next, new_next, new_start, new_bytes, new_writer, new_seq, new_deleted)), \
          f AS (UPDATE {} l SET turn = l.turn + 1, next = r.new_next, start = r.new_start, bytes = r.new_bytes, \
-         writer = r.new_writer, seq = r.new_seq, deleted = r.new_deleted FROM req r WHERE l.id = r.id AND \
-         l.epoch = r.epoch AND l.owner = r.owner AND l.turn = r.turn AND l.next = r.next AND NOT l.deleted \
+         writer = r.new_writer, seq = r.new_seq, deleted = r.new_deleted FROM req r WHERE l.id = r.id{holds} \
          RETURNING 1)",
         names.table("log")
     ));

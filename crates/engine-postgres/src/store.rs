@@ -6,7 +6,7 @@
 //! Deliberately absent: decisions about data; see `plan` and `writer`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ferrymq_runtime::{Clock, Rng, TaskKind, Tasks};
@@ -89,7 +89,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) health: Mutex<Health>,
     /// When the database last said that its disk is full.
-    pub(crate) full_at: Mutex<Option<Instant>>,
+    full_at: Mutex<Option<Instant>>,
+    /// Whether it was said that standbys lag.
+    pub(crate) standbys_lag: AtomicBool,
     queue: Mutex<Inbox>,
     pub(crate) arrived: Notify,
     pub(crate) housekeeping: Notify,
@@ -115,6 +117,20 @@ impl Shared {
             return Err(closed());
         }
         Ok(connection)
+    }
+
+    /// The database has, or has not, refused something for want of space. Said once each, however many are refused.
+    pub(crate) fn note_full(&self, full: bool) {
+        let now = full.then(|| self.clock.now());
+        let before = std::mem::replace(&mut *self.full_at.lock(), now);
+        match (before, now) {
+            (None, Some(_)) => tracing::error!(
+                "the disk of the database is full: nothing is stored, trimmed or committed until there is room; free \
+                 some there, or give it more, and this goes on by itself"
+            ),
+            (Some(_), None) => tracing::info!("the disk of the database has room again"),
+            _ => {}
+        }
     }
 
     /// Stops for good: nothing is acknowledged any more.
@@ -212,6 +228,7 @@ impl PostgresStore {
             counters: Counters::default(),
             health: Mutex::default(),
             full_at: Mutex::default(),
+            standbys_lag: AtomicBool::new(false),
             queue: Mutex::new(Inbox { queue: Queue::default(), closed: false }),
             arrived: Notify::new(),
             housekeeping: Notify::new(),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use ferrymq_storage::{ErrorKind, StorageError};
 use futures_util::FutureExt as _;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Session};
 use crate::queue::{Round, Work};
 use crate::row::closed;
 use crate::store::Shared;
@@ -29,11 +29,13 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     connection: Option<Connection>,
+    /// Whose links were lost.
+    lost: Vec<Session>,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>) -> Writer {
-        Writer { shared, connection: None }
+        Writer { shared, connection: None, lost: Vec::new() }
     }
 
     /// Takes rounds until the store is closed and nothing waits.
@@ -87,9 +89,13 @@ impl Writer {
     /// # Errors
     /// `Closed` if the store stops meanwhile, or what an operator must change.
     pub(crate) async fn connected(&mut self) -> Result<&Connection, StorageError> {
-        if self.connection.as_ref().is_none_or(Connection::is_closed) {
-            self.connection = None;
-            self.connection = Some(reconnect(&self.shared).await?);
+        while self.is_closed() {
+            self.disconnect();
+            let connection = reconnect(&self.shared).await?;
+            if connection.end(&self.lost).await.is_ok() {
+                self.lost.clear();
+            }
+            self.connection = Some(connection);
         }
         Ok(self.connection.as_ref().expect("was put there just now"))
     }
@@ -100,7 +106,7 @@ impl Writer {
 
     /// The connection is of no use any more.
     pub(crate) fn disconnect(&mut self) {
-        self.connection = None;
+        self.lost.extend(self.connection.take().map(|connection| connection.session));
     }
 }
 

@@ -3,6 +3,7 @@
 //! The server must be built with its feature `seeded-bugs`. What this cannot see from outside is listed with the
 //! reason; the engine's tests on the simulated disk, held to the same checker, name the rule that catches it.
 
+use crate::campaign::Tier;
 use crate::cli::{Common, skipped};
 use crate::scenario::{Fault, Scenario};
 use crate::workload::Size;
@@ -50,11 +51,19 @@ const BUGS: &[Bug] = &[
     bug("IgnoreSyncError", Fault::Eio, 10, &[AFTER_FAILURE, CONFIRMED_AFTER]),
     bug("RetrySync", Fault::Eio, 10, &[AFTER_FAILURE, CONFIRMED_AFTER]),
     bug("ReuseOffsetAfterTrim", Fault::Kill, 75, &[&["diverged", "offset-reused"]]),
+    // Of the engine on PostgreSQL.
+    bug("BelieveLostReply", Fault::Postgres, 40, &[LOST]),
+    bug("BlindRetry", Fault::Postgres, 80, &[DENIED]),
+    bug("WriteUnfenced", Fault::Postgres, 80, &[OVERWRITTEN]),
 ];
 
 const LOST: &[&str] = &["lost"];
 /// What an idempotent producer sends again is not lost for good, but readers had seen it elsewhere.
 const GONE: &[&str] = &["lost", "vanished"];
+/// The fence keeps what is sent again from being done twice; but then it is said to have failed.
+const DENIED: &[&str] = &["failed-but-visible", "refused-but-there", "acked-came-back", "half-committed"];
+const OVERWRITTEN: &[&str] =
+    &["lost", "vanished", "diverged", "duplicated", "offset-reused", "confirmed-lost"];
 const AFTER_FAILURE: &[&str] = &["acknowledged-after-a-failed-sync"];
 /// The same for queues. What settings promise less for topics they do not for queues.
 const CONFIRMED_LOST: &[&str] = &["confirmed-lost"];
@@ -88,12 +97,13 @@ const UNSEEN: &[(&str, &str, &str)] = &[
 ];
 
 /// Runs each bug; whether all were caught.
-pub(crate) fn run(only: Option<&str>, common: &Common) -> anyhow::Result<bool> {
+pub(crate) fn run(only: Option<&str>, tier: Tier, common: &Common) -> anyhow::Result<bool> {
     let (mut caught_all, mut results) = (true, Vec::new());
     for bug in BUGS {
         let promise = bug.args.join(" ").replace("--", "");
         let name = if bug.name.is_empty() { promise } else { bug.name.to_owned() };
-        if only.is_some_and(|only| only != name) {
+        let is_wanted = only.map_or(tier == Tier::Full || bug.fault != Fault::Postgres, |only| only == name);
+        if !is_wanted {
             continue;
         }
         let mut spec = common.spec();

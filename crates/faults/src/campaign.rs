@@ -26,19 +26,21 @@ struct Campaign {
 
 impl Tier {
     /// Fault, cycles, records that must be acknowledged and messages that must be confirmed.
-    fn scenarios(self) -> [(Fault, u64, u64, u64); 4] {
+    fn scenarios(self) -> [(Fault, u64, u64, u64); 5] {
         match self {
             Tier::Ci => [
                 (Fault::Kill, 25, 200_000, 20_000),
                 (Fault::Power, 20, 20_000, 5_000),
                 (Fault::Eio, 10, 5_000, 1_000),
                 (Fault::Full, 1, 1_000, 500),
+                (Fault::Postgres, 16, 40_000, 1_000),
             ],
             Tier::Full => [
                 (Fault::Kill, 200, 2_000_000, 200_000),
                 (Fault::Power, 200, 200_000, 50_000),
                 (Fault::Eio, 200, 100_000, 20_000),
                 (Fault::Full, 10, 10_000, 5_000),
+                (Fault::Postgres, 200, 500_000, 12_500),
             ],
         }
     }

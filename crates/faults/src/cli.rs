@@ -52,6 +52,9 @@ enum Command {
         /// Only this one.
         #[arg(long)]
         only: Option<String>,
+        /// How much: those of the engine on PostgreSQL take minutes, and are for the full tier.
+        #[arg(long, value_enum, default_value_t = campaign::Tier::Ci)]
+        tier: campaign::Tier,
         #[command(flatten)]
         common: Common,
     },
@@ -68,7 +71,7 @@ pub(crate) struct Common {
     /// More arguments to the server, after `serve`.
     #[arg(long = "server-arg", allow_hyphen_values = true)]
     server_args: Vec<String>,
-    /// Size of the server's write-ahead log files: small, so that a run crosses many.
+    /// Size of the server's write-ahead log files, or tables: small, so that a run crosses many.
     #[arg(long, default_value_t = 1 << 20)]
     wal_file_bytes: u64,
     /// Where data, disk images and logs go; what a run makes there, it removes.
@@ -95,6 +98,9 @@ impl Common {
         args.extend(self.server_args.iter().cloned());
         let envs = vec![
             ("FERRYMQ_WAL_FILE_BYTES", self.wal_file_bytes.to_string()),
+            // Many tables that take turns, on PostgreSQL.
+            ("FERRYMQ_POSTGRES_TABLE_BYTES", self.wal_file_bytes.to_string()),
+            ("FERRYMQ_POSTGRES_HOUSEKEEPING_MS", "200".to_owned()),
             ("FERRYMQ_LOG_LEVEL", "info".to_owned()),
         ];
         Spec { program: self.server.clone(), bare: self.bare, args, envs, notes: self.work.clone() }
@@ -143,7 +149,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<bool> {
             Ok(report.passed)
         }
         Command::Campaign { tier, common } => campaign::run(tier, &common),
-        Command::Bugs { only, common } => bugs::run(only.as_deref(), &common),
+        Command::Bugs { only, tier, common } => bugs::run(only.as_deref(), tier, &common),
     }
 }
 

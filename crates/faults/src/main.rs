@@ -1,11 +1,11 @@
 //! `ferrymq-faults`: black-box fault tests of a broker process.
 //!
 //! It starts a server, lets Kafka and AMQP clients work on it, breaks things (kills, power cuts, failing syncs, full
-//! disks, pauses), and holds what the clients were told against what is there at the end.
+//! disks, pauses, a database and the links to it), and holds what the clients were told against what is there at the end.
 //!
 //! In reading order: [`value`] and [`batch`] (what is written), [`client`] and [`ops`] (how), [`history`],
 //! [`rules`] (what must hold), [`world`] (what threads share), [`producer`], [`reader`], [`churn`], [`commits`],
-//! [`amqp`] and [`workload`] (who does what), [`server`] and [`image`] (what is broken), [`stage`], [`scenario`] and [`bugs`] (when).
+//! [`amqp`] and [`workload`] (who does what), [`server`], [`image`] and [`postgres`] (what is broken), [`stage`], [`scenario`] and [`bugs`] (when).
 //!
 //! Deliberately absent: the product's own client and engine; this must not share their mistakes.
 
@@ -25,6 +25,7 @@ mod commits;
 mod history;
 mod image;
 mod ops;
+mod postgres;
 mod producer;
 mod reader;
 mod report;

@@ -10,12 +10,14 @@ use anyhow::Context as _;
 use ferrymq_runtime::Rng;
 
 use crate::image::{Image, may_mount};
+use crate::postgres::{Database, is_installed};
 use crate::report::Report;
 use crate::server::{Injection, Spec};
 use crate::stage::Stage;
 use crate::workload::Size;
 
 mod full;
+mod postgres;
 
 /// Faults on one directory.
 pub(crate) const ROUND: u64 = 25;
@@ -33,6 +35,8 @@ pub(crate) enum Fault {
     Eio,
     /// The disk is full for a while.
     Full,
+    /// The broker's store is PostgreSQL: either of them is killed, sessions are, links between them are cut or held.
+    Postgres,
 }
 
 /// A scenario to run.
@@ -53,8 +57,12 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Runs it in `work`; `None` if this process may not.
     pub(crate) fn run(&self, spec: &Spec, work: &Path) -> anyhow::Result<Option<Report>> {
-        if self.fault != Fault::Kill && !may_mount() {
+        if !matches!(self.fault, Fault::Kill | Fault::Postgres) && !may_mount() {
             crate::say(&format!("SKIPPED {:?}: mounting a disk image needs root", self.fault));
+            return Ok(None);
+        }
+        if self.fault == Fault::Postgres && !is_installed() {
+            crate::say("SKIPPED Postgres: there is none: scripts/postgres --install");
             return Ok(None);
         }
         let seeds = Rng::seeded(self.seed);
@@ -93,23 +101,33 @@ impl Scenario {
     ) -> anyhow::Result<Report> {
         let acked_min = self.acked_min.div_ceil(rounds);
         let image = match self.fault {
-            Fault::Kill => None,
+            Fault::Kill | Fault::Postgres => None,
             Fault::Power | Fault::Eio => Some(Image::create(work, IMAGE_MEGABYTES)?),
             Fault::Full => Some(Image::create(work, full::IMAGE_MEGABYTES)?),
         };
         let name = format!("{:?}", self.fault).to_lowercase();
-        let mut stage = Stage::open(&name, seed, spec.clone(), work, image, &self.size)?;
+        let database = match self.fault {
+            Fault::Postgres => Some(Database::start(seed)?),
+            _ => None,
+        };
+        let mut stage = Stage::open(&name, seed, spec.clone(), work, (image, database), &self.size)?;
         for cycle in 0..cycles {
             match self.fault {
                 Fault::Kill => kill(&mut stage, acked_min / cycles)?,
                 Fault::Power => power(&mut stage, acked_min / cycles)?,
                 Fault::Eio => eio(&mut stage, work, done + cycle, self.cycles)?,
                 Fault::Full => full::cycle(&mut stage)?,
+                Fault::Postgres => {
+                    postgres::cycle(&mut stage, seed.wrapping_add(cycle), acked_min / cycles)?;
+                }
             }
         }
         // Something must still be possible after the last fault.
         stage.wait_for_acks(100, stage.patience);
         stage.wait_for_confirms(100, stage.patience);
+        if self.fault == Fault::Postgres {
+            postgres::account(&mut stage)?;
+        }
         stage.finish(acked_min, self.confirmed_min.div_ceil(rounds))
     }
 }

@@ -14,6 +14,7 @@ use ferrymq_runtime::Rng;
 use crate::client::Client;
 use crate::history::{Broken, Span, TopicsSeen};
 use crate::image::Image;
+use crate::postgres::Database;
 use crate::report::{Percentiles, Report};
 use crate::server::{Injection, Server, Spec};
 use crate::workload::{GROUP, Size, Workload, make_topics};
@@ -29,6 +30,8 @@ pub(crate) struct Stage {
     pub(crate) rng: Rng,
     pub(crate) spec: Spec,
     pub(crate) image: Option<Image>,
+    /// Where the server keeps everything, if not in its directory.
+    pub(crate) database: Option<Database>,
     pub(crate) report: Report,
     pub(crate) logs: Vec<Arc<Log>>,
     /// How long clients may wait for what must come.
@@ -49,12 +52,16 @@ impl Stage {
         seed: u64,
         spec: Spec,
         work: &Path,
-        image: Option<Image>,
+        (image, database): (Option<Image>, Option<Database>),
         size: &Size,
     ) -> anyhow::Result<Stage> {
         let data = image.as_ref().map_or_else(|| work.join("data"), |image| image.path().join("data"));
         if data.exists() {
             std::fs::remove_dir_all(&data)?;
+        }
+        let mut spec = spec;
+        if let Some(database) = &database {
+            spec.args.extend(["--store".to_owned(), database.url()]);
         }
         let world = World::new();
         let mut stage = Stage {
@@ -62,6 +69,7 @@ impl Stage {
             queues: size.queues && !spec.bare,
             spec,
             image,
+            database,
             report: Report { scenario: scenario.to_owned(), seed, ..Report::default() },
             logs: Vec::new(),
             patience: size.patience,

@@ -6,9 +6,9 @@
 //! Deliberately absent: knowing what the messages are.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 use ferrymq_runtime::{Rng, TaskKind, Tasks};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,6 +21,9 @@ pub(crate) struct Cuts {
     pub(crate) before: AtomicU32,
     /// One in so many of the server's is not passed on, and its connection is cut. 0: none.
     pub(crate) after: AtomicU32,
+    /// Whether the server is not to notice: its side of what ends is kept open.
+    pub(crate) unnoticed: AtomicBool,
+    kept: Mutex<Vec<(OwnedReadHalf, OwnedWriteHalf)>>,
     /// Is told of each.
     made: Sender<()>,
 }
@@ -28,7 +31,13 @@ pub(crate) struct Cuts {
 impl Cuts {
     /// None yet.
     pub(crate) fn none(made: Sender<()>) -> Cuts {
-        Cuts { before: AtomicU32::new(0), after: AtomicU32::new(0), made }
+        Cuts {
+            before: AtomicU32::new(0),
+            after: AtomicU32::new(0),
+            unnoticed: AtomicBool::new(false),
+            kept: Mutex::default(),
+            made,
+        }
     }
 
     fn falls(&self, one_in: &AtomicU32, rng: &Rng) -> bool {
@@ -51,18 +60,23 @@ pub(crate) fn proxy(server: &Path, directory: &Path, cuts: Arc<Cuts>, rng: Rng, 
             let (cuts, rng, server) = (cuts.clone(), rng.clone(), server.clone());
             tasks.spawn(TaskKind::Connection, "proxy", async move {
                 let Ok(server) = UnixStream::connect(server).await else { return };
-                let ((from_client, to_client), (from_server, to_server)) =
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                     (client.into_split(), server.into_split());
-                let there = pass(from_client, to_server, &cuts, &cuts.before, &rng);
-                let back = pass(from_server, to_client, &cuts, &cuts.after, &rng);
-                // Whichever ends first ends both: the other's halves are dropped.
-                tokio::select! { () = there => {}, () = back => {} }
+                {
+                    let there = pass(&mut from_client, &mut to_server, &cuts, &cuts.before, &rng);
+                    let back = pass(&mut from_server, &mut to_client, &cuts, &cuts.after, &rng);
+                    // Whichever ends first ends both: the other's halves are dropped.
+                    tokio::select! { () = there => {}, () = back => {} }
+                }
+                if cuts.unnoticed.load(Ordering::Relaxed) {
+                    cuts.kept.lock().unwrap().push((from_server, to_server));
+                }
             });
         }
     });
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, cuts: &Cuts, one_in: &AtomicU32, rng: &Rng) {
+async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, cuts: &Cuts, one_in: &AtomicU32, rng: &Rng) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use super::amqp::{self, AmqpSettings};
 use super::broker_settings::{BrokerSettings, of_file};
 use super::listeners::{self, ListenerSettings};
-use super::store::Place;
+use super::store::{Place, PostgresSettings};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -125,6 +125,13 @@ pub(crate) struct ServeArgs {
     /// [default: 134217728]
     #[arg(long, env = "FERRYMQ_WAL_FILE_BYTES", value_name = "BYTES")]
     wal_file_bytes: Option<u64>,
+    /// On PostgreSQL: bytes of messages after which the next table takes over; the oldest is dropped once nothing in it is
+    /// needed. [default: 1073741824]
+    #[arg(long, env = "FERRYMQ_POSTGRES_TABLE_BYTES", value_name = "BYTES")]
+    postgres_table_bytes: Option<u64>,
+    /// On PostgreSQL: how often tables to drop are looked for, in milliseconds. [default: 60000]
+    #[arg(long, env = "FERRYMQ_POSTGRES_HOUSEKEEPING_MS", value_name = "MS")]
+    postgres_housekeeping_ms: Option<u64>,
     /// Disk space kept for what frees space or records consumption; appends are refused when only this much
     /// is left, in bytes. [default: 67108864]
     #[arg(long, env = "FERRYMQ_DISK_RESERVE_BYTES", value_name = "BYTES")]
@@ -208,6 +215,7 @@ pub(crate) struct Settings {
     pub(crate) fetch_bytes_max: usize,
     pub(crate) bytes_in_flight_max: usize,
     pub(crate) wal_file_bytes: u64,
+    pub(crate) postgres: PostgresSettings,
     pub(crate) disk_reserve_bytes: u64,
     pub(crate) worker_threads: usize,
     pub(crate) log_level: String,
@@ -305,6 +313,7 @@ impl Settings {
                 args.bytes_in_flight_max.unwrap_or(SERVER_BYTES_IN_FLIGHT),
             ),
             wal_file_bytes: args.wal_file_bytes.unwrap_or_else(|| Options::default().wal_file_bytes),
+            postgres: PostgresSettings::new(args.postgres_table_bytes, args.postgres_housekeeping_ms),
             disk_reserve_bytes: args.disk_reserve_bytes.unwrap_or_else(|| Options::default().reserve_bytes),
             worker_threads: positive("worker-threads", args.worker_threads.unwrap_or(cores)),
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
@@ -333,6 +342,7 @@ impl Settings {
             problems
                 .push(format!("wal-file-bytes {} must lie between 64 KiB and 4 GiB", self.wal_file_bytes));
         }
+        self.postgres.check(problems);
         if self.bytes_in_flight_max < self.request_bytes_max {
             problems.push(format!(
                 "bytes-in-flight-max {} must not be below request-bytes-max {}",
@@ -353,7 +363,8 @@ impl Settings {
         Options {
             wal_file_bytes: self.wal_file_bytes,
             reserve_bytes: self.disk_reserve_bytes,
-            seeded_bug: seeded_bug(),
+            seeded_bug: seeded_bug()
+                .and_then(|name| SeededBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name)),
             ..Options::default()
         }
     }
@@ -374,17 +385,16 @@ impl Settings {
     }
 }
 
-/// The guarantee to break, for tests of the fault harness: only in builds made for them.
+/// The name of the guarantee to break, for tests of the fault harness: only in builds made for them.
 #[cfg(feature = "seeded-bugs")]
-fn seeded_bug() -> Option<SeededBug> {
+pub(super) fn seeded_bug() -> Option<String> {
     let name = std::env::var("FERRYMQ_SEEDED_BUG").ok()?;
-    let bug = SeededBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
-    tracing::error!(name, found = bug.is_some(), "THIS BUILD BREAKS ITS PROMISES ON PURPOSE");
-    bug
+    tracing::error!(name, "THIS BUILD BREAKS ITS PROMISES ON PURPOSE");
+    Some(name)
 }
 
 #[cfg(not(feature = "seeded-bugs"))]
-fn seeded_bug() -> Option<SeededBug> {
+pub(super) fn seeded_bug() -> Option<String> {
     None
 }
 
@@ -421,6 +431,8 @@ fn over(first: ServeArgs, second: ServeArgs) -> ServeArgs {
         fetch_bytes_max: first.fetch_bytes_max.or(second.fetch_bytes_max),
         bytes_in_flight_max: first.bytes_in_flight_max.or(second.bytes_in_flight_max),
         wal_file_bytes: first.wal_file_bytes.or(second.wal_file_bytes),
+        postgres_table_bytes: first.postgres_table_bytes.or(second.postgres_table_bytes),
+        postgres_housekeeping_ms: first.postgres_housekeeping_ms.or(second.postgres_housekeeping_ms),
         disk_reserve_bytes: first.disk_reserve_bytes.or(second.disk_reserve_bytes),
         worker_threads: first.worker_threads.or(second.worker_threads),
         log_level: first.log_level.or(second.log_level),

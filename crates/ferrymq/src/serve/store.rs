@@ -11,14 +11,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ferrymq_disk::RealDisk;
 use ferrymq_engine_local::LocalStore;
-use ferrymq_engine_postgres::{Config, PostgresStore, parse_url};
+use ferrymq_engine_postgres::{Config, PostgresStore, SeededBug as PostgresBug, parse_url};
 use ferrymq_kafka_server::context::Volume;
 use ferrymq_runtime::{Clock, Rng};
 use ferrymq_storage::{LogMeta, LogStore, MetaStore};
 use ferrymq_types::OwnerId;
 
 use super::limits;
-use super::settings::Settings;
+use super::settings::{self, Settings};
 
 /// Where the logs are to be kept.
 #[derive(Debug, Clone)]
@@ -60,6 +60,45 @@ impl Place {
     }
 }
 
+/// What can be set of the engine on PostgreSQL.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresSettings {
+    table_bytes: u64,
+    housekeeping_ms: Option<u64>,
+}
+
+impl PostgresSettings {
+    /// What was said, or what the engine has by default.
+    pub(super) fn new(table_bytes: Option<u64>, housekeeping_ms: Option<u64>) -> PostgresSettings {
+        let default = ferrymq_engine_postgres::Options::default();
+        PostgresSettings { table_bytes: table_bytes.unwrap_or(default.segment_bytes), housekeeping_ms }
+    }
+
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
+        // Each is a table with an index and one beside it, so there are not to be too many.
+        if !(64 << 10..=1 << 40).contains(&self.table_bytes) {
+            problems
+                .push(format!("postgres-table-bytes {} must lie between 64 KiB and 1 TiB", self.table_bytes));
+        }
+        if self.housekeeping_ms == Some(0) {
+            problems.push("postgres-housekeeping-ms must be at least 1".to_owned());
+        }
+    }
+
+    fn options(&self, exclusive: bool) -> ferrymq_engine_postgres::Options {
+        let default = ferrymq_engine_postgres::Options::default();
+        let interval = self.housekeeping_ms.map_or(default.housekeeping_interval, Duration::from_millis);
+        let named = |name: String| PostgresBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+        ferrymq_engine_postgres::Options {
+            exclusive,
+            segment_bytes: self.table_bytes,
+            housekeeping_interval: interval,
+            seeded_bug: settings::seeded_bug().and_then(named),
+            ..default
+        }
+    }
+}
+
 /// An open store.
 #[derive(Clone)]
 pub(crate) enum Store {
@@ -91,8 +130,7 @@ impl Store {
                 Ok(Store::Local(Arc::new(store)))
             }
             Place::Postgres(config) => {
-                let exclusive = !settings.several_brokers;
-                let options = ferrymq_engine_postgres::Options { exclusive, ..Default::default() };
+                let options = settings.postgres.options(!settings.several_brokers);
                 let store = PostgresStore::open((**config).clone(), options, clock.clone())
                     .await
                     .context("could not open the store in PostgreSQL")?;
