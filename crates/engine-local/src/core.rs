@@ -30,7 +30,10 @@ pub(crate) mod bodies;
 pub(crate) mod maintain;
 mod publish;
 
-static ZEROS: [u8; 4096] = [0; 4096];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A group that is larger than one in so many of the zeros written ahead is not worth any.
+const ZEROS_AHEAD_GROUPS: u64 = 8;
 
 /// What to do.
 #[derive(Debug)]
@@ -86,6 +89,8 @@ pub(crate) struct ActiveFile {
     pub data: Arc<DataFile>,
     pub position: u64,
     pub length: u64,
+    /// Up to where every block has been written, if only with zeros. Never counted on by anything but speed.
+    pub written: u64,
     /// Bytes written since the last sync.
     pub unsynced: u64,
     /// Logs with batches in it.
@@ -321,13 +326,18 @@ impl Core {
             record.chunks(&mut chunks);
             length += record.slot_bytes();
         }
-        let padded = length.next_multiple_of(ZEROS.len());
-        chunks.push(IoSlice::new(&ZEROS[..padded - length]));
+        let padded = (length as u64).next_multiple_of(BLOCK_BYTES);
+        let ahead = match kind {
+            FileKind::Wal => active.zeros_ahead(padded, shared.options.zeros_ahead_bytes),
+            _ => 0,
+        };
+        push_zeros(&mut chunks, padded - length as u64 + ahead);
         if let Err(error) = active.data.file.write_at(&chunks, active.position) {
             return Err(undo_write(active, error));
         }
-        active.position += padded as u64;
-        active.unsynced += padded as u64;
+        active.position += padded;
+        active.written = active.written.max(active.position + ahead);
+        active.unsynced += padded;
         active.logs.extend(plain.iter().filter(|it| it.header.is_batch()).map(|it| it.header.log));
         Counters::add(&shared.counters.records, plain.len() as u64);
         for (item, written) in items.iter_mut().filter(|item| item.kind == kind).zip(plain) {
@@ -337,7 +347,7 @@ impl Core {
             self.seq = seq;
         }
         Counters::add(&shared.counters.groups, 1);
-        Counters::add(&shared.counters.bytes_written, padded as u64);
+        Counters::add(&shared.counters.bytes_written, padded + ahead);
         Ok(())
     }
 
@@ -421,17 +431,35 @@ impl Round {
     }
 }
 
+impl ActiveFile {
+    /// Zeros to be written behind a group of so many bytes, at most `most`.
+    fn zeros_ahead(&self, group: u64, most: u64) -> u64 {
+        let end = self.position + group;
+        if end <= self.written || group > most / ZEROS_AHEAD_GROUPS {
+            return 0;
+        }
+        most.min(self.length.saturating_sub(end))
+    }
+}
+
+fn push_zeros(chunks: &mut Vec<IoSlice<'_>>, mut count: u64) {
+    while count > 0 {
+        let some = usize::try_from(count).unwrap_or(ZEROS.len()).min(ZEROS.len());
+        chunks.push(IoSlice::new(&ZEROS[..some]));
+        count -= some as u64;
+    }
+}
+
 /// After a write failed for want of space: makes sure that nothing of the group can come back.
 fn undo_write(active: &ActiveFile, error: io::Error) -> Failure {
     let error = match Failure::before(error) {
         Failure::Full(error) => error,
         Failure::Fatal { error, .. } => return Failure::after(error),
     };
-    let undone = active
-        .data
-        .file
-        .write_at(&[IoSlice::new(&ZEROS)], active.position)
-        .and_then(|()| active.data.file.sync_data());
+    let mut block = Vec::new();
+    push_zeros(&mut block, BLOCK_BYTES);
+    let file = &active.data.file;
+    let undone = file.write_at(&block, active.position).and_then(|()| file.sync_data());
     match undone {
         Ok(()) => Failure::Full(error),
         Err(error) => Failure::after(error),

@@ -25,6 +25,10 @@ pub struct Options {
     /// Bytes of the class `Os` in the log without a sync, at most. Nobody waits for this sync by itself, but what comes next does:
     /// left until the file is full, it took 0.1 to 0.3 s.
     pub unsynced_bytes_max: u64,
+    /// Zeros written behind a small group of the log, at most, when what lies there was allocated and never written. File systems
+    /// note the first write to each such block, and the sync that follows has to wait for the note: where the block was
+    /// written before, it took 0.13 ms instead of 0.35. 0: none.
+    pub zeros_ahead_bytes: u64,
     /// How often free space is looked at, at most, in milliseconds.
     pub space_check_interval_ms: u64,
     /// Offsets reserved ahead for batches of the classes `Os` and `Memory`; a crash leaves a gap of as many.
@@ -54,6 +58,7 @@ impl Default for Options {
             index_cache_bytes: 16 << 20,
             reserve_bytes: 64 << 20,
             unsynced_bytes_max: 1 << 20,
+            zeros_ahead_bytes: 1 << 20,
             space_check_interval_ms: 100,
             reserve_offsets: 1_000_000,
             quarantine_bytes_max: 1 << 30,
@@ -77,6 +82,7 @@ impl Options {
             index_cache_bytes: 64 << 10,
             reserve_bytes: 0,
             unsynced_bytes_max: 24 << 10,
+            zeros_ahead_bytes: 64 << 10,
             space_check_interval_ms: 0,
             reserve_offsets: 100,
             move_files_min: 2,

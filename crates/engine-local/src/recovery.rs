@@ -263,7 +263,7 @@ fn placeholder(shared: &Arc<Shared>, next_file: u64) -> ActiveFile {
     let data = Arc::new(DataFile::new(FileId(next_file), FileKind::Wal, Arc::new(NoFile)));
     data.sealed.store(true, Ordering::Release);
     debug_assert!(shared.file(data.id).is_none(), "the number of the next file is not in use");
-    ActiveFile { data, position: 0, length: 0, unsynced: 0, logs: Default::default() }
+    ActiveFile { data, position: 0, length: 0, written: 0, unsynced: 0, logs: Default::default() }
 }
 
 fn first_wal(core: &mut Core) -> io::Result<ActiveFile> {

@@ -30,7 +30,12 @@ fn batch(log: u64, base: u64, key: ShareKey, body: &[u8]) -> Batch {
 }
 
 fn options() -> Options {
-    Options { wal_file_bytes: 1 << 20, move_extent_bytes_max: 16 << 20, ..Options::tiny() }
+    Options {
+        wal_file_bytes: 1 << 20,
+        move_extent_bytes_max: 16 << 20,
+        zeros_ahead_bytes: 0,
+        ..Options::tiny()
+    }
 }
 
 fn written(core: &Core) -> u64 {

@@ -24,7 +24,7 @@ const BLOCK_BYTES: u64 = 4096;
 const FILE_BYTES: u64 = 128 << 10;
 
 fn options() -> Options {
-    Options { wal_file_bytes: FILE_BYTES, ..Options::tiny() }
+    Options { wal_file_bytes: FILE_BYTES, zeros_ahead_bytes: 0, ..Options::tiny() }
 }
 
 fn batch(log: u64, base: u64, key: ShareKey, body: &[u8]) -> Batch {

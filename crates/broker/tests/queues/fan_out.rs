@@ -25,11 +25,11 @@ struct Life {
 }
 
 impl Life {
-    /// As a server has it, but for the disk.
+    /// As a server has it, but for the disk, and for zeros that would be counted.
     async fn begin(disk: &SimDisk) -> Life {
+        let options = Options { zeros_ahead_bytes: 0, ..Options::default() };
         let (clock, rng) = (Clock::system(), Rng::seeded(7));
-        let store =
-            LocalStore::open(Arc::new(disk.clone()), Options::default(), clock.clone(), &rng).unwrap();
+        let store = LocalStore::open(Arc::new(disk.clone()), options, clock.clone(), &rng).unwrap();
         let store = Arc::new(store);
         let meta = Arc::new(LogMeta::open(store.clone(), OwnerId(rng.next_u128())).await.unwrap());
         let tasks = Tasks::new();

@@ -273,7 +273,14 @@ pub(crate) fn create_file(
     Counters::add(&shared.counters.bytes_written, header.len() as u64);
     let data = Arc::new(DataFile::new(id, kind, file));
     shared.files.write().insert(id, data.clone());
-    Ok(ActiveFile { data, position: BLOCK_BYTES, length, unsynced: 0, logs: IdSet::default() })
+    Ok(ActiveFile {
+        data,
+        position: BLOCK_BYTES,
+        length,
+        written: BLOCK_BYTES,
+        unsynced: 0,
+        logs: IdSet::default(),
+    })
 }
 
 /// Writes a file's index and takes its entries out of the logs.
