@@ -1,7 +1,11 @@
 """One topic, two doors: what pika publishes confluent-kafka reads, and the other way, while both do."""
 
+import contextlib
 import functools
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 
 import pika
@@ -293,6 +297,52 @@ def workers_share_what_kafka_clients_produce():
         assert channel.queue_declare(queue, passive=True).method.message_count == 0
     # Kafka's clients read all of it whatever the workers did.
     assert sum(len(kafka_records(made, 1, partition)) > 0 for partition in range(4)) == 4
+
+
+def tasks_of_kafkajs_are_done_by_celery(kind):
+    made, count = topic("t", 2), 200
+    here = os.path.dirname(os.path.abspath(__file__))
+    with tempfile.TemporaryDirectory() as home:
+        done = os.path.join(home, "done")
+        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--pool=threads", "--concurrency=4"]
+        command += ["--without-gossip", "--without-mingle", "--loglevel=ERROR"]
+        environment = {**os.environ, "TOPIC": made, "KIND": kind, "DONE": done, "C_FORCE_ROOT": "1", "PYTHONPATH": here}
+        worker = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            with opened() as channel:
+                # The worker declares its queue, which begins with what comes from then on.
+                def declared():
+                    nonlocal channel
+                    try:
+                        return channel.queue_declare(f"{made}-tasks", passive=True).method.consumer_count == 1
+                    except ChannelClosedByBroker:
+                        channel = channel.connection.channel()
+                        return False
+
+                eventually("the worker", declared, 40)
+                subprocess.run(["node", os.path.join(here, "produce.js"), made, str(count)], check=True, timeout=30)
+
+                def lines():
+                    with contextlib.suppress(FileNotFoundError), open(done, encoding="utf-8") as file:
+                        return file.read().splitlines()
+                    return []
+
+                eventually("all tasks", lambda: len(lines()) >= count, 40)
+                assert sorted(lines()) == sorted(f"task-{at} {at + 1}" for at in range(count)), "each once"
+                eventually("all acknowledged", lambda: channel.queue_declare(f"{made}-tasks", passive=True).method.message_count == 0)
+        finally:
+            worker.terminate()
+            worker.wait(30)
+
+
+@test
+def tasks_of_kafkajs_are_done_by_celery_from_a_classic_queue():
+    tasks_of_kafkajs_are_done_by_celery("classic")
+
+
+@test
+def tasks_of_kafkajs_are_done_by_celery_from_a_quorum_queue():
+    tasks_of_kafkajs_are_done_by_celery("quorum")
 
 
 @test

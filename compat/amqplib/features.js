@@ -6,11 +6,10 @@ const path = require("node:path");
 // Not among what the package exports: the frames that it has no methods for.
 const defs = require(path.join(path.dirname(require.resolve("amqplib")), "lib/defs.js"));
 const {
-  OLD_RABBITMQ, channel, channelOf, closes, confirms, confirmsOf, connect, connectionCloses, consumer, exchange, leave, name, queue,
+  OLD_RABBITMQ, channel, channelOf, closes, confirms, confirmsOf, connect, connectionCloses, consumer, exchange, leave, manage, name, queue,
   quiet, send, take, test, text, until, wait,
 } = require("./harness");
 
-// HOST:PORT of the management API, for policies and virtual hosts.
 const { API } = process.env;
 const PSEUDO = "amq.rabbitmq.reply-to";
 const DURABLE = { exclusive: false, durable: true };
@@ -556,12 +555,6 @@ test("wrong-arguments-of-queues-are-told", async () => {
 });
 
 // Policies and virtual hosts.
-
-async function manage(method, path, body) {
-  const headers = { authorization: `Basic ${btoa("guest:guest")}`, "content-type": "application/json" };
-  const answer = await fetch(`http://${API}/api/${path}`, { method, headers, body: body && JSON.stringify(body) });
-  assert(answer.ok, `${method} ${path}: ${answer.status} ${await answer.text()}`);
-}
 
 test("policies-hold-at-once", async () => {
   if (!API) return "set API to the address of the management API";

@@ -4,7 +4,8 @@
 const assert = require("node:assert/strict");
 const amqp = require("amqplib");
 
-const { BOOTSTRAP, RUN } = process.env;
+// API: HOST:PORT of the management API.
+const { API, BOOTSTRAP, RUN } = process.env;
 const [HOST, PORT] = BOOTSTRAP.split(":");
 // RabbitMQ before 4.3, which the tests were written against, has other codes here and there.
 const OLD_RABBITMQ = process.env.COMPAT_PEER === "rabbitmq";
@@ -107,6 +108,13 @@ async function connectionCloses(on, code, words, action) {
   assert(model.failure.message.includes(words), model.failure.message);
 }
 
+// Asks the management API, for policies and virtual hosts.
+async function manage(method, path, body) {
+  const headers = { authorization: `Basic ${btoa("guest:guest")}`, "content-type": "application/json" };
+  const answer = await fetch(`http://${API}/api/${path}`, { method, headers, body: body && JSON.stringify(body) });
+  assert(answer.ok, `${method} ${path}: ${answer.status} ${await answer.text()}`);
+}
+
 async function main() {
   console.log(`amqplib against ${BOOTSTRAP}, run ${RUN}`);
   const only = process.argv.slice(2);
@@ -120,7 +128,7 @@ async function main() {
       if (process.env.TIMES) console.error(`${Date.now() - began} ms`);
       console.log(why ? `skip ${title}: ${why}` : `ok ${title}`);
     } catch (error) {
-      const line = /(?:tests|features)\.js:(\d+)/.exec(error.stack || "");
+      const line = /(?:tests|features|broker)\.js:(\d+)/.exec(error.stack || "");
       const what = String(error.message).replace(/\s+/g, " ").slice(0, 300);
       console.log(`not ok ${title}: line ${line ? line[1] : 0}: ${error.name} ${what}`);
     } finally {
@@ -146,7 +154,7 @@ async function tidy() {
 
 module.exports = {
   BOOTSTRAP, HOST, OLD_RABBITMQ, PORT, RUN,
-  amqp, channel, channelOf, closes, confirms, confirmsOf, connect, connectionCloses, consumer, exchange, main, name, queue, quiet, send,
+  amqp, channel, channelOf, closes, confirms, confirmsOf, connect, connectionCloses, consumer, exchange, main, manage, name, queue, quiet, send,
   take, test, text, until, wait, watched,
   leave: (remove) => left.push(remove),
   opened: (connection) => open.push(connection),

@@ -953,4 +953,5 @@ test("clients-recover-their-connection", async () => {
 });
 
 require("./features");
+require("./broker");
 main();
