@@ -28,6 +28,8 @@ THEMES = {
                   "consume": 2, "cancel": 1, "close": 2, "purge": 2},
     "consumers": {"consume": 8, "publish": 10, "settle": 7, "cancel": 4, "qos": 2, "close": 2, "delete_queue": 1,
                   "get": 1, "drop": 1},
+    "priorities": {"publish": 10, "consume": 2, "get": 6, "settle": 8, "qos": 1, "cancel": 1, "recover": 1, "purge": 1,
+                   "close": 1, "declare_queue": 1},
     "quorum": {"publish": 8, "consume": 3, "get": 4, "settle": 9, "purge": 1, "cancel": 1, "declare_queue": 1},
 }  # fmt: skip
 
@@ -166,6 +168,8 @@ class Writer:
         if self.theme == "time" or self.chance(0.04):
             if self.chance(0.6):
                 found["x-message-ttl"] = self.pick([0, SHORT_TTL, SHORT_TTL, LONG_TTL])
+        if self.theme == "priorities" and self.chance(0.85):
+            found["x-max-priority"] = self.pick([1, 2, 5, 10])
         if self.theme == "consumers" and self.chance(0.25):
             found["x-single-active-consumer"] = True
         if self.chance(0.04 if self.theme != "declaring" else 0.3):
@@ -273,6 +277,8 @@ class Writer:
             found["headers"] = self.headers()
         if self.chance(0.25 if self.theme == "time" else 0.03):
             found["expiration"] = self.pick(["0", str(SHORT_TTL), str(LONG_TTL)])
+        if self.theme == "priorities" and self.chance(0.8):
+            found["priority"] = self.pick([0, 1, 2, 3, 5, 9, 10, 11, 255])
         if self.chance(0.02):
             found["expiration"] = self.pick(["", "x", "-1", "1.5", " 5", "99999999999"])
         for name, value in PLAIN_PROPERTIES:
