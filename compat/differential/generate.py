@@ -165,7 +165,7 @@ class Writer:
                 found["x-max-length-bytes"] = self.pick([0, 5, 10])
             if self.chance(0.5):
                 found["x-overflow"] = self.pick(["drop-head", "reject-publish"])
-        if self.theme == "time" or self.chance(0.04):
+        if self.theme == "time" or self.chance(0.04) and self.theme != "priorities":
             if self.chance(0.6):
                 found["x-message-ttl"] = self.pick([0, SHORT_TTL, SHORT_TTL, LONG_TTL])
         if self.theme == "priorities" and self.chance(0.85):
@@ -275,7 +275,8 @@ class Writer:
             found["delivery_mode"] = self.pick([1, 2, 2])
         if self.chance(0.35):
             found["headers"] = self.headers()
-        if self.chance(0.25 if self.theme == "time" else 0.03):
+        # Among priorities RabbitMQ looks for what has expired when it is asked next, not when it becomes the first.
+        if self.chance(0.25 if self.theme == "time" else 0.03) and self.theme != "priorities":
             found["expiration"] = self.pick(["0", str(SHORT_TTL), str(LONG_TTL)])
         if self.theme == "priorities" and self.chance(0.8):
             found["priority"] = self.pick([0, 1, 2, 3, 5, 9, 10, 11, 255])
