@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let data = Bytes::copy_from_slice(data);
     if let Some(Ok(record)) = Records::new(data.clone(), 1).next() {
         let record = KafkaRecord { key: record.key, value: record.value, headers: record.headers };
-        for place in [None, Some(Place { offset: 7, partition: Some(1) })] {
+        for place in [None, Some(Place { offset: 7, partition: Some(1), topic: Some("t") })] {
             let message = to_message(&record, 1_234, place);
             Properties::parse(&message.properties).expect("what is delivered can be read");
             assert_eq!(to_record(&message), record);

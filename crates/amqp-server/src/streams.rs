@@ -39,7 +39,7 @@ impl Translate for AmqpStreams {
 
     fn message(&self, record: StreamRecord, at: StreamPlace) -> Message {
         let StreamRecord { key, value, headers } = record;
-        let place = Place { offset: at.offset, partition: at.partition };
+        let place = Place { offset: at.offset, partition: at.partition, topic: at.topic.as_deref() };
         let message = to_message(&KafkaRecord { key, value, headers }, at.timestamp_ms, Some(place));
         let AmqpMessage { exchange, routing_key, properties, body } = message;
         Message { exchange, routing_key, properties, body, persistent: true, ..Message::default() }
@@ -145,7 +145,7 @@ mod tests {
     fn headers_larger_than_a_frame_are_left_out() {
         let header = ferrymq_types::Header { key: "big".into(), value: Some(vec![b'v'; 5000].into()) };
         let record = StreamRecord { key: None, value: Some("b".into()), headers: vec![header] };
-        let at = StreamPlace { offset: 7, partition: None, timestamp_ms: 5 };
+        let at = StreamPlace { offset: 7, partition: None, topic: None, timestamp_ms: 5 };
         let message = AmqpStreams.message(record, at);
         let delivery = Delivery {
             token: 1,

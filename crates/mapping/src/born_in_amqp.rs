@@ -67,7 +67,7 @@ fn key_of(exchange: &Bytes, routing_key: &Bytes, table: Table<'_>, bytes: &Bytes
 }
 
 /// The message of a record, if it is one of [`encode`].
-pub(crate) fn decode(record: &KafkaRecord, place: Option<Place>) -> Option<AmqpMessage> {
+pub(crate) fn decode(record: &KafkaRecord, place: Option<Place<'_>>) -> Option<AmqpMessage> {
     let headers = &record.headers[..];
     let last = headers.last().filter(|last| last.key.starts_with(OURS))?;
     let tags = match last.key == tags::NAME.as_bytes() {

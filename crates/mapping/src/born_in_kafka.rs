@@ -41,7 +41,7 @@ fn is_plain(name: &[u8]) -> bool {
 }
 
 /// The message of a record.
-pub(crate) fn encode(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place>) -> AmqpMessage {
+pub(crate) fn encode(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place<'_>>) -> AmqpMessage {
     let mut table = table(record, timestamp_ms);
     if let Some(place) = place {
         place.put(&mut table);

@@ -90,7 +90,7 @@ pub fn to_record(message: &AmqpMessage) -> KafkaRecord {
 /// The message that a record is delivered as. `timestamp_ms` is the record's; `place`, where it lies, is told in headers
 /// of its own.
 #[must_use]
-pub fn to_message(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place>) -> AmqpMessage {
+pub fn to_message(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place<'_>>) -> AmqpMessage {
     match born_in_amqp::decode(record, place) {
         Some(message) => message,
         None => born_in_kafka::encode(record, timestamp_ms, place),

@@ -176,7 +176,7 @@ fn less_place(message: &AmqpMessage) -> AmqpMessage {
     let mut all = properties.decode();
     let mut table = TableBuilder::new();
     for entry in all.headers.unwrap_or_default() {
-        if entry.name() != place::OFFSET.as_bytes() && entry.name() != place::PARTITION.as_bytes() {
+        if ![place::OFFSET, place::PARTITION, place::TOPIC].iter().any(|its| its.as_bytes() == entry.name()) {
             table.push_entry(entry).unwrap();
         }
     }
@@ -188,7 +188,7 @@ fn less_place(message: &AmqpMessage) -> AmqpMessage {
     AmqpMessage { properties: out.freeze(), ..message.clone() }
 }
 
-fn check_record(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place>) {
+fn check_record(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place<'_>>) {
     // What is delivered has a table always.
     let had_an_empty_one = record.header("amqp.t").is_some_and(|tags| tags.ends_with(b"h"));
     let place = place.filter(|_| !had_an_empty_one);
@@ -202,9 +202,11 @@ fn check_record(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place>) {
     }
 }
 
-fn places() -> impl Strategy<Value = Option<Place>> {
-    let place = (any::<u64>(), proptest::option::of(any::<u32>()));
-    proptest::option::of(place.prop_map(|(offset, partition)| Place { offset: offset >> 1, partition }))
+fn places() -> impl Strategy<Value = Option<Place<'static>>> {
+    let topic = proptest::option::of(proptest::sample::select(&["t", "a.topic"][..]));
+    let place = (any::<u64>(), proptest::option::of(any::<u32>()), topic);
+    let place = place.prop_map(|(offset, partition, topic)| Place { offset: offset >> 1, partition, topic });
+    proptest::option::of(place)
 }
 
 proptest! {
@@ -308,7 +310,7 @@ fn a_record_of_a_kafka_client_is_a_message_with_its_headers() {
         value: None,
         headers: vec![text("trace", "abc"), text("dup", "1"), text("dup", "2"), text("CC", "x")],
     };
-    let place = Place { offset: 9, partition: Some(3) };
+    let place = Place { offset: 9, partition: Some(3), topic: Some("orders") };
     let message = to_message(&record, 1_700_000_000_123, Some(place));
     assert_eq!((&message.exchange[..], &message.routing_key[..]), (&b""[..], &b"user-1"[..]));
     assert!(message.body.is_empty());
@@ -324,6 +326,7 @@ fn a_record_of_a_kafka_client_is_a_message_with_its_headers() {
     assert_eq!(get("timestamp_in_ms"), Some(ValueRef::I64(1_700_000_000_123)));
     assert_eq!(get("x-stream-offset"), Some(ValueRef::I64(9)));
     assert_eq!(get("x-kafka-partition"), Some(ValueRef::I64(3)));
+    assert_eq!(get("x-kafka-topic"), Some(ValueRef::LongString(b"orders")));
     assert!(matches!(get("x-kafka-headers"), Some(ValueRef::Array(_))));
     assert_eq!(to_record(&message), record);
 }

@@ -97,6 +97,7 @@ async fn exchanges_lead_to_topics_and_kafka_clients_read_headers_by_name() {
     client.consume_from("s", "c", &[("x-stream-offset", text("first"))]).await;
     let told = client.told().await;
     assert_eq!((&told.routing_key[..], told.text()), (&b"eu.new"[..], "body"));
+    assert_eq!(told.header("x-kafka-topic"), None, "it is called as the stream");
     assert_eq!(told.header("count"), Some(ValueRef::I32(3)));
     let stored = Properties::parse(&told.properties).unwrap();
     assert_eq!((stored.content_type(), stored.delivery_mode()), (Some(&b"text/plain"[..]), Some(1)));
@@ -200,7 +201,9 @@ async fn streams_outlive_a_restart_and_go_with_their_topics() {
     client.qos(10, false).await;
     for name in ["s", "named"] {
         client.consume_from(name, name, &[("x-stream-offset", text("first"))]).await;
-        assert_eq!(client.bodies(1).await, ["kept"]);
+        let kept = client.told().await;
+        let named = (name == "named").then(|| text("other.name"));
+        assert_eq!((kept.text(), kept.header("x-kafka-topic")), ("kept", named));
     }
     assert_eq!(records(&server, "other.name", 0).await.len(), 1);
     // A Kafka client deletes the topic: the stream goes, with its consumers and bindings.

@@ -45,6 +45,7 @@ async fn records_of_kafka_clients_are_worked_off() {
     assert_eq!((first.text(), &first.routing_key[..], first.redelivered), ("one", &b"k"[..], false));
     assert_eq!(first.header("trace"), Some(text("x")));
     assert_eq!(first.header("x-kafka-key"), Some(text("k")));
+    assert_eq!(first.header("x-kafka-topic"), Some(text("jobs")));
     assert_eq!((first.offset(), first.header("x-delivery-count")), (0, None));
     let second = client.told().await;
     assert_eq!((second.text(), second.offset()), ("two", 1));

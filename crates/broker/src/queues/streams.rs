@@ -74,12 +74,14 @@ impl StreamRecord {
 }
 
 /// Where a record lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPlace {
     /// Its offset.
     pub offset: u64,
     /// Its partition, where there are several.
     pub partition: Option<u32>,
+    /// Its topic, where that is not what the queue is called.
+    pub topic: Option<Arc<str>>,
     /// Its timestamp, in milliseconds since 1970.
     pub timestamp_ms: i64,
 }

@@ -194,6 +194,12 @@ impl Drop for Reader {
 }
 
 impl Reader {
+    /// The topic's name, if the stream has another.
+    fn told_topic(&self) -> Option<Arc<str>> {
+        let topic = &self.parts.get(self.of)?.partition.topic;
+        (topic != self.queue.name()).then(|| topic.clone())
+    }
+
     fn add(&mut self, partition: &Arc<Partition>, next: Offset) {
         let watch = partition.watchers.register(&self.watcher, self.parts.len() as u64);
         self.parts.push(Part { partition: partition.clone(), next, after_ms: None, _watch: watch });
@@ -342,7 +348,8 @@ impl Reader {
         while deliveries.len() < credit && bytes < room.min(SEND_BYTES) {
             let Some(Opened { offset, timestamp_ms, record }) = self.window.pop_front() else { break };
             let partition = u32::try_from(self.of).ok().filter(|_| self.parts.len() > 1);
-            let place = StreamPlace { offset, partition, timestamp_ms };
+            let topic = self.told_topic();
+            let place = StreamPlace { offset, partition, topic, timestamp_ms };
             let message = self.topics.translate.message(record, place);
             self.sent = self.sent.wrapping_add(1);
             bytes += message.bytes() + DELIVERY_OVERHEAD;

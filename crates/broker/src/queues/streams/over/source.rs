@@ -185,7 +185,8 @@ impl Source {
                     from = found.next;
                     for opened in found.records {
                         let offset = opened.offset;
-                        let place = StreamPlace { offset, partition, timestamp_ms: opened.timestamp_ms };
+                        let (topic, timestamp_ms) = (Some(self.partition.topic.clone()), opened.timestamp_ms);
+                        let place = StreamPlace { offset, partition, topic, timestamp_ms };
                         let message = self.topics.translate.message(opened.record, place);
                         window.bytes += message.bytes() + MESSAGE_OVERHEAD;
                         window.messages.push_back((offset, message));
