@@ -86,6 +86,20 @@ def create_topic(options, address, topic, partitions, configs=()):
     time.sleep(0.5 + partitions / 500)
 
 
+def disk_at_a_pace(options, load):
+    """A bare loop that is given what a server is given: so many messages a second, all that are due in one write and sync.
+
+    Each is timed from when it was due, as a server's are. The loop that writes one after the other counts a disk that stands
+    still, or a processor that is taken away, for a while as one slow sync among tens of thousands.
+    """
+    with servers.directory() as home:
+        words = [options.binary, "bench", "disk", "--dir", home, "--rate", str(load["rate"]),
+                 "--write-bytes", str(load["message_bytes"]), "--seconds", str(load["seconds"])]
+        found = outcome(words, subprocess.run(words, capture_output=True, text=True, check=False))
+    found["settings"].pop("dir")
+    return found
+
+
 def disk(options):
     """A bare loop of write and fdatasync: what a durable acknowledgement costs here at least.
 

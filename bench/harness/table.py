@@ -19,6 +19,11 @@ def cpu_per_gigabyte(taken):
     return sum(taken[mode]["broker_cpu_seconds"] / (taken[mode]["payload_bytes"] / 1e9) for mode in ("produce", "consume"))
 
 
+def bare_at_a_pace(taken, at):
+    """Before and after the server, the mean of both."""
+    return statistics.fmean(found["due_to_synced_us"][at] for found in taken["disk_at_a_pace"]) / 1e3
+
+
 def percentiles(what):
     return [(f"{what.split('_')[0]} {at}, ms", lambda t, at=at: t["latency"][what][at] / 1e3, False)
             for at in ("p50", "p99", "p99.9")]
@@ -40,6 +45,8 @@ def rows(kind):
         return [*percentiles("end_to_end_us"),
                 ("bare write+sync p50, ms", lambda t: t["disk"]["write_and_fdatasync_us"]["p50"] / 1e3, False),
                 ("bare write+sync p99, ms", lambda t: t["disk"]["write_and_fdatasync_us"]["p99"] / 1e3, False),
+                *[(f"bare, at this pace {at}, ms", lambda t, at=at: bare_at_a_pace(t, at), False)
+                  for at in ("p50", "p99", "p99.9")],
                 memory]
     if kind == "beside":
         return [*percentiles("end_to_end_us"),

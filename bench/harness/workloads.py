@@ -116,7 +116,7 @@ def throughput(options, kind, load):
 
 
 def latency(options, kind, load):
-    taken = {"disk": client.disk(options)}
+    taken = {"disk": client.disk(options), "disk_at_a_pace": [client.disk_at_a_pace(options, load)]}
     with servers.SERVERS[kind](options) as (address, process):
         warm(options, kind, address)
         configs = load.get("configs", {}).get(kind, ())
@@ -126,7 +126,8 @@ def latency(options, kind, load):
         answer = client.run(options, address, "--mode", "latency", *client.flags(load, "load"))
         taken["latency"] = client.measured(answer, process.cpu_seconds() - cpu)
         taken["memory"] = process.memory()
-        return taken
+    taken["disk_at_a_pace"].append(client.disk_at_a_pace(options, load))
+    return taken
 
 
 def beside(options, kind, load):

@@ -168,7 +168,7 @@ mod tests {
             "ferrymq bench amqp --mode backlog --queue-argument x-max-priority=5 --priorities 5 --consumers 10",
             "ferrymq bench amqp-null-responder --listen 127.0.0.1:0",
             "ferrymq bench null-responder --listen 127.0.0.1:0",
-            "ferrymq bench disk --dir data",
+            "ferrymq bench disk --dir data --rate 10000 --write-bytes 1k",
             "ferrymq queue create orders --type quorum --argument x-message-ttl=60000",
             "ferrymq queue list --vhost team --json",
             "ferrymq exchange create events --type topic",

@@ -167,4 +167,9 @@ fn the_benchmarks_print_json() {
     let dir = tempfile::tempdir().unwrap();
     let disk = json(&["bench", "disk", "--dir", dir.path().to_str().unwrap(), "--writes", "3"]);
     assert_eq!((&disk["writes"], std::fs::read_dir(dir.path()).unwrap().count()), (&3.into(), 0));
+    let paced = "--write-bytes 1000 --pattern overwrite --file-bytes 7000 --rate 5000 --writes 50".split(' ');
+    let common = ["bench", "disk", "--dir", dir.path().to_str().unwrap()];
+    let paced = json(&common.into_iter().chain(paced).collect::<Vec<_>>());
+    assert!(paced["writes"].as_u64() >= Some(50), "{paced}");
+    assert_eq!(paced["due_to_synced_us"]["count"], paced["writes"]);
 }

@@ -32,6 +32,6 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Amqp(args) => super::on_one_thread(amqp::run(*args)),
         BenchCommand::AmqpNullResponder(args) => super::on_one_thread(amqp_null::run(args)),
         BenchCommand::NullResponder(args) => super::on_one_thread(null::run(args)),
-        BenchCommand::Disk(args) => disk::run(args),
+        BenchCommand::Disk(args) => super::on_one_thread(disk::run(args)),
     }
 }
