@@ -84,6 +84,7 @@ public class ClientTests {
         tests.put("requests-are-answered", ClientTests::rpc);
         tests.put("connection-and-topology-recover", ClientTests::recovery);
         FeatureTests.add(tests);
+        BrokerTests.add(tests);
         for (Map.Entry<String, Body> test : tests.entrySet()) {
             if (only.length == 0 || Arrays.asList(only).contains(test.getKey())) {
                 run(test.getKey(), test.getValue());
@@ -106,7 +107,7 @@ public class ClientTests {
             System.out.println("ok " + title);
         } catch (Throwable thrown) {
             Throwable error = thrown instanceof ExecutionException ? thrown.getCause() : thrown;
-            String line = Arrays.stream(error.getStackTrace()).filter(frame -> frame.getClassName().matches("(Client|Feature)Tests.*"))
+            String line = Arrays.stream(error.getStackTrace()).filter(frame -> frame.getClassName().matches("(Client|Feature|Broker)Tests.*"))
                 .map(frame -> " line " + frame.getLineNumber()).findFirst().orElse("");
             String cause = error.getCause() == null ? "" : " because " + error.getCause();
             if (error instanceof Skip) {

@@ -654,7 +654,7 @@ final class FeatureTests extends ClientTests {
 
     // Policies and virtual hosts
 
-    private static void manage(String method, String path, String body) throws Exception {
+    static void manage(String method, String path, String body) throws Exception {
         HttpRequest request = HttpRequest.newBuilder(URI.create("http://" + API + "/api/" + path))
             .header("authorization", "Basic " + Base64.getEncoder().encodeToString(bytes("guest:guest")))
             .header("content-type", "application/json").version(HttpClient.Version.HTTP_1_1).method(method, HttpRequest.BodyPublishers.ofString(body)).build();
@@ -662,7 +662,7 @@ final class FeatureTests extends ClientTests {
         check(answer.statusCode() / 100 == 2, method + " " + path + ": " + answer.statusCode() + " " + answer.body());
     }
 
-    private static void needsApi() {
+    static void needsApi() {
         if (API == null) {
             throw new Skip("set API to the address of the management API");
         }
@@ -689,7 +689,7 @@ final class FeatureTests extends ClientTests {
         equal(take(channel, key).subList(0, 2), List.of("3", "4"));
     }
 
-    private static boolean manageQuietly(String method, String path) throws Exception {
+    static boolean manageQuietly(String method, String path) throws Exception {
         try {
             manage(method, path, "");
             return true;
