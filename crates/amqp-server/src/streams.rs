@@ -13,6 +13,7 @@ use ferrymq_broker::queues::{
     Wrong,
 };
 use ferrymq_mapping::{AmqpMessage, FILTER_HEADER, KafkaRecord, Place, place, to_message, to_record};
+use ferrymq_types::RecordKey;
 
 use crate::counts;
 use crate::deliver::properties_of;
@@ -30,10 +31,10 @@ const HEADER_BYTES: usize = 20;
 pub struct AmqpStreams;
 
 impl Translate for AmqpStreams {
-    fn record(&self, message: &Message) -> StreamRecord {
+    fn record(&self, message: &Message, rule: &RecordKey) -> StreamRecord {
         let Message { exchange, routing_key, properties, body, .. } = message.clone();
         let KafkaRecord { key, value, headers } =
-            to_record(&AmqpMessage { exchange, routing_key, properties, body });
+            to_record(&AmqpMessage { exchange, routing_key, properties, body }, rule);
         StreamRecord { key, value, headers }
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ferrymq_types::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT};
-use ferrymq_types::{Durability, TimestampType};
+use ferrymq_types::{Durability, RecordKey, TimestampType};
 use parking_lot::RwLock;
 
 mod relations;
@@ -39,6 +39,8 @@ pub enum Kind {
     },
     /// A number between 0 and 1.
     Ratio,
+    /// What of a message is the key of its record, as [`RecordKey`] says it.
+    RecordKey,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// A comma-separated list of these words.
@@ -111,6 +113,9 @@ impl Setting {
                 Ok(_) => Some("Value must be between 0 and 1".to_owned()),
                 Err(_) => Some("Not a number of type DOUBLE".to_owned()),
             },
+            Kind::RecordKey if RecordKey::parse(trimmed).is_none() => {
+                Some("String must be routing_key, correlation_id, none or header:NAME".to_owned())
+            }
             Kind::OneOf(words) if !words.contains(&trimmed) => {
                 Some(format!("String must be one of: {}", words.join(", ")))
             }
@@ -174,6 +179,8 @@ pub struct TopicConfig {
     pub timestamp_after_max_ms: i64,
     /// When an append counts as done.
     pub durability: Durability,
+    /// What of a message that is published over AMQP is the key of its record.
+    pub record_key: RecordKey,
 }
 
 impl TopicConfig {
@@ -209,6 +216,7 @@ impl TopicConfig {
             _ => TimestampType::CreateTime,
         };
         let durability = Durability::parse(text("ferrymq.durability").trim()).unwrap_or_default();
+        let record_key = RecordKey::parse(text("ferrymq.record.key").trim()).unwrap_or_default();
         let (retention_ms, retention_bytes) = (long("retention.ms"), long("retention.bytes"));
         Ok(TopicConfig {
             retention_ms: (retention_ms >= 0).then_some(retention_ms),
@@ -219,6 +227,7 @@ impl TopicConfig {
             timestamp_before_max_ms: long("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: long("message.timestamp.after.max.ms"),
             durability,
+            record_key,
             overrides,
         })
     }

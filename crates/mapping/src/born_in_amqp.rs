@@ -1,6 +1,7 @@
 //! A message that was published over AMQP: its record, and the message again.
 //!
-//! Headers of the record, in this order: those of the publisher; `amqp.exchange`, `amqp.rk`; the properties that are there;
+//! Headers of the record, in this order: those of the publisher; `amqp.exchange`, `amqp.rk`, `amqp.key`; the properties that
+//! are there;
 //! `amqp.t` ([`mod@crate::tags`]). At least one of ours is there, so that the record is known again.
 //!
 //! **Invariant.** [`decode`] takes exactly the records that [`encode`] makes. A record that was tampered with is as
@@ -8,6 +9,7 @@
 
 use bytes::Bytes;
 use ferrymq_amqp_codec::{BasicProperties, Properties, Table};
+use ferrymq_types::RecordKey;
 use ferrymq_types::record::Header;
 
 use crate::place::{Place, is_clients, is_place};
@@ -18,13 +20,15 @@ use crate::{AmqpMessage, KEY_HEADER, KafkaRecord, born_in_kafka};
 
 const EXCHANGE: &str = "amqp.exchange";
 const ROUTING_KEY: &str = "amqp.rk";
+/// By which rule the key was chosen, unless that is the routing key.
+const RULE: &str = "amqp.key";
 /// Names that begin so are ours, unless `amqp.t` says that they are the publisher's.
 const OURS: &[u8] = b"amqp.";
 /// Longest short string.
 const SHORT_MAX: usize = 255;
 
 /// The record of a message.
-pub(crate) fn encode(message: &AmqpMessage) -> KafkaRecord {
+pub(crate) fn encode(message: &AmqpMessage, rule: &RecordKey) -> KafkaRecord {
     let bytes = &message.properties;
     let properties = Properties::parse(bytes).unwrap_or_default();
     let mut headers = Vec::new();
@@ -43,9 +47,13 @@ pub(crate) fn encode(message: &AmqpMessage) -> KafkaRecord {
     if !message.exchange.is_empty() {
         headers.push(header(EXCHANGE, message.exchange.clone()));
     }
-    let key = key_of(&message.exchange, &message.routing_key, table.unwrap_or_default(), bytes);
+    let correlation_id = properties.correlation_id().map(|id| bytes.slice_ref(id));
+    let key = Choice { message, correlation_id, table: table.unwrap_or_default(), bytes }.key(rule);
     if key.as_ref().map_or(&[][..], |key| key) != &message.routing_key[..] {
         headers.push(header(ROUTING_KEY, message.routing_key.clone()));
+    }
+    if *rule != RecordKey::default() {
+        headers.push(header(RULE, rule.to_string().into()));
     }
     properties::put(properties, bytes, &mut headers);
     if !tags.is_empty() || headers.len() == publishers {
@@ -54,15 +62,36 @@ pub(crate) fn encode(message: &AmqpMessage) -> KafkaRecord {
     KafkaRecord { key, value: Some(message.body.clone()), headers }
 }
 
-/// The key of a message's record.
-fn key_of(exchange: &Bytes, routing_key: &Bytes, table: Table<'_>, bytes: &Bytes) -> Option<Bytes> {
-    let asked = table.iter().find(|entry| entry.name() == KEY_HEADER.as_bytes());
-    match asked.map(|entry| (entry.tag(), entry.body())) {
-        Some((b'S' | b'x', key)) => Some(bytes.slice_ref(key)),
-        Some((b'V', _)) => None,
-        // To the default exchange a routing key is an address: all records of a topic would have the same key.
-        _ if exchange.is_empty() || routing_key.is_empty() => None,
-        _ => Some(routing_key.clone()),
+/// What a key is chosen from.
+struct Choice<'a> {
+    message: &'a AmqpMessage,
+    correlation_id: Option<Bytes>,
+    table: Table<'a>,
+    /// What the table is a part of.
+    bytes: &'a Bytes,
+}
+
+impl Choice<'_> {
+    fn key(&self, rule: &RecordKey) -> Option<Bytes> {
+        let header = |name: &str| {
+            let mut clients = self.table.iter().filter(is_clients);
+            clients.find(|entry| entry.name() == name.as_bytes()).map(|entry| (entry.tag(), entry.body()))
+        };
+        // What a message says itself counts more than what its topic says.
+        match header(KEY_HEADER) {
+            Some((b'S' | b'x', key)) => return Some(self.bytes.slice_ref(key)),
+            Some((b'V', _)) => return None,
+            _ => {}
+        }
+        let AmqpMessage { exchange, routing_key, .. } = self.message;
+        match rule {
+            // To the default exchange a routing key is an address: all records of a topic would have the same key.
+            RecordKey::RoutingKey if exchange.is_empty() || routing_key.is_empty() => None,
+            RecordKey::RoutingKey => Some(routing_key.clone()),
+            RecordKey::Header(name) => header(name).and_then(|(tag, body)| to_text(tag, body, self.bytes).0),
+            RecordKey::CorrelationId => self.correlation_id.clone(),
+            RecordKey::Nothing => None,
+        }
     }
 }
 
@@ -85,7 +114,7 @@ pub(crate) fn decode(record: &KafkaRecord, place: Option<Place<'_>>) -> Option<A
     if tags.empty_table && publishers > 0 {
         return None;
     }
-    let (mut exchange, mut routing_key) = (Bytes::new(), None);
+    let (mut exchange, mut routing_key, mut rule) = (Bytes::new(), None, RecordKey::default());
     let mut properties = BasicProperties::default();
     for ours in &headers[publishers..] {
         let value = ours.value.as_ref()?;
@@ -94,8 +123,9 @@ pub(crate) fn decode(record: &KafkaRecord, place: Option<Place<'_>>) -> Option<A
             0 => exchange = value.clone(),
             1 if value.len() > SHORT_MAX => return None,
             1 => routing_key = Some(value.clone()),
+            2 => rule = another_rule(value)?,
             TAGS_AT => {}
-            index => properties::take(&mut properties, index - 2, value)?,
+            index => properties::take(&mut properties, index - BEFORE_PROPERTIES, value)?,
         }
     }
     let plain = Bytes::from(table);
@@ -103,14 +133,16 @@ pub(crate) fn decode(record: &KafkaRecord, place: Option<Place<'_>>) -> Option<A
     let told = routing_key.is_some();
     let routing_key = routing_key.or_else(|| record.key.clone()).unwrap_or_default();
     let parsed = Table::parse(&plain).ok()?;
-    let key = key_of(&exchange, &routing_key, parsed, &plain);
+    let body = record.value.clone()?;
+    let without = properties::encode(properties, has_table.then_some(&plain[..]), tags.unused_flag)?;
+    let message = AmqpMessage { exchange, routing_key, properties: without, body };
+    let correlation_id = properties.correlation_id.map(Bytes::copy_from_slice);
+    let key = Choice { message: &message, correlation_id, table: parsed, bytes: &plain }.key(&rule);
+    let routing_key = &message.routing_key;
     let implied = key.as_ref().map_or(&[][..], |key| key) == &routing_key[..];
     if key != record.key || told == implied || routing_key.len() > SHORT_MAX {
         return None;
     }
-    let body = record.value.clone()?;
-    let without = properties::encode(properties, has_table.then_some(&plain[..]), tags.unused_flag)?;
-    let message = AmqpMessage { exchange, routing_key, properties: without, body };
     // That one would be stored otherwise.
     if born_in_kafka::restore(&message).is_some() {
         return None;
@@ -124,8 +156,16 @@ pub(crate) fn decode(record: &KafkaRecord, place: Option<Place<'_>>) -> Option<A
     })
 }
 
+/// The rule that a record names; `None`: none is named so, or it need not be named.
+fn another_rule(text: &Bytes) -> Option<RecordKey> {
+    let rule = RecordKey::parse(std::str::from_utf8(text).ok()?)?;
+    (rule != RecordKey::default()).then_some(rule)
+}
+
+/// Our headers that are no properties: what it was published to, and by which rule it has its key.
+const BEFORE_PROPERTIES: usize = 3;
 /// Where `amqp.t` stands among our headers.
-const TAGS_AT: usize = NAMES.len() + 2;
+const TAGS_AT: usize = NAMES.len() + BEFORE_PROPERTIES;
 
 /// The place of one of our headers among them.
 fn position(name: &[u8]) -> Option<usize> {
@@ -133,10 +173,12 @@ fn position(name: &[u8]) -> Option<usize> {
         Some(0)
     } else if name == ROUTING_KEY.as_bytes() {
         Some(1)
+    } else if name == RULE.as_bytes() {
+        Some(2)
     } else if name == tags::NAME.as_bytes() {
         Some(TAGS_AT)
     } else {
-        NAMES.iter().position(|known| name == known.as_bytes()).map(|at| at + 2)
+        NAMES.iter().position(|known| name == known.as_bytes()).map(|at| at + BEFORE_PROPERTIES)
     }
 }
 

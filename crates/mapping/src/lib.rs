@@ -12,6 +12,7 @@
 //! | body | value, as it is; an empty body is an empty value, never null |
 //! | exchange | `amqp.exchange`, unless it is the default exchange |
 //! | routing key | the key, if it was published to an exchange with a name; otherwise `amqp.rk` |
+//! | - | another rule for the key, as a topic may have: `amqp.key` (`header:NAME`, `correlation_id`, `none`) |
 //! | header `x-kafka-key` | the key instead (`V`: none); the header is kept as well |
 //! | headers | headers of the same names in the same order; text and bytes as they are, numbers in decimal digits, `true`, `false`, the rest as AMQP encodes it |
 //! | content type, delivery mode, ... | `amqp.content_type`, `amqp.delivery_mode`, ...; only those that are there |
@@ -20,7 +21,7 @@
 //! Reading order: [`place`] (what the broker adds to a delivery), `born_in_amqp`, `born_in_kafka`, `value`, `properties`.
 //!
 //! **Invariants.**
-//! - [`to_record`] after [`to_message`] is the same record, whatever record it was (but for its timestamp, which is that
+//! - [`to_record`] after [`to_message`] is the same record, whatever record it was, if the rule for keys is the same (but for its timestamp, which is that
 //!   of whoever stores it).
 //! - [`to_message`] after [`to_record`] is the same message to the last byte, less what [`place`] adds; unless the message
 //!   has the very form of a Kafka-born one: then only its routing key, exchange and timestamp differ. Whether there was an
@@ -39,6 +40,7 @@ mod tags;
 mod value;
 
 use bytes::Bytes;
+use ferrymq_types::RecordKey;
 use ferrymq_types::record::Header;
 
 pub use place::Place;
@@ -81,10 +83,11 @@ impl KafkaRecord {
     }
 }
 
-/// The record that a published message is stored as. Properties that cannot be read count as none.
+/// The record that a published message is stored as; `rule` says what its key is, unless it was a record before.
+/// Properties that cannot be read count as none.
 #[must_use]
-pub fn to_record(message: &AmqpMessage) -> KafkaRecord {
-    born_in_kafka::restore(message).unwrap_or_else(|| born_in_amqp::encode(message))
+pub fn to_record(message: &AmqpMessage, rule: &RecordKey) -> KafkaRecord {
+    born_in_kafka::restore(message).unwrap_or_else(|| born_in_amqp::encode(message, rule))
 }
 
 /// The message that a record is delivered as. `timestamp_ms` is the record's; `place`, where it lies, is told in headers

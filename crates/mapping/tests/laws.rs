@@ -5,10 +5,11 @@
 use bytes::{Bytes, BytesMut};
 use ferrymq_amqp_codec::{BasicProperties, Properties, Table, TableBuilder, ValueRef};
 use ferrymq_mapping::{AmqpMessage, KafkaRecord, Place, place, to_message, to_record};
+use ferrymq_types::RecordKey;
 use ferrymq_types::record::Header;
 use proptest::prelude::*;
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "a",
     "b",
     "",
@@ -17,6 +18,7 @@ const NAMES: [&str; 24] = [
     "amqp.type",
     "amqp.rk",
     "amqp.exchange",
+    "amqp.key",
     "amqp.delivery_mode",
     "amqp.timestamp",
     "amqp.other",
@@ -137,7 +139,8 @@ fn message() -> impl Strategy<Value = AmqpMessage> {
 
 fn record() -> impl Strategy<Value = KafkaRecord> {
     let text = proptest::sample::select(
-        ["", "h", "u", "uh", "0S", "0I", "1t", "0x1V", "5", "true", "01", "0S2!"].as_slice(),
+        ["", "h", "u", "uh", "0S", "0I", "1t", "0x1V", "5", "true", "01", "0S2!", "none", "header:a"]
+            .as_slice(),
     );
     let any_value = || prop_oneof![bytes(), text.clone().prop_map(|text| text.as_bytes().to_vec())];
     let header = (name(), proptest::option::weighted(0.9, any_value()));
@@ -155,10 +158,28 @@ fn record() -> impl Strategy<Value = KafkaRecord> {
     )
 }
 
+fn rule() -> impl Strategy<Value = RecordKey> {
+    let header = proptest::sample::select(&["a", "b", "amqp.t", "x-kafka-key", "x-stream-offset", "CC"][..]);
+    prop_oneof![
+        Just(RecordKey::RoutingKey),
+        Just(RecordKey::CorrelationId),
+        Just(RecordKey::Nothing),
+        header.prop_map(|name| RecordKey::Header(name.into())),
+    ]
+}
+
+/// The rules by which a record may have its key.
+fn rules(record: &KafkaRecord) -> Vec<RecordKey> {
+    let named = record.headers.iter().filter(|header| header.key == "amqp.key");
+    let named = named.filter_map(|header| std::str::from_utf8(header.value.as_ref()?).ok());
+    named.filter_map(RecordKey::parse).chain([RecordKey::default()]).collect()
+}
+
 /// A record of ours with one thing changed.
 fn tampered() -> impl Strategy<Value = KafkaRecord> {
-    (message(), record(), 0..4_u8, any::<prop::sample::Index>()).prop_map(|(message, other, how, at)| {
-        let mut record = to_record(&message);
+    let all = (message(), rule(), record(), 0..4_u8, any::<prop::sample::Index>());
+    all.prop_map(|(message, rule, other, how, at)| {
+        let mut record = to_record(&message, &rule);
         let index = at.index(record.headers.len().max(1));
         match how {
             0 => record.key = other.key,
@@ -195,10 +216,15 @@ fn check_record(record: &KafkaRecord, timestamp_ms: i64, place: Option<Place<'_>
     let message = to_message(record, timestamp_ms, place);
     Properties::parse(&message.properties).unwrap();
     let elsewhere = AmqpMessage { exchange: "x".into(), routing_key: "elsewhere".into(), ..message.clone() };
-    assert_eq!(to_record(&message), *record);
+    assert!(
+        rules(record).iter().any(|rule| to_record(&message, rule) == *record),
+        "{record:?} as {message:?}"
+    );
     let born_in_amqp = record.headers.iter().any(|header| header.key.starts_with(b"amqp."));
     if !born_in_amqp {
-        assert_eq!(to_record(&elsewhere), *record, "wherever it is republished to");
+        for rule in [RecordKey::RoutingKey, RecordKey::Nothing] {
+            assert_eq!(to_record(&elsewhere, &rule), *record, "wherever it is republished to");
+        }
     }
 }
 
@@ -213,9 +239,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn a_published_message_comes_back_to_the_byte(message in message(), place in places()) {
+    fn a_published_message_comes_back_to_the_byte(message in message(), rule in rule(), place in places()) {
         let expected = less_place(&message);
-        let record = to_record(&message);
+        let record = to_record(&message, &rule);
         prop_assert_eq!(&to_message(&record, 5, None), &expected);
         let had_an_empty_one = Properties::parse(&expected.properties).unwrap().headers() == Some(Table::EMPTY);
         let place = place.filter(|_| !had_an_empty_one);
@@ -275,7 +301,7 @@ fn readers_of_kafka_see_headers_by_name() {
         properties: properties.freeze(),
         body: Bytes::new(),
     };
-    let record = to_record(&message);
+    let record = to_record(&message, &RecordKey::default());
     assert_eq!(record.key.as_deref(), Some(&b"eu.new"[..]));
     assert_eq!(record.value.as_deref(), Some(&b""[..]), "never null");
     let header = |name: &str, value: Option<&'static [u8]>| Header {
@@ -328,7 +354,7 @@ fn a_record_of_a_kafka_client_is_a_message_with_its_headers() {
     assert_eq!(get("x-kafka-partition"), Some(ValueRef::I64(3)));
     assert_eq!(get("x-kafka-topic"), Some(ValueRef::LongString(b"orders")));
     assert!(matches!(get("x-kafka-headers"), Some(ValueRef::Array(_))));
-    assert_eq!(to_record(&message), record);
+    assert_eq!(to_record(&message, &RecordKey::default()), record);
 }
 
 #[test]
@@ -345,9 +371,43 @@ fn a_publisher_may_choose_the_key() {
         properties: properties.clone(),
         body: "b".into(),
     };
-    let key = |message| to_record(&message).key;
+    let key = |message| to_record(&message, &RecordKey::default()).key;
     assert_eq!(key(message("e", &properties)).as_deref(), Some(&b"chosen"[..]));
     let none = Bytes::from_static(&[0, 0]);
     assert_eq!(key(message("e", &none)).as_deref(), Some(&b"rk"[..]));
     assert_eq!(key(message("", &none)), None, "to the default exchange it is an address");
+}
+
+#[test]
+fn a_topic_may_choose_the_key() {
+    let mut table = TableBuilder::new();
+    table.push(b"user", ValueRef::I32(7)).unwrap();
+    let all = BasicProperties {
+        headers: Some(table.as_table()),
+        correlation_id: Some(b"id"),
+        ..BasicProperties::default()
+    };
+    let mut properties = BytesMut::new();
+    all.encode(&mut properties).unwrap();
+    let message = AmqpMessage {
+        exchange: Bytes::new(),
+        routing_key: "orders".into(),
+        properties: properties.freeze(),
+        body: "b".into(),
+    };
+    for (rule, expected) in
+        [("header:user", Some("7")), ("header:other", None), ("correlation_id", Some("id")), ("none", None)]
+    {
+        let record = to_record(&message, &RecordKey::parse(rule).unwrap());
+        assert_eq!(record.key.as_deref(), expected.map(str::as_bytes), "{rule}");
+        let ours = vec![
+            text("user", "7"),
+            text("amqp.rk", "orders"),
+            text("amqp.key", rule),
+            text("amqp.correlation_id", "id"),
+            text("amqp.t", "0I"),
+        ];
+        assert_eq!(record.headers, ours);
+        assert_eq!(to_message(&record, 0, None), message);
+    }
 }

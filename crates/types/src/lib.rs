@@ -12,7 +12,9 @@ pub mod ids;
 pub mod limits;
 pub mod partitioner;
 pub mod record;
+pub mod record_key;
 
 pub use batch::{BatchError, BatchHeader, BatchView, Compression, TimestampType};
 pub use ids::{CommitId, Durability, Epoch, IdHasher, IdMap, IdSet, LogId, Offset, OwnerId};
 pub use record::{BatchBuilder, Header, PayloadSummary, Record, RecordError, Records, check_payload};
+pub use record_key::RecordKey;

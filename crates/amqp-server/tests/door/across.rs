@@ -182,6 +182,46 @@ async fn all_partitions_are_read_and_keys_choose_among_them() {
 }
 
 #[tokio::test]
+async fn topics_choose_what_is_the_key() {
+    let server = Server::start().await;
+    let mut client = server.channel().await;
+    let declare = exchange::Declare { exchange: b"e", kind: b"fanout", ..Default::default() };
+    client.ask(1, &declare, &exchange::DeclareOk {}).await;
+    let rules = ["header:user", "routing_key", "correlation_id", "none"];
+    for name in rules.map(|rule| rule.replace(':', "-")) {
+        let rule = name.replacen('-', ":", 1);
+        let config = [("ferrymq.record.key".to_owned(), rule)].into();
+        server.broker().create_topic(NewTopic { name: name.clone(), partitions: 1, config }).await.unwrap();
+        let arguments = table(&[("x-queue-type", text("stream"))]);
+        client.ask(1, &declaration(&name, &arguments), &declared(&name, 0)).await;
+        let bind = queue::Bind { queue: name.as_bytes(), exchange: b"e", ..Default::default() };
+        client.ask(1, &bind, &queue::BindOk {}).await;
+    }
+    client.confirm_select().await;
+    let headers = table(&[("user", ValueRef::I32(7))]);
+    let with = properties(BasicProperties {
+        headers: Some(headers.as_table()),
+        correlation_id: Some(b"id"),
+        ..BasicProperties::default()
+    });
+    client.put_publish(1, "e", "rk", &with, b"body").send().await;
+    client.expect(1, &basic::Ack { delivery_tag: 1, multiple: false }).await;
+    for (name, key) in
+        rules.map(|rule| rule.replace(':', "-")).iter().zip([Some("7"), Some("rk"), Some("id"), None])
+    {
+        let records = records(&server, name, 0).await;
+        let [record] = &records[..] else { panic!("one record: {records:?}") };
+        assert_eq!(record.key.as_deref(), key.map(str::as_bytes), "{name}");
+    }
+    // Whatever the key is, the message is what it was.
+    client.qos(1, false).await;
+    client.consume_from("header-user", "c", &[("x-stream-offset", text("first"))]).await;
+    let told = client.told().await;
+    assert_eq!((&told.routing_key[..], told.text()), (&b"rk"[..], "body"));
+    assert_eq!(told.header("user"), Some(ValueRef::I32(7)));
+}
+
+#[tokio::test]
 async fn streams_outlive_a_restart_and_go_with_their_topics() {
     let server = Server::start().await;
     let mut client = server.channel().await;

@@ -116,10 +116,11 @@ impl Queues {
                         topics.push(topic);
                     }
                 }
-                if !topics.is_empty() {
-                    let record = streams.topics.translate.record(&publish.message);
-                    parts.records.extend(topics.into_iter().map(|topic| (topic, record.clone())));
-                }
+                parts.records.extend(topics.into_iter().map(|topic| {
+                    let config = topic.config.get();
+                    let record = streams.topics.translate.record(&publish.message, &config.record_key);
+                    (topic, record)
+                }));
             }
             parts.publishes.extend(without_streams(&publish));
         }

@@ -37,7 +37,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ferrymq_types::Header;
+use ferrymq_types::{Header, RecordKey};
 use uuid::Uuid;
 
 use super::types::Message;
@@ -88,8 +88,8 @@ pub struct StreamPlace {
 
 /// Messages as records and back, as a protocol has them.
 pub trait Translate: Send + Sync {
-    /// The record that a message is stored as.
-    fn record(&self, message: &Message) -> StreamRecord;
+    /// The record that a message is stored as, with a key by `rule` unless the message says otherwise.
+    fn record(&self, message: &Message, rule: &RecordKey) -> StreamRecord;
     /// The message that a record is delivered as.
     fn message(&self, record: StreamRecord, place: StreamPlace) -> Message;
     /// What consumers filter a record by.

@@ -109,6 +109,15 @@ pub const TOPIC_SETTINGS: &[Setting] = &[
         doc: "When a record is acknowledged: sync after it is on disk, os once the operating system has it, \
               memory without ever being read back after a restart.",
     },
+    Setting {
+        name: "ferrymq.record.key",
+        kind: Kind::RecordKey,
+        default: "routing_key",
+        effect: Effect::Honoured,
+        server_synonym: Some("ferrymq.record.key"),
+        doc: "What is the key of a record that was published over AMQP: its routing_key (none if it was published to the \
+              default exchange), header:NAME, its correlation_id or none. A message's own header x-kafka-key counts more.",
+    },
     inherent(
         "file.delete.delay.ms",
         ANY_LONG,

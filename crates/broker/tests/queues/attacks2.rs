@@ -12,6 +12,7 @@ use ferrymq_broker::{Broker, BrokerOptions};
 use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
+use ferrymq_types::RecordKey;
 use futures_util::FutureExt as _;
 
 use crate::rig::{Rig, VHOST, arguments, exchange, got, int, message, pass, quiet, staged};
@@ -45,7 +46,7 @@ async fn what_comes_after_a_purge_while_bytes_are_counted_is_counted_once() {
 struct Counting(Arc<AtomicUsize>);
 
 impl Translate for Counting {
-    fn record(&self, message: &Message) -> StreamRecord {
+    fn record(&self, message: &Message, _rule: &RecordKey) -> StreamRecord {
         self.0.fetch_add(1, Ordering::Relaxed);
         StreamRecord { value: Some(message.body.clone()), ..StreamRecord::default() }
     }

@@ -15,7 +15,7 @@ use ferrymq_runtime::{Clock, Rng, Tasks};
 use ferrymq_storage::LogStore;
 use ferrymq_storage::memory::MemoryStore;
 use ferrymq_storage::memory_meta::MemoryMeta;
-use ferrymq_types::{BatchBuilder, BatchHeader, Compression, LogId, Offset};
+use ferrymq_types::{BatchBuilder, BatchHeader, Compression, LogId, Offset, RecordKey};
 
 use crate::rig::{VHOST, arguments, body, durable};
 
@@ -23,7 +23,7 @@ use crate::rig::{VHOST, arguments, body, durable};
 pub(crate) struct Plain;
 
 impl Translate for Plain {
-    fn record(&self, message: &Message) -> StreamRecord {
+    fn record(&self, message: &Message, _rule: &RecordKey) -> StreamRecord {
         StreamRecord { value: Some(message.body.clone()), ..StreamRecord::default() }
     }
 

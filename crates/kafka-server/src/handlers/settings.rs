@@ -40,7 +40,7 @@ pub(crate) fn source(context: &Context, config: &TopicConfig, setting: &Setting)
 pub(crate) fn type_number(kind: Kind) -> i8 {
     match kind {
         Kind::Bool => 1,
-        Kind::OneOf(_) => 2,
+        Kind::OneOf(_) | Kind::RecordKey => 2,
         Kind::Int { .. } => 3,
         Kind::Long { .. } => 5,
         Kind::Ratio => 6,

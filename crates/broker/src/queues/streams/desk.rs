@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ferrymq_runtime::{BytePermit, Clock, Mailbox, MailboxSender, TaskKind, Tasks, mailbox};
-use ferrymq_types::{LogId, Offset};
+use ferrymq_types::{LogId, Offset, RecordKey};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::appending::{Appending, Pending};
 use super::reader::{self, Order, Room, Shared};
-use super::{StreamFrom, Topics};
+use super::{StreamFrom, StreamRecord, Topics};
 use crate::queues::shard::message::{Failed, Item, Refused, ShardMessage};
 use crate::queues::sink::DeliverySink;
 use crate::queues::types::{Credit, DeleteIf, NewConsumer, QueueHandle, QueueStat, Settle};
@@ -147,7 +147,7 @@ impl Desk {
         self.turn = self.turn.wrapping_add(1);
         let mut appending = Appending::new(self.clock.wall_ms(), self.turn);
         for Item { index, message, to, .. } in &items {
-            let (mut record, mut topics) = (None, Vec::new());
+            let (mut record, mut topics): (Option<(RecordKey, StreamRecord)>, _) = (None, Vec::new());
             for queue in to.queues().iter().filter(|queue| queue.stream().is_some()) {
                 if self.closed.contains(queue) {
                     continue;
@@ -159,8 +159,14 @@ impl Desk {
                     continue;
                 }
                 topics.push(topic.id);
-                let record = record.get_or_insert_with(|| self.topics.translate.record(message));
-                appending.add(*index, &topic, record);
+                let config = topic.config.get();
+                let rule = &config.record_key;
+                let made = match record.take() {
+                    Some((known, made)) if known == *rule => made,
+                    _ => self.topics.translate.record(message, rule),
+                };
+                appending.add(*index, &topic, &made);
+                record = Some((rule.clone(), made));
             }
         }
         drop(items);

@@ -161,7 +161,7 @@ fn take(batch: &BatchView, record: Record, wanted: &Wanted, found: &mut Found) -
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use ferrymq_types::{BatchBuilder, Header};
+    use ferrymq_types::{BatchBuilder, Header, RecordKey};
 
     use super::*;
     use crate::queues::streams::StreamPlace;
@@ -171,7 +171,7 @@ mod tests {
     struct ByFirst;
 
     impl Translate for ByFirst {
-        fn record(&self, _message: &Message) -> StreamRecord {
+        fn record(&self, _message: &Message, _rule: &RecordKey) -> StreamRecord {
             StreamRecord::default()
         }
 
