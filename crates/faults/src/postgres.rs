@@ -10,11 +10,16 @@ pub(crate) mod links;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use links::Links;
+
+/// A server that recovers is asked again after so long, so often.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(100);
+const RECOVERY_TRIES: u32 = 600;
 
 /// A running server.
 #[derive(Debug)]
@@ -81,14 +86,35 @@ impl Database {
         Ok((made.parse()?, there.parse()?))
     }
 
-    /// The answer to a statement, asked of the server itself.
+    /// The answer to a statement, asked of the server itself; of one that recovers, once it has.
     fn ask(&self, sql: &str) -> anyhow::Result<String> {
         let mut command = Command::new("psql");
         command.args(["-X", "-A", "-t", "-q", "-U", "ferrymq", "-d", "postgres", "-c", sql]);
-        let output = command.arg("-h").arg(self.home.join("server")).output().context("cannot run psql")?;
-        ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        command.arg("-h").arg(self.home.join("server"));
+        let mut tries = RECOVERY_TRIES;
+        loop {
+            let output = command.output().context("cannot run psql")?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                return Ok(String::from_utf8(output.stdout)?.trim().to_owned());
+            }
+            tries -= 1;
+            ensure!(tries > 0 && is_recovering(&told), "psql: {told}");
+            std::thread::park_timeout(RECOVERY_PAUSE);
+        }
     }
+}
+
+/// Whether a server that tells this takes connections again by itself: it starts, or ends everybody's session because one
+/// was killed.
+fn is_recovering(told: &str) -> bool {
+    [
+        "the database system is",
+        "because of crash of another server process",
+        "closed the connection unexpectedly",
+    ]
+    .iter()
+    .any(|words| told.contains(words))
 }
 
 impl Drop for Database {
