@@ -43,6 +43,8 @@ pub(super) struct Sender {
     leaders: Vec<i32>,
     /// The leaders, each once.
     nodes: Vec<i32>,
+    /// How often they were learnt anew.
+    learnt: u64,
     config: ProducerConfig,
     shared: Arc<Shared>,
     on_delivery: Option<DeliveryCallback>,
@@ -69,6 +71,7 @@ impl Sender {
             topic: topic.name.clone(),
             sequences: vec![0; leaders.len()],
             nodes: distinct(&leaders),
+            learnt: 0,
             leaders,
             config,
             shared,
@@ -108,8 +111,19 @@ impl Sender {
 
     /// Sends what can go. Whether some broker has room for more requests.
     async fn send_ready(&mut self) -> bool {
+        loop {
+            let learnt = self.learnt;
+            let free = self.send_to_leaders().await;
+            // What was sent may have failed at once and who leads what been learnt anew: it goes to those whose turn was over,
+            // or had not come; nothing else would wake us for it.
+            if self.learnt == learnt {
+                return free;
+            }
+        }
+    }
+
+    async fn send_to_leaders(&mut self) -> bool {
         let mut free = false;
-        // What is sent may fail at once, and who leads what be learnt anew.
         for node in self.nodes.clone() {
             while self.in_flight.get(&node).is_none_or(|count| *count < self.config.in_flight) {
                 let now = self.client.clock().now();
@@ -306,6 +320,7 @@ impl Sender {
                 }
             }
             self.nodes = distinct(&self.leaders);
+            self.learnt += 1;
         }
     }
 }
