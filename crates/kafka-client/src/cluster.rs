@@ -20,6 +20,8 @@ use crate::connection::Connection;
 
 /// How long a topic that was just made may take to be led.
 const LEADERLESS_RETRIES: u32 = 20;
+/// How long partitions may take to be led by somebody else: a broker that was killed is missed after two seconds.
+pub(crate) const LEADER_RETRIES: u32 = 100;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// How a client behaves.

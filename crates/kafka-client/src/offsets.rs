@@ -6,7 +6,8 @@ use ferrymq_kafka_codec::StrBytes;
 use ferrymq_kafka_codec::messages::ListOffsetsRequest;
 use ferrymq_kafka_codec::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 
-use crate::{Client, ClientError};
+use crate::cluster::LEADER_RETRIES;
+use crate::{Client, ClientError, TopicInfo};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -32,7 +33,7 @@ pub struct OffsetAt {
 }
 
 impl Client {
-    /// Looks up one offset in each of `partitions` of `topic`, at their leaders.
+    /// Looks up one offset in each of `partitions` of `topic`, at their leaders, and at the next ones if they change meanwhile.
     ///
     /// # Errors
     /// If the topic or a partition does not exist, or a broker cannot be asked.
@@ -42,22 +43,39 @@ impl Client {
         partitions: &[u32],
         spec: OffsetSpec,
     ) -> Result<BTreeMap<u32, OffsetAt>, ClientError> {
-        let info = self.topic(topic, false).await?;
+        let mut left = LEADER_RETRIES;
+        loop {
+            let info = self.topic(topic, false).await?;
+            match self.offsets_at_leaders(&info, partitions, spec).await {
+                Err(error) if error.is_retriable() && left > 0 => left -= 1,
+                result => return result,
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn offsets_at_leaders(
+        &self,
+        topic: &TopicInfo,
+        partitions: &[u32],
+        spec: OffsetSpec,
+    ) -> Result<BTreeMap<u32, OffsetAt>, ClientError> {
+        let name = &topic.name;
         let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         for partition in partitions {
-            let leader = info.partitions.iter().find(|one| one.partition == *partition);
+            let leader = topic.partitions.iter().find(|one| one.partition == *partition);
             let leader = leader.ok_or_else(|| {
-                let count = info.partitions.len();
-                ClientError::Invalid(format!("{topic} has no partition {partition}: it has {count}"))
+                let count = topic.partitions.len();
+                ClientError::Invalid(format!("{name} has no partition {partition}: it has {count}"))
             })?;
             let wire = i32::try_from(*partition).unwrap_or(i32::MAX);
             by_leader.entry(leader.leader).or_default().push(wire);
         }
         let mut found = BTreeMap::new();
         for (leader, partitions) in by_leader {
-            let response = self.node(leader).await?.call(&request(topic, partitions, spec)).await?;
+            let response = self.node(leader).await?.call(&request(name, partitions, spec)).await?;
             for one in response.topics.iter().flat_map(|topic| &topic.partitions) {
-                let what = || format!("look up an offset of {topic}/{}", one.partition_index);
+                let what = || format!("look up an offset of {name}/{}", one.partition_index);
                 ClientError::check(what, one.error_code, None)?;
                 let offset = (one.offset >= 0).then_some(one.offset);
                 let partition = u32::try_from(one.partition_index).unwrap_or(0);

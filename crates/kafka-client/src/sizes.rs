@@ -8,15 +8,29 @@ use ferrymq_kafka_codec::messages::DescribeLogDirsRequest;
 use ferrymq_kafka_codec::messages::describe_log_dirs::DescribableLogDirTopic;
 use ferrymq_kafka_codec::{ErrorCode, StrBytes};
 
+use crate::cluster::LEADER_RETRIES;
 use crate::{Client, ClientError, TopicInfo};
 
 impl Client {
-    /// Bytes of each partition of a topic, at its leader. A partition that its leader says nothing of, or whose
-    /// leader does not know this request, is left out.
+    /// Bytes of each partition of a topic, at its leader, or the next one if that changes meanwhile. A partition that its
+    /// leader says nothing of, or whose leader does not know this request, is left out.
     ///
     /// # Errors
     /// If a broker cannot be asked, or refuses.
     pub async fn partition_bytes(&self, topic: &TopicInfo) -> Result<BTreeMap<u32, u64>, ClientError> {
+        let mut left = LEADER_RETRIES;
+        let mut topic = topic.clone();
+        loop {
+            match self.bytes_at_leaders(&topic).await {
+                Err(error) if error.is_retriable() && left > 0 => left -= 1,
+                result => return result,
+            }
+            self.pause().await;
+            topic = self.topic(&topic.name, false).await?;
+        }
+    }
+
+    async fn bytes_at_leaders(&self, topic: &TopicInfo) -> Result<BTreeMap<u32, u64>, ClientError> {
         let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         for one in &topic.partitions {
             let wire = i32::try_from(one.partition).unwrap_or(i32::MAX);

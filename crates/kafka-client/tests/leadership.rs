@@ -1,4 +1,4 @@
-//! A producer whose partition changes its leader while there is nothing else to wake it up.
+//! Partitions change their leader: a producer that nothing else wakes up, questions that go to leaders.
 //!
 //! Deliberately absent: real brokers that are killed; `crates/ferrymq/tests/several.rs` and `scripts/three-brokers` do that.
 
@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ferrymq_kafka_client::connection::FrameReader;
-use ferrymq_kafka_client::{Client, ClientConfig, Producer, ProducerConfig, ProducerRecord};
+use ferrymq_kafka_client::{Client, ClientConfig, OffsetSpec, Producer, ProducerConfig, ProducerRecord};
 use ferrymq_kafka_codec::messages::api_versions::ApiVersion;
+use ferrymq_kafka_codec::messages::list_offsets::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use ferrymq_kafka_codec::messages::metadata::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use ferrymq_kafka_codec::messages::produce::{PartitionProduceResponse, TopicProduceResponse};
-use ferrymq_kafka_codec::messages::{ApiVersionsResponse, MetadataResponse, ProduceResponse};
+use ferrymq_kafka_codec::messages::{
+    ApiVersionsResponse, ListOffsetsResponse, MetadataResponse, ProduceResponse,
+};
 use ferrymq_kafka_codec::{ApiKey, Decoder, Frame, RequestHeader, StrBytes};
 use ferrymq_runtime::{Clock, Rng, TaskKind, Tasks};
 use tokio::io::AsyncWriteExt as _;
@@ -26,7 +29,8 @@ const DEAD: (&str, i32) = ("127.0.0.1", 1);
 const DEAD_ID: i32 = 2;
 
 fn versions() -> ApiVersionsResponse {
-    let known = [(ApiKey::ApiVersions, 3), (ApiKey::Metadata, 9), (ApiKey::Produce, 9)];
+    let known =
+        [(ApiKey::ApiVersions, 3), (ApiKey::Metadata, 9), (ApiKey::Produce, 9), (ApiKey::ListOffsets, 5)];
     let api =
         |(key, max_version): (ApiKey, i16)| ApiVersion { api_key: key.id(), min_version: 0, max_version };
     ApiVersionsResponse { api_keys: known.map(api).to_vec(), ..ApiVersionsResponse::default() }
@@ -62,6 +66,12 @@ fn produced() -> ProduceResponse {
     ProduceResponse { responses: vec![topic], ..ProduceResponse::default() }
 }
 
+fn looked_up() -> ListOffsetsResponse {
+    let partitions = vec![ListOffsetsPartitionResponse { offset: 9, ..Default::default() }];
+    let topic = ListOffsetsTopicResponse { name: StrBytes::from_static("t"), partitions };
+    ListOffsetsResponse { topics: vec![topic], ..ListOffsetsResponse::default() }
+}
+
 /// Serves one connection of the broker that lives; the dead one leads in the first `dead_for` answers about who leads.
 async fn serve(mut stream: TcpStream, alive: (i32, i32), told: Arc<AtomicUsize>, dead_for: usize) {
     let mut frames = FrameReader::default();
@@ -75,14 +85,15 @@ async fn serve(mut stream: TcpStream, alive: (i32, i32), told: Arc<AtomicUsize>,
                 Frame::response(id, version, &metadata(alive, if dead { DEAD_ID } else { alive.0 }))
             }
             ApiKey::Produce => Frame::response(id, version, &produced()),
+            ApiKey::ListOffsets => Frame::response(id, version, &looked_up()),
             other => panic!("{other:?} was not to be asked"),
         };
         stream.write_all(&answer.unwrap().to_bytes()).await.unwrap();
     }
 }
 
-async fn produces_although_the_leader_moves_to(alive_id: i32, dead_for: usize) {
-    let tasks = Tasks::new();
+/// A client of one broker that lives, beside one that does not.
+async fn client(tasks: &Tasks, alive_id: i32, dead_for: usize) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (told, serving) = (Arc::new(AtomicUsize::new(0)), tasks.clone());
@@ -93,7 +104,12 @@ async fn produces_although_the_leader_moves_to(alive_id: i32, dead_for: usize) {
         }
     });
     let config = ClientConfig { patience: Duration::from_secs(5), ..ClientConfig::new(&address.to_string()) };
-    let client = Client::connect(config, Clock::system(), Rng::seeded(1), tasks.clone()).await.unwrap();
+    Client::connect(config, Clock::system(), Rng::seeded(1), tasks.clone()).await.unwrap()
+}
+
+async fn produces_although_the_leader_moves_to(alive_id: i32, dead_for: usize) {
+    let tasks = Tasks::new();
+    let client = client(&tasks, alive_id, dead_for).await;
     let mut producer = Producer::new(&client, "t", ProducerConfig::default(), None).await.unwrap();
     producer.send(&ProducerRecord { value: Some(b"v"), ..ProducerRecord::default() }).await.unwrap();
     // The sender has seen the record and waits for its linger: from here on `flush` alone wakes it, once.
@@ -115,4 +131,13 @@ async fn a_leader_that_nobody_had_led_before_is_sent_to() {
 #[tokio::test]
 async fn a_leader_whose_turn_was_before_is_sent_to() {
     produces_although_the_leader_moves_to(1, 2).await;
+}
+
+#[tokio::test]
+async fn offsets_are_asked_of_the_next_leader() {
+    let tasks = Tasks::new();
+    let client = client(&tasks, 1, 3).await;
+    let found = client.offsets("t", &[0], OffsetSpec::Latest).await.unwrap();
+    assert_eq!(found[&0].offset, Some(9));
+    tasks.stop();
 }
