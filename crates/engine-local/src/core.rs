@@ -147,6 +147,8 @@ pub(crate) struct Item {
     pub kind: FileKind,
     /// May be published before the sync.
     pub early: bool,
+    /// Which of the round's groups or claims it belongs to: what one does to a log is seen at once.
+    pub group: usize,
 }
 
 /// Whether the disk, or what the user may use of it, is full. What failed so may be tried again later.
@@ -257,8 +259,9 @@ impl Core {
             if !early {
                 waiting_logs.extend(logs());
             }
+            let group = round.answers.len();
             let items = accepted.records.into_iter();
-            round.items.extend(items.map(|(record, kind)| Item { record, kind, early }));
+            round.items.extend(items.map(|(record, kind)| Item { record, kind, early, group }));
             round.answers.push(Answer { reply, is_claim, done, early });
         }
         // A stable sort: order within a log stays, and a log's batches lie together.

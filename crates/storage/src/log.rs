@@ -64,7 +64,7 @@ pub trait LogStore: Send + Sync + 'static {
     /// Reads whole batches in offset order, beginning with the one that holds `from` or else the first
     /// behind it, and none that begins at or behind `until`. Stops before exceeding `max_bytes` but returns
     /// at least one batch if there is one. Only what is durable for its class is seen; what was acknowledged
-    /// before the call is seen.
+    /// before the call is seen. What one group does to the log is seen at once or not yet.
     ///
     /// # Errors
     /// `NotFound` for an unknown log, `Corrupt` if the first batch to return does not verify. `from` below

@@ -1,6 +1,7 @@
 //! Makes written records visible to readers, and keeps the newest batches in memory.
 //!
-//! **Invariant.** Called only once the records are durable for their class.
+//! **Invariants.** Called only once the records are durable for their class. What one group does to one log is seen
+//! by readers at once.
 //!
 //! Deliberately absent: writing.
 
@@ -37,24 +38,34 @@ impl Core {
                 log
             }
         };
-        for item in run.iter().filter(|item| item.early == early) {
-            let record = &item.record;
-            let Some(data) = self.active(item.kind).map(|active| active.data.clone()) else { continue };
-            self.prewarm(&log, record);
-            let mut state = log.state.write();
+        for group in run.chunk_by(|one, other| one.group == other.group) {
+            if group.iter().any(|item| item.early == early) {
+                self.publish_group(&log, group);
+            }
+        }
+    }
+
+    /// Publishes what one group does to one log under one lock: a reader sees all of it or nothing.
+    fn publish_group(&mut self, log: &Log, items: &[Item]) {
+        for item in items {
+            self.prewarm(log, &item.record);
+        }
+        let mut state = log.state.write();
+        for Item { record, kind, .. } in items {
+            let Some(data) = self.active(*kind).map(|active| active.data.clone()) else { continue };
             if record.header.is_batch() {
-                let bytes = record.payload.len();
-                Counters::add(&self.shared.counters.bytes_appended, bytes as u64);
-                data.put(bytes as u64);
+                let bytes = record.payload.len() as u64;
+                Counters::add(&self.shared.counters.bytes_appended, bytes);
+                data.put(bytes);
             }
             state.apply(&record.header, data.id, &record.payload, &*self.shared);
             if record.header.kind == Kind::Append {
                 self.keep_in_memory(&mut state, record);
             }
-            if state.deleted {
-                drop(state);
-                self.shared.logs.write().remove(&id);
-            }
+        }
+        if state.deleted {
+            drop(state);
+            self.shared.logs.write().remove(&log.id);
         }
     }
 
