@@ -62,8 +62,10 @@ const LOST: &[&str] = &["lost"];
 const GONE: &[&str] = &["lost", "vanished"];
 /// The fence keeps what is sent again from being done twice; but then it is said to have failed.
 const DENIED: &[&str] = &["failed-but-visible", "refused-but-there", "acked-came-back", "half-committed"];
+/// What comes late lies where the new owner writes: over it, or the table's own key is in its way and it refuses
+/// messages for which there is room.
 const OVERWRITTEN: &[&str] =
-    &["lost", "vanished", "diverged", "duplicated", "offset-reused", "confirmed-lost"];
+    &["lost", "vanished", "diverged", "duplicated", "offset-reused", "confirmed-lost", "refused-with-room"];
 const AFTER_FAILURE: &[&str] = &["acknowledged-after-a-failed-sync"];
 /// The same for queues. What settings promise less for topics they do not for queues.
 const CONFIRMED_LOST: &[&str] = &["confirmed-lost"];
